@@ -1,0 +1,26 @@
+"""sdspool's spool and spooler: a job file in spool/pending becomes pictures in spool/done.
+
+The way of the data, which is also the order to read the files in:
+
+    job.py        what a person asks for: the job file, its fields, its rules
+    samplers.py   the samplers and schedules that a job may name
+    models.py     the models that a job may name, and their defaults
+    record.py     what happened to a job, kept beside it
+    status.py     what a spooler tells while it works
+    durable.py    writing so that a power cut cannot take it back
+    spool.py      the folders, and every rename between them
+    pending.py    what waits, kept in memory
+    watch.py      hints that something changed in the spool
+    schedule.py   which job is next on the GPU: pure functions
+    messages.py   what the two halves say to each other
+    service.py    the spooler: claims, feeds the engine, publishes, recovers
+    child.py      the spooler's handle on the engine's process
+    engine/       the only package that imports torch: prompt in, pictures out
+    infotext.py   the text inside each picture that other tools read
+    cli.py        the command `sdspool`
+    settings.py   every setting, one row each
+
+Nothing here but engine/ loads torch; the web app imports job, spool and record and stays light.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,88 @@
+"""The spooler's handle on the engine's process.
+
+That process is expendable: nothing but ending it cures a sticky CUDA error or a hung kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from pydantic import ValidationError
+
+from spooler.messages import FromEngine, ToEngine, from_engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The last thing heard of a child: its process ended."""
+
+    how: str
+
+
+class Child:
+    """One engine process. `hear` is called from a thread with each message, and with Gone at the end, exactly once."""
+
+    def __init__(self, model: str, device: str, hear: Callable[[Child, FromEngine | Gone], None]):
+        command = [sys.executable, "-m", "spooler.engine", "--model", model, "--device", device]
+        self._hear = hear
+        # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
+        # descriptors, the life lock's among them, are closed in it.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        )
+        assert self._process.stdin and self._process.stdout  # noqa: S101 - for the type checker: both are pipes
+        self._stdin: IO[bytes] = self._process.stdin
+        self._stdout: IO[bytes] = self._process.stdout
+        threading.Thread(target=self._listen, name="engine listener", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: ToEngine) -> None:
+        # A child that is dying is heard of by Gone; there is nothing else to do about it here.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.write(message.line())
+            self._stdin.flush()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the process to end by itself, and end it when it does not."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _listen(self) -> None:
+        for line in self._stdout:
+            try:
+                message = from_engine.validate_json(line)
+            except ValidationError:
+                log.warning("the engine said what is no message: %r", line[:200])
+                continue
+            self._hear(self, message)
+        self._hear(self, Gone(describe_exit(self._process.wait())))
+
+
+def describe_exit(status: int) -> str:
+    """A subprocess's return code in words: "killed by SIGKILL" or "exit status 1"."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

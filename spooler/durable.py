@@ -1,0 +1,116 @@
+"""Writing so that a power cut cannot take it back, and reading what a stranger may have put there.
+
+A file is durable when its bytes are fsynced and the folder that names it is fsynced too (fsync(2) says that the first does
+not imply the second). A failed fsync is never tried again on the same file: Linux may have marked the pages clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+class UnreadableError(OSError):
+    """Something under a job's name that is no ordinary readable file: met by whoever drops a folder, a FIFO or a link."""
+
+
+def unique_name() -> str:
+    """A name that nobody else makes: 96 random bits and the process number, for whoever looks into tmp/."""
+    return f"{os.getpid()}.{secrets.token_hex(12)}"
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Make the file, which must not exist, with its bytes on stable storage. On any error nothing is left."""
+    # O_EXCL and O_NOFOLLOW: never through somebody's link, never over somebody's file.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)  # NFS may report a full disk only here
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write the file anew; a reader and a crash see the old bytes or the new ones."""
+    draft = path.with_name(f".{path.name}.{unique_name()}")
+    write_new(draft, data)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def replace_lightly(path: Path, data: bytes) -> None:
+    """As `replace`, but a power cut may lose it: for what is told anew every second."""
+    draft = path.with_name(f".{path.name}.{unique_name()}")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename onto a name that only the caller can own, and have both folders remember it.
+
+    NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
+    source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race).
+    """
+    try:
+        os.rename(source, target)  # noqa: PTH104 - the spool's calls are the system's own
+    except OSError:
+        if os.path.lexists(source) or not os.path.lexists(target):
+            raise
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """At most `max_bytes` + 1 bytes of an ordinary file, so that the caller sees when it is too long.
+
+    Raises UnreadableError for a folder, link, FIFO or device; it never follows, and never waits for a writer.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        if path.is_symlink():
+            raise UnreadableError(f"A job must be an ordinary file, but {path.name!a} is a symbolic link.") from None
+        raise
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise UnreadableError(f"A job must be an ordinary file, but {path.name!a} is {_kind(mode)}.")
+        data = bytearray()
+        while len(data) <= max_bytes and (piece := os.read(fd, max_bytes + 1 - len(data))):
+            data += piece
+        return bytes(data)
+    finally:
+        os.close(fd)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"

@@ -1,0 +1,103 @@
+"""What the spooler and the engine say to each other: one JSON object a line, plain enough to read in a log.
+
+    spooler -> engine   Run, Cancel, Stop
+    engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished or Failed
+
+All but Stop, Ready and Refused carry a job's id, so that several jobs may run in one engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from spooler.job import Job
+from spooler.record import EngineFacts, Image, Timings
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    def line(self) -> bytes:
+        return self.model_dump_json().encode() + b"\n"
+
+
+class Run(_Message):
+    """Run a job, every field of which is filled in. Its pictures go into `folder` as 0.png, 1.png, ..."""
+
+    type: Literal["run"] = "run"
+    id: str
+    folder: str
+    job: Job
+
+
+class Cancel(_Message):
+    """Stop a job at its next step; it then ends with Failed(code="cancelled")."""
+
+    type: Literal["cancel"] = "cancel"
+    id: str
+
+
+class Stop(_Message):
+    """End the process at the next step, whatever it is doing."""
+
+    type: Literal["stop"] = "stop"
+
+
+class Ready(_Message):
+    """The model is loaded on its device and warm."""
+
+    type: Literal["ready"] = "ready"
+    facts: EngineFacts
+
+
+class Refused(_Message):
+    """The engine cannot work here as configured, and trying again will not help: no weights, no GPU."""
+
+    type: Literal["refused"] = "refused"
+    reason: str
+
+
+class Progress(_Message):
+    """A sign of life, with how far the job is."""
+
+    type: Literal["progress"] = "progress"
+    id: str
+    phase: Literal["denoise", "decode", "encode"]
+    image: int
+    step: int
+    steps: int
+
+
+class ImageDone(_Message):
+    """Picture `image.file` is in the folder, whole."""
+
+    type: Literal["image"] = "image"
+    id: str
+    image: Image
+
+
+class Finished(_Message):
+    """All pictures are in the folder."""
+
+    type: Literal["finished"] = "finished"
+    id: str
+    timings: Timings
+
+
+class Failed(_Message):
+    """The job ended without its pictures; `details` is for the operator, `reason` for whoever asked."""
+
+    type: Literal["failed"] = "failed"
+    id: str
+    code: str
+    reason: str
+    details: str = ""
+
+
+ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]
+FromEngine = Annotated[Ready | Refused | Progress | ImageDone | Finished | Failed, Field(discriminator="type")]
+
+to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)
+from_engine: TypeAdapter[FromEngine] = TypeAdapter(FromEngine)

@@ -1,0 +1,151 @@
+"""A record: what happened to a job. It lies beside the job as record.json; where the job is now is told by its folder alone.
+
+Times are UTC in ISO 8601 with milliseconds; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spooler.job import Job
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # an older sdspool may read a newer one's record
+
+
+class Attempt(_Part):
+    """One try at a job. It is on disk before the engine hears of the job; an end that is missing means the spooler died."""
+
+    number: int
+    started: str
+    ended: str | None = None
+    outcome: str | None = Field(None, description='"done", "stopped" (the spooler was told to stop), or why it ended.')
+
+    @property
+    def counts(self) -> bool:
+        """Whether it uses up one of the job's attempts: all do but those that the operator stopped."""
+        return self.outcome != "stopped"
+
+
+class Image(_Part):
+    """One picture of a job."""
+
+    file: str
+    seed: int
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+
+
+class Timings(_Part):
+    """Where the seconds went, summed over the pictures."""
+
+    queue: float = 0.0
+    load: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+    encode: float = 0.0
+
+
+class EngineFacts(_Part):
+    """What ran the job: the model, the device and the versions that a picture depends on."""
+
+    model: str
+    hash: str = Field(description="SHA-256 over the model's weight files; the first ten digits are the short hash.")
+    family: str
+    device: str
+    device_name: str
+    precision: str
+    versions: dict[str, str]
+    load_seconds: float
+
+
+class Failure(_Part):
+    """Why a job ended without its pictures: a code for programs, a sentence for people."""
+
+    code: str
+    reason: str
+
+
+class Record(_Part):
+    """All that is known of a job besides the job itself."""
+
+    id: str
+    given_name: str | None = Field(None, description="The dropped file's name, where the id had to differ from it.")
+    spooler: str | None = None
+    queued: str | None = None
+    started: str | None = None
+    completed: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    retried: tuple[str, ...] = Field((), description="When somebody sent the failed job back to the queue.")
+    parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
+    engine: EngineFacts | None = None
+    images: tuple[Image, ...] = ()
+    timings: Timings = Timings()
+    failure: Failure | None = None
+
+    @property
+    def attempts_used(self) -> int:
+        """The attempts that count against the bound: those since the last retry that were not stopped by the operator."""
+        since = self.retried[-1] if self.retried else ""
+        return sum(attempt.counts and attempt.started >= since for attempt in self.attempts)
+
+    @property
+    def queue_seconds(self) -> float:
+        """From the submission, or the last retry, to the start of the running attempt."""
+        came = self.retried[-1] if self.retried else self.queued
+        if not came or not self.started:
+            return 0.0
+        return max(0.0, (datetime.fromisoformat(self.started) - datetime.fromisoformat(came)).total_seconds())
+
+    def claimed_by(self, spooler: str, job_id: str, given_name: str) -> Record:
+        """The record once a spooler has the job, which it found as pending/<given_name>, if it did find it there."""
+        differs = given_name not in ("", job_id, f"{job_id}.json")
+        return self._with(spooler=spooler, id=job_id, given_name=given_name if differs else self.given_name)
+
+    def begin_attempt(self, parameters: Job, engine: EngineFacts) -> Record:
+        """The record to store before the engine is touched."""
+        now = utc_now()
+        attempt = Attempt(number=len(self.attempts) + 1, started=now)
+        return self._with(
+            started=now, parameters=parameters, engine=engine, attempts=(*self.attempts, attempt), images=(), failure=None
+        )
+
+    def end_attempt(self, outcome: str) -> Record:
+        """The record after the running attempt ended, however it did."""
+        if not self.attempts or self.attempts[-1].ended:
+            return self
+        ended = self.attempts[-1].model_copy(update={"ended": utc_now(), "outcome": outcome})
+        return self._with(attempts=(*self.attempts[:-1], ended))
+
+    def finish(self, images: tuple[Image, ...], timings: Timings) -> Record:
+        return self.end_attempt("done")._with(completed=utc_now(), images=images, timings=timings)
+
+    def fail(self, code: str, reason: str) -> Record:
+        failure = Failure(code=code, reason=reason)
+        return self.end_attempt(code)._with(completed=utc_now(), failure=failure)
+
+    def retry(self) -> Record:
+        return self._with(retried=(*self.retried, utc_now()), completed=None)
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Record:
+        """Raises pydantic.ValidationError for bytes that no sdspool wrote."""
+        return cls.model_validate_json(raw)
+
+    def _with(self, **changes: Any) -> Record:
+        return self.model_copy(update=changes)
+
+
+def utc_now() -> str:
+    return iso(datetime.now(UTC))
+
+
+def iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

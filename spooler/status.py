@@ -1,0 +1,56 @@
+"""What a spooler tells while it works: its own state, in claimed/<spooler>/spooler.json, and a job's progress beside the job.
+
+Both are written for readers, nothing is decided by them: whether a spooler lives is told by its lock, where a job is by its
+folder.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spooler.models import ModelCard
+from spooler.record import EngineFacts, Image
+
+
+class _Note(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(_Note):
+    """How far the running job is: progress.json."""
+
+    phase: Literal["starting", "denoise", "decode", "encode"] = "starting"
+    image: int = Field(0, description="Index of the picture at work, from 0.")
+    count: int = 1
+    step: int = 0
+    steps: int = 0
+    images: tuple[Image, ...] = Field((), description="The pictures that are finished.")
+
+    @property
+    def fraction(self) -> float:
+        """From 0 to 1 over all pictures; a picture's last twentieth is its decoding and encoding."""
+        if self.phase == "starting":
+            return 0.0
+        within = 0.95 * (self.step / self.steps if self.steps else 0.0)
+        return min(1.0, max(len(self.images), self.image + within) / self.count)
+
+
+class SpoolerStatus(_Note):
+    """What a spooler is doing: spooler.json."""
+
+    spooler: str
+    host: str
+    started: str
+    beat: str = Field(description="When this was written, UTC.")
+    state: Literal["starting", "ready", "failing", "stopped"] = Field(
+        description="starting: the engine loads; ready: it is warm; failing: it cannot start, see reason."
+    )
+    reason: str | None = None
+    paused: bool = False
+    running: str | None = Field(None, description="Id of the job on the device.")
+    watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
+    engine: EngineFacts | None = None
+    models: tuple[ModelCard, ...] = ()
+    default_model: str

@@ -1,0 +1,10 @@
+"""The browser's and the API clients' side: an HTTP request becomes a job in spool/pending. Never imports torch.
+
+app.py        the factory: one Flask app over one spool
+guard.py      which requests are let in
+reports.py    what can be told of a job, for the pages and the API alike
+api.py        /api/v1, /healthz, /readyz
+openapi.py    the API's own description, made from the models
+pages.py      the pages, server-rendered
+__main__.py   waitress
+"""

@@ -1,0 +1,177 @@
+"""What can be told of a job and of the spoolers, read from the spool: the pages show it, the API sends it as JSON."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spooler import schedule
+from spooler.durable import UnreadableError
+from spooler.job import Job, JobError
+from spooler.models import ModelCard
+from spooler.pending import Pending
+from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
+from spooler.spool import Place, Spool, State
+from spooler.status import Progress, SpoolerStatus
+
+Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
+#: The folder is the state; these are the words that people see for it.
+STATUS: dict[State, Status] = {
+    "pending": "waiting",
+    "held": "held",
+    "claimed": "running",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+class ImageReport(Image):
+    """A picture of a job and where to get it."""
+
+    url: str
+
+
+class ProgressReport(Progress):
+    """How far a running job is."""
+
+    fraction_done: float = Field(description="From 0 to 1.")
+
+
+class JobReport(BaseModel):
+    """Everything about one job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: Status = Field(description="Which folder the job is in.")
+    job: Job = Field(description="What was asked for, as submitted.")
+    position: int | None = Field(None, description="Place in the queue, 1 is next; null unless waiting.")
+    progress: ProgressReport | None = None
+    parameters: Job | None = Field(
+        None, description="What is run: every default and the seed filled in; null before it starts."
+    )
+    images: tuple[ImageReport, ...] = ()
+    failure: Failure | None = None
+    queued: str | None = Field(None, description="UTC, ISO 8601.")
+    started: str | None = None
+    completed: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    retried: tuple[str, ...] = ()
+    timings: Timings = Timings()
+    engine: EngineFacts | None = None
+    spooler: str | None = None
+
+
+class ReadyReport(BaseModel):
+    """Whether a job submitted now would run now."""
+
+    ready: bool
+    reason: str | None = Field(description="Why not, in a sentence.")
+    spoolers: tuple[SpoolerStatus, ...] = Field(description="Those that are alive.")
+    models: tuple[ModelCard, ...] = Field(description="What a job may name, as far as the spoolers have told.")
+    default_model: str | None
+
+
+class Reports:
+    """Reads one spool. Safe for many threads."""
+
+    def __init__(self, spool: Spool):
+        self._spool = spool
+        self._pending = Pending(spool)
+        self._lock = threading.Lock()
+
+    def waiting(self) -> list[schedule.Waiting]:
+        """The waiting jobs, the next to run first."""
+        with self._lock:
+            self._pending.scan(time.monotonic())
+            return schedule.order(self._pending.waiting)
+
+    def job(self, job_id: str) -> JobReport | None:
+        """The job of that id; None when there is none (or what lies there is no valid job)."""
+        for _ in range(10):  # RACE: a job may move on between the look for it and the look at it, and again
+            place = self._spool.find(job_id)
+            if place is None:
+                return None
+            try:
+                return self.at(place, self._position(place))
+            except FileNotFoundError:
+                continue
+            except (JobError, UnreadableError, PermissionError):
+                return None
+        return None
+
+    def jobs(self, state: State, offset: int = 0, limit: int = 50) -> tuple[list[JobReport], int]:
+        """One page of the jobs of a state and how many there are; those that came into it last are first."""
+        if state == "pending":
+            line = self.waiting()
+            pairs = [(each.place, number) for number, each in enumerate(line, 1)][offset : offset + limit]
+            return [report for place, number in pairs if (report := self._try(place, number))], len(line)
+        places = self._spool.places(state)
+        return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
+
+    def at(self, place: Place, position: int | None = None) -> JobReport:
+        """The report on a job that is at that place. Raises FileNotFoundError when it moved on."""
+        job = self._spool.read_job(place)
+        record = self._spool.read_record(place) or Record(id=place.id)
+        progress = self._spool.read_progress(place) if place.state == "claimed" else None
+        if not place.job_file.exists():
+            raise FileNotFoundError(place.job_file)
+        return JobReport(
+            id=place.id,
+            status=STATUS[place.state],
+            job=job,
+            position=position,
+            progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
+            images=tuple(_with_url(place.id, image) for image in (progress.images if progress else record.images)),
+            queued=record.queued or self._spool.queued_at(place),
+            **_shared(record),
+        )
+
+    def ready(self) -> ReadyReport:
+        told = self._spool.spoolers()
+        alive = tuple(status for status, lives in told if lives)
+        known = {card.name: card for status, _ in told for card in status.models}
+        default = next((status.default_model for status, _ in sorted(told, key=lambda pair: not pair[1])), None)
+        ready = any(status.state == "ready" and not status.paused for status in alive)
+        return ReadyReport(
+            ready=ready,
+            reason=None if ready else _why_not(alive),
+            spoolers=alive,
+            models=tuple(known.values()),
+            default_model=default,
+        )
+
+    def _position(self, place: Place) -> int | None:
+        if place.state != "pending":
+            return None
+        return next((number for number, each in enumerate(self.waiting(), 1) if each.place.id == place.id), None)
+
+    def _try(self, place: Place, position: int | None = None) -> JobReport | None:
+        try:
+            return self.at(place, position)
+        except (FileNotFoundError, JobError, UnreadableError, PermissionError):
+            return None
+
+
+def _shared(record: Record) -> dict[str, Any]:
+    names = ("parameters", "failure", "started", "completed", "attempts", "retried", "timings", "engine", "spooler")
+    return {name: getattr(record, name) for name in names}
+
+
+def _with_url(job_id: str, image: Image) -> ImageReport:
+    return ImageReport(**image.model_dump(), url=f"/api/v1/jobs/{job_id}/images/{image.file}")
+
+
+def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:
+    if not alive:
+        return "No spooler is running: jobs wait until one is started."
+    for status in alive:
+        if status.state == "failing":
+            return f"The engine of {status.spooler} cannot start: {status.reason}"
+        if status.paused:
+            return "The queue is paused: remove the file PAUSE from the spool to go on."
+    return "The engine is loading its model."
