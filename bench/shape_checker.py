@@ -1,4 +1,4 @@
-"""Look at a drawing and say what it shows. Shares no code with the training: it knows colours by name and outlines by harmonics.
+"""Look at a drawing and say what it shows, sharing no code with the training: colours by name, outlines by harmonics.
 
 Colour: the nearest palette colour of the border's pixels (background) and of those far from it (the shape). Shape: a hole makes
 a ring; else the outline's distance from the centre, as a function of the angle, is a constant for a circle and has its
@@ -45,7 +45,12 @@ def look(image: Image.Image) -> Seen:
     side = min(pixels.shape[:2])
     edge = max(1, side // 40)
     border = np.concatenate(
-        [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3), pixels[:, -edge:].reshape(-1, 3)]
+        [
+            pixels[:edge].reshape(-1, 3),
+            pixels[-edge:].reshape(-1, 3),
+            pixels[:, :edge].reshape(-1, 3),
+            pixels[:, -edge:].reshape(-1, 3),
+        ]
     )
     ground = np.median(border, axis=0)
     background = _nearest(border)

@@ -133,7 +133,7 @@ class Service:
         if self.running and not self.running.outcome:
             try:
                 record = self.running.record.end_attempt("stopped")
-                self.spool.begin_attempt(self.running.place, record)
+                self.spool.prepare(self.running.place, record)
             except OSError as error:
                 log.warning("job %s: cannot note that it was stopped: %s", self.running.place.id, error)
         self.engine, self._child = None, None
@@ -218,7 +218,7 @@ class Service:
             running, self.running = self.running, None
             running.record = running.record.end_attempt(f"worker-died: {how}")
             self._recovered.insert(0, running.place)
-            self.spool.begin_attempt(running.place, running.record)
+            self.spool.prepare(running.place, running.record)
 
     # -- the running job -----------------------------------------------------------------------------------------------------
 
@@ -366,7 +366,7 @@ class Service:
         parameters = models.resolve(job, self.card, secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier)
         assert self.engine and self._child  # noqa: S101 - _feed looked
         record = record.begin_attempt(parameters, self.engine)
-        self.spool.begin_attempt(place, record)  # on disk before the engine hears of it
+        self.spool.prepare(place, record)  # on disk before the engine hears of it
         self.running = Running(place, record, now, Progress(count=parameters.count))
         log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
         self._child.send(messages.Run(id=place.id, folder=str(place.path), job=parameters))

@@ -160,8 +160,8 @@ class Spool:
                 return None
         return Place(job_id, "claimed", folder, spooler)
 
-    def begin_attempt(self, place: Place, record: Record) -> None:
-        """Empty the folder of an earlier attempt's results and store the attempt: what comes next may kill the process.
+    def prepare(self, place: Place, record: Record) -> None:
+        """Empty a claimed folder of an earlier attempt's results and store the record: what comes next may kill the process.
 
         Raises FileNotFoundError when the folder is gone: another spooler adopted it.
         """

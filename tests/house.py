@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from spooler.spool import Place, Spool
 from spooler.status import SpoolerStatus
 
@@ -117,6 +119,13 @@ def wait_running(spool: Spool, job_id: str) -> Place:
         return place if progress and progress.step > 0 else None
 
     return wait_for(at_work, f"the job {job_id} to be denoised")
+
+
+def picture(path: Path) -> Image.Image:
+    """The picture of the file, read whole."""
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 def listing(root: Path) -> dict[str, bytes | None]:

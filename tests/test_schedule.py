@@ -23,7 +23,11 @@ def test_first_come_first_served() -> None:
 
 
 def test_priority_goes_before_arrival() -> None:
-    assert ids(order([waits("late", 9, priority=1), waits("early", 1), waits("last", 0, priority=-5)])) == ["late", "early", "last"]
+    assert ids(order([waits("late", 9, priority=1), waits("early", 1), waits("last", 0, priority=-5)])) == [
+        "late",
+        "early",
+        "last",
+    ]
 
 
 def test_owners_take_turns() -> None:

@@ -1,7 +1,9 @@
 """The browser's and the API clients' side: an HTTP request becomes a job in spool/pending. Never imports torch.
 
 app.py        the factory: one Flask app over one spool
+office.py     what every view works with, and the one way in for a job
 guard.py      which requests are let in
+errors.py     what went wrong, told as JSON or as a page
 reports.py    what can be told of a job, for the pages and the API alike
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
-
-from flask import Flask, current_app
+from flask import Flask
 
 from spooler.settings import Settings
 from spooler.spool import Spool
+from webui import api, errors, guard, pages
+from webui.office import Office
 from webui.reports import Reports
 
-
-@dataclass(frozen=True)
-class Office:
-    """What every view works with."""
-
-    settings: Settings
-    spool: Spool
-    reports: Reports
+#: Room for a form whose prompt is far too long, so that the answer can say so beside the field.
+MAX_REQUEST_BYTES = 4 << 20
 
 
 def create_app(settings: Settings) -> Flask:
     """The app over `settings.spool`, whose folders are made when missing. Raises SpoolError when they cannot be used."""
-    from webui import api, guard, pages
-
     spool = Spool(settings.spool)
     spool.create()
     app = Flask("webui")
+    app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=MAX_REQUEST_BYTES)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["office"] = Office(settings, spool, Reports(spool))
     guard.install(app)
+    errors.install(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     return app
-
-
-def office() -> Office:
-    """The office of the app that serves this request."""
-    return cast(Office, current_app.extensions["office"])

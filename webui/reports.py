@@ -66,6 +66,29 @@ class JobReport(BaseModel):
     spooler: str | None = None
 
 
+class JobList(BaseModel):
+    """A page of jobs."""
+
+    jobs: tuple[JobReport, ...]
+    total: int = Field(description="How many there are in all.")
+    offset: int
+    limit: int
+
+
+class RejectedReport(BaseModel):
+    """A dropped file that was no valid job."""
+
+    name: str
+    reason: str
+    at: str = Field(description="UTC, ISO 8601.")
+
+
+class RejectedList(BaseModel):
+    """The files in rejected/, the newest first."""
+
+    rejected: tuple[RejectedReport, ...]
+
+
 class ReadyReport(BaseModel):
     """Whether a job submitted now would run now."""
 

@@ -1,0 +1,93 @@
+"""A real browser for the tests of the pages: headless Chromium, which reaches nothing but this machine."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+DESKTOP = (1280, 900)
+PHONE = (390, 844)
+
+SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",  # tests run as root, where Chromium's sandbox does not
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # /dev/shm is tiny in a container
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    "--force-prefers-reduced-motion",
+    f"--window-size={DESKTOP[0]},{DESKTOP[1]}",
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    """A browser with a profile of its own and a window of 1280 x 900 pixels."""
+    with open_browser(tmp_path / "profile") as opened:
+        yield opened
+
+
+@pytest.fixture
+def no_script_browser(tmp_path: Path) -> Iterator[Chrome]:
+    """The same browser with JavaScript switched off."""
+    with open_browser(tmp_path / "no-script-profile", scripts=False) as opened:
+        yield opened
+
+
+@contextmanager
+def open_browser(profile: Path, scripts: bool = True) -> Iterator[Chrome]:
+    """A browser with that profile folder. Without Chromium the test is skipped; in CI it fails."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        needs = "needs chromium and chromedriver: `./run.sh test` installs them where it may"
+        pytest.fail(needs) if os.environ.get("CI") == "true" else pytest.skip(needs)
+    options = ChromeOptions()
+    options.binary_location = str(chromium)
+    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+        options.add_argument(switch)
+    if not scripts:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = Chrome(options=options, service=ChromeService(driver))
+    try:
+        opened.set_page_load_timeout(60)
+        _set_viewport(opened, *DESKTOP, mobile=False)
+        yield opened
+    finally:
+        opened.quit()
+
+
+def phone(browser: Chrome) -> None:
+    """Make the viewport a phone's: 390 x 844 pixels at three dots a pixel, with touch. A window cannot be made that narrow."""
+    _set_viewport(browser, *PHONE, mobile=True)
+
+
+def _set_viewport(browser: Chrome, width: int, height: int, mobile: bool) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 3 if mobile else 1, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
+
+
+def console(browser: Chrome) -> list[str]:
+    """What the page complained of since the last call: script errors, refused or missing files."""
+    entries: list[dict[str, str]] = browser.execute("getLog", {"type": "browser"})["value"]
+    return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
+
+
+def screenshot(browser: Chrome, path: Path) -> Path:
+    """Save the whole page, also what lies below the window, as a PNG file."""
+    taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
+    path.write_bytes(base64.b64decode(taken["data"]))
+    return path

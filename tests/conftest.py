@@ -1,0 +1,13 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import os
+
+from browser import browser, no_script_browser
+
+__all__ = ["browser", "no_script_browser"]
+
+# A test starts from the defaults, whatever the shell that runs it has set.
+for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
+    del os.environ[name]

@@ -1,0 +1,313 @@
+"""The spool's verbs, without an engine. P1 to P5 name the promises of docs/spool.md."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from spooler.job import Job, encode
+from spooler.pending import Pending, Suspect
+from spooler.record import Image, Record, Timings, utc_now
+from spooler.spool import ID, Place, Spool, SpoolError, TakenError, clean_id, new_id
+from tests.house import drop, listing
+
+JOB = encode(Job(prompt="a red circle"))
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    made.create()
+    for name in ("me", "other"):
+        (made.claimed / name).mkdir()
+    return made
+
+
+def claimed(spool: Spool, name: str = "cat.json", by: str = "me") -> Place:
+    drop(spool, name, JOB)
+    place = spool.claim(name, by)
+    assert place
+    return place
+
+
+def run_and_publish(spool: Spool, place: Place) -> Place | None:
+    record = Record(id=place.id)
+    spool.prepare(place, record)
+    (place.path / "0.png").write_bytes(b"picture")
+    return spool.publish(place, record.finish((Image(file="0.png", seed=1, width=8, height=8),), Timings()), "done")
+
+
+def test_a_job_goes_from_pending_to_done_with_the_exact_bytes_submitted(spool: Spool) -> None:
+    raw = b'  {"prompt":\n"a red circle"}  '
+    job_id = spool.submit(raw)
+    place = spool.claim(f"{job_id}.json", "me")
+    assert place and run_and_publish(spool, place)
+    done = spool.root / "done" / job_id
+    assert (done / "job.json").read_bytes() == raw
+    assert sorted(path.name for path in done.iterdir()) == ["0.png", "job.json", "record.json"]
+    assert not list(spool.pending.glob("*.json")) and not list((spool.claimed / "me").iterdir())
+
+
+def test_p1_submit_syncs_the_file_and_then_the_folder_before_it_returns(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from spooler.spool import Spool\n" + (
+        "spool = Spool(Path(sys.argv[1])); spool.create(); print('id ' + spool.submit(b'{}'), flush=True)"
+    )
+    trace = tmp_path / "trace"
+    calls = "fsync,fdatasync,link,linkat,write,openat,unlink,unlinkat"
+    command = ["strace", "-f", "-y", "-o", str(trace), "-e", f"trace={calls}", "python3", "-c", script, str(tmp_path / "spool")]
+    env = os.environ | {"PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}  # type: ignore[attr-defined]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, env=env)
+    lines = trace.read_text().splitlines()
+    linked = next(n for n, line in enumerate(lines) if " link" in line and "/pending/" in line)
+    told = next(n for n, line in enumerate(lines) if "write(1<" in line and "id " in line)
+    assert any("fsync(" in line and "/spool/tmp/" in line for line in lines[:linked]), "the file, before the link"
+    assert any("fsync(" in line and "/pending>" in line for line in lines[linked:told]), "the folder, before the answer"
+
+
+def test_two_jobs_never_get_one_id(spool: Spool) -> None:
+    spool.submit(JOB, "cat")
+    with pytest.raises(TakenError, match="'cat' exists"):
+        spool.submit(JOB, "cat")
+    place = spool.claim("cat.json", "me")
+    assert place
+    with pytest.raises(TakenError):
+        spool.submit(JOB, "cat")
+    run_and_publish(spool, place)
+    with pytest.raises(TakenError):
+        spool.submit(JOB, "cat")
+    assert not list(spool.tmp.iterdir())
+
+
+def test_a_dropped_name_that_is_taken_gets_a_number(spool: Spool) -> None:
+    assert run_and_publish(spool, claimed(spool)).id == "cat"  # type: ignore[union-attr]
+    assert claimed(spool).id == "cat-2"
+    assert claimed(spool).id == "cat-3"
+
+
+@pytest.mark.parametrize(
+    ("name", "job_id"),
+    [
+        ("cat.json", "cat"),
+        ("my cat (2).json", "my-cat-2"),
+        ("-x.json", "x"),
+        ("..json", "job"),
+        ("ü.json", "job"),
+        ("a" * 200 + ".json", "a" * 120),
+    ],
+)
+def test_a_file_s_name_becomes_an_id(name: str, job_id: str) -> None:
+    assert clean_id(name) == job_id
+    assert ID.fullmatch(job_id)
+
+
+def test_made_up_ids_sort_by_time_and_differ() -> None:
+    made = [new_id() for _ in range(200)]
+    assert len(set(made)) == 200 and all(ID.fullmatch(each) for each in made)
+    assert made[0][:15] <= made[-1][:15]
+
+
+def test_a_lost_race_is_an_answer(spool: Spool) -> None:
+    assert spool.claim("gone.json", "me") is None
+    assert not list((spool.claimed / "me").iterdir())
+    place = claimed(spool)
+    place.path.rename(spool.claimed / "other" / "cat")  # another spooler took us for dead
+    assert spool.publish(place, Record(id="cat"), "done") is None
+    assert spool.find("cat").spooler == "other"  # type: ignore[union-attr]
+
+
+def _claim_all(root: Path, name: str, barrier: object, out: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    spool = Spool(root)
+    (spool.claimed / name).mkdir()
+    barrier.wait()  # type: ignore[attr-defined]
+    got = []
+    while names := [path.name for path in spool.pending.glob("*.json")]:
+        for each in names:
+            if place := spool.claim(each, name):
+                got.append(place.id)
+                spool.publish(place, Record(id=place.id), "done")
+    out.put(got)
+
+
+def test_p2_eight_claimers_and_four_hundred_jobs_none_lost_none_doubled(spool: Spool) -> None:
+    ids = [spool.submit(encode(Job(prompt=f"job {n}"))) for n in range(400)]
+    context = multiprocessing.get_context("spawn")
+    barrier, out = context.Barrier(8), context.Queue()
+    claimers = [context.Process(target=_claim_all, args=(spool.root, f"s{n}", barrier, out)) for n in range(8)]
+    for each in claimers:
+        each.start()
+    got = [job_id for _ in claimers for job_id in out.get(timeout=120)]
+    for each in claimers:
+        each.join()
+    assert Counter(got) == Counter(ids)
+    done = {
+        path.name: json.loads((path / "job.json").read_bytes())["prompt"]
+        for path in (spool.root / "done").iterdir()
+        if path.is_dir()
+    }
+    assert sorted(done.values()) == sorted(f"job {n}" for n in range(400))
+    assert set(done) == set(ids)
+
+
+def test_submitters_of_one_id_at_once_make_one_job(spool: Spool) -> None:
+    barrier, won = threading.Barrier(8), []
+
+    def submit() -> None:
+        barrier.wait()
+        with contextlib.suppress(TakenError):
+            won.append(spool.submit(JOB, "same"))
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert won == ["same"]
+
+
+def test_p4_the_attempt_is_on_disk_and_old_results_are_gone(spool: Spool) -> None:
+    place = claimed(spool)
+    for name in ("0.png", ".0.png", "progress.json", "error.txt", "cancel"):
+        (place.path / name).write_bytes(b"old")
+    record = Record(id="cat").model_copy(update={"started": utc_now()})
+    spool.prepare(place, record)
+    assert sorted(path.name for path in place.path.iterdir()) == ["cancel", "job.json", "record.json"]
+    assert spool.read_record(place) == record
+
+
+def test_p5_a_rejected_file_keeps_its_bytes_and_gets_its_reason(spool: Spool) -> None:
+    for number in range(3):
+        source = drop(spool, "bad.json", b"{%d" % number)
+        assert spool.reject(source, f"reason {number}") == ("bad.json" if number == 0 else f"bad-{number + 1}.json")
+    assert (spool.rejected_folder / "bad-2.json").read_bytes() == b"{1"
+    assert (spool.rejected_folder / "bad-2.json.reason.txt").read_text() == "reason 1\n"
+    assert spool.reject(spool.pending / "gone.json", "x") is None
+    assert [each.name for each in spool.rejected()] == ["bad-3.json", "bad-2.json", "bad.json"]
+    assert len(list(spool.rejected_folder.glob("*.json*"))) == 6
+
+
+def test_pending_tells_jobs_from_what_is_none(spool: Spool) -> None:
+    drop(spool, "good.json", JOB)
+    drop(spool, "half.json", b'{"prompt": ')
+    drop(spool, "empty.json", b"")
+    drop(spool, "array.json", b"[]")
+    drop(spool, "latin.json", '{"prompt": "ü"}'.encode("latin-1"))
+    for ignored in (".good.json.swp", "good.json~", "good.json.part", ".nfs0001", "~lock.json", "._good.json", "readme.txt"):
+        drop(spool, ignored, JOB)
+    (spool.pending / "folder.json").mkdir()
+    (spool.pending / "bare").mkdir()
+    (spool.pending / "whole").mkdir()
+    (spool.pending / "whole" / "job.json").write_bytes(JOB)
+    os.mkfifo(spool.pending / "fifo.json")
+    (spool.pending / "link.json").symlink_to(spool.pending / "good.json")
+    index = Pending(spool)
+    index.scan(now=1.0)
+    assert {each.place.path.name for each in index.waiting} == {"good.json", "whole"}
+    suspects = {each.path.name: each for each in index.suspects}
+    assert {name for name, each in suspects.items() if each.final} == {"array.json", "folder.json", "fifo.json", "link.json"}
+    assert {name for name, each in suspects.items() if not each.final} == {"half.json", "empty.json", "latin.json", "bare"}
+    assert "symbolic link" in suspects["link.json"].reason and "FIFO" in suspects["fifo.json"].reason
+    assert "a folder" in suspects["folder.json"].reason
+
+
+def test_a_suspect_is_dated_by_its_last_change_and_may_become_a_job(spool: Spool) -> None:
+    index = Pending(spool)
+
+    def half() -> Suspect:
+        return next(each for each in index.suspects if each.path.name == "slow.json")
+
+    path = drop(spool, "slow.json", b'{"prompt"')
+    index.scan(now=1.0)
+    index.scan(now=5.0)
+    assert half().since == 1.0
+    path.write_bytes(b'{"prompt": "a ')
+    index.scan(now=6.0)
+    assert half().since == 6.0
+    path.write_bytes(JOB)
+    index.scan(now=7.0)
+    assert [each.place.id for each in index.waiting] == ["slow"] and not index.suspects
+
+
+def test_cancel_of_a_waiting_job(spool: Spool) -> None:
+    spool.submit(JOB, "cat")
+    before = listing(spool.root / "done")
+    place = spool.cancel("cat")
+    assert place and place.state == "cancelled"
+    record = spool.read_record(place)
+    assert record and record.failure and record.failure.code == "cancelled"
+    assert (place.path / "job.json").read_bytes() == JOB
+    assert listing(spool.root / "done") == before
+    drop(spool, "cat.json", JOB)
+    assert spool.cancel("cat").id == "cat-2"  # type: ignore[union-attr]
+    assert spool.cancel("nobody") is None
+
+
+def test_cancel_of_a_running_job_leaves_a_note_and_of_a_finished_one_nothing(spool: Spool) -> None:
+    place = claimed(spool)
+    assert spool.cancel("cat").state == "claimed"  # type: ignore[union-attr]
+    assert (place.path / "cancel").exists()
+    done = run_and_publish(spool, place)
+    assert done and spool.cancel("cat") == Place("cat", "done", done.path)
+    assert not (done.path / "cancel").exists()
+
+
+def test_retry_keeps_the_record_and_counts_anew(spool: Spool) -> None:
+    place = claimed(spool)
+    record = Record(id="cat", queued=utc_now()).fail("worker-died", "killed")
+    spool.publish(place, record, "failed")
+    back = spool.retry("cat")
+    assert back and back.state == "pending" and spool.find("cat") == back
+    kept = spool.read_record(back)
+    assert kept and len(kept.retried) == 1 and kept.failure and kept.attempts_used == 0
+    again = spool.claim("cat", "me")
+    assert again and again.id == "cat"
+    assert spool.retry("cat") is None and spool.retry("nobody") is None
+
+
+def test_recover_takes_over_what_the_dead_had_and_leaves_the_living_alone(spool: Spool) -> None:
+    claimed(spool, "mine.json")
+    claimed(spool, "theirs.json", by="other")
+    (spool.claimed / "me" / "empty").mkdir()  # killed between mkdir and rename
+    living = spool.life_lock("other")
+    with living:
+        assert spool.alive("other")
+        assert [place.id for place in spool.recover("me")] == ["mine"]
+    assert not spool.alive("other")
+    assert [place.id for place in spool.recover("me")] == ["mine", "theirs"]
+    assert [place.id for place in spool.recover("me")] == ["mine", "theirs"], "again from the top is the same"
+    assert not (spool.claimed / "me" / "empty").exists()
+
+
+def test_a_name_that_appears_in_done_by_hand_is_not_overwritten(spool: Spool) -> None:
+    place = claimed(spool)
+    (spool.root / "done" / "cat").mkdir()
+    (spool.root / "done" / "cat" / "mine.txt").write_text("by hand")
+    assert run_and_publish(spool, place).id == "cat-2"  # type: ignore[union-attr]
+    assert (spool.root / "done" / "cat" / "mine.txt").exists()
+
+
+def test_only_old_drafts_are_reaped(spool: Spool) -> None:
+    old, new = spool.tmp / "old", spool.tmp / "new"
+    old.write_bytes(b"")
+    new.write_bytes(b"")
+    os.utime(old, (0, 0))
+    assert spool.reap_tmp(3600) == 1
+    assert new.exists() and not old.exists()
+
+
+def test_a_spool_that_cannot_be_one_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="cannot be used"):
+        Spool(tmp_path / "file").create()
+
+
+@pytest.mark.parametrize("job_id", ["..", "../x", "a/b", "", ".hidden", "x" * 129, "a\n", "ü"])
+def test_p9_no_id_leads_out_of_the_spool(spool: Spool, job_id: str) -> None:
+    assert spool.find(job_id) is None and spool.cancel(job_id) is None

@@ -1,0 +1,188 @@
+"""The JSON API under /api/v1, and the two questions of a load balancer: /healthz and /readyz."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from flask import Blueprint, Response, abort, request, send_file
+from pydantic import BaseModel
+
+from spooler.job import JobError, Mistake, from_fields, json_schema, parse_object, show
+from spooler.spool import ID, State, TakenError
+from webui import openapi
+from webui.errors import answer
+from webui.office import office
+from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
+
+blueprint = Blueprint("api", __name__)
+
+MAX_LIMIT = 200
+STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
+#: Those that may still change come first, then those that ended.
+ALL: tuple[State, ...] = ("claimed", "pending", "held", "done", "failed", "cancelled")
+
+
+@blueprint.post("/api/v1/jobs")
+def submit() -> Response:
+    """Accept a job: 201 when it is on disk, with its name and entry synced."""
+    if request.mimetype != "application/json":
+        return answer(415, "not_json", "The Content-Type must be application/json.")
+    fields = parse_object(request.get_data())
+    wanted = _wanted_id(fields.pop("id", None))
+    job = from_fields(fields)
+    if key := request.headers.get("Idempotency-Key"):
+        wanted = "key-" + hashlib.sha256(key.encode()).hexdigest()[:40]
+        if report := office().reports.job(wanted):
+            return _send(report)
+    try:
+        job_id = office().accept(job, wanted)
+    except TakenError:
+        # RACE: another request with the same key was faster, which is what the key is for.
+        if key and (report := office().reports.job(wanted or "")):
+            return _send(report)
+        raise
+    report = office().reports.job(job_id)
+    # The spooler may be between two folders with it just now: what is certain is that it was accepted.
+    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201)
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return response
+
+
+def _wanted_id(given: Any) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not ID.fullmatch(given):
+        rule = "must be 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit"
+        raise JobError(Mistake("id", f"`id` {rule}, but is {show(given)}."))
+    return given
+
+
+@blueprint.get("/api/v1/jobs")
+def jobs() -> Response:
+    """A page of the jobs: of one status, or of all."""
+    status = request.args.get("status")
+    if status is not None and status not in STATE:
+        known = ", ".join(get_args(Status))
+        raise JobError(Mistake("status", f"`status` must be one of {known}, but is {show(status)}."))
+    offset, limit = _number("offset", 0, 0, 10**9), _number("limit", 50, 1, MAX_LIMIT)
+    found: list[JobReport] = []
+    total = 0
+    for state in (STATE[status],) if status else ALL:
+        page, many = office().reports.jobs(state, max(0, offset - total), max(0, limit - len(found)))
+        found += page
+        total += many
+    return _send(JobList(jobs=tuple(found), total=total, offset=offset, limit=limit))
+
+
+def _number(name: str, default: int, least: int, most: int) -> int:
+    text = request.args.get(name, str(default))
+    if not re.fullmatch(r"\d{1,10}", text) or not least <= int(text) <= most:
+        raise JobError(Mistake(name, f"`{name}` must be a whole number from {least} to {most}, but is {show(text)}."))
+    return int(text)
+
+
+@blueprint.get("/api/v1/jobs/<job_id>")
+def job(job_id: str) -> Response:
+    """One job; 304 when it is as the caller's ETag says."""
+    response = _send(_report(job_id))
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.delete("/api/v1/jobs/<job_id>")
+def cancel(job_id: str) -> Response:
+    """Cancel a job: 200 when it is cancelled, 202 when it will be at its next step, 409 when it had ended."""
+    before = _report(job_id)
+    if before.status in ("done", "failed", "cancelled"):
+        return answer(409, "too_late", f"The job cannot be cancelled: it is {before.status}.")
+    place = office().spool.cancel(job_id)
+    if place is None:
+        abort(404)
+    if place.state in ("done", "failed"):
+        return answer(409, "too_late", f"The job cannot be cancelled: it is {place.state}.")
+    return _send(_report(place.id), 200 if place.state == "cancelled" else 202)
+
+
+@blueprint.post("/api/v1/jobs/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Send a failed job back to the queue."""
+    before = _report(job_id)
+    if office().spool.retry(job_id) is None:
+        return answer(409, "not_failed", f"Only a failed job can be tried again, but this one is {before.status}.")
+    return _send(_report(job_id))
+
+
+@blueprint.get("/api/v1/jobs/<job_id>/images/<name>")
+def image(job_id: str, name: str) -> Response:
+    """One picture, as PNG. Only names that the job's own record lists are ever opened."""
+    while True:
+        report = _report(job_id)
+        place = office().spool.find(job_id)
+        if place is None or name not in {each.file for each in report.images}:
+            abort(404)
+        try:
+            return _send_image(place.path / name, f"{job_id}-{name}", final=report.status == "done")
+        except FileNotFoundError:  # RACE: the folder moved from claimed/ to done/ since the look; a file that was deleted:
+            if office().spool.find(job_id) == place:
+                abort(404)
+
+
+def _send_image(path: Path, download_name: str, final: bool) -> Response:
+    response = send_file(
+        path,
+        mimetype="image/png",
+        as_attachment="download" in request.args,
+        download_name=download_name,
+        max_age=31_536_000 if final else 0,
+    )
+    if final:
+        response.cache_control.immutable = True
+    return response
+
+
+@blueprint.get("/api/v1/rejected")
+def rejected() -> Response:
+    """The dropped files that were no valid jobs, with their reasons."""
+    found = tuple(RejectedReport(**vars(each)) for each in office().spool.rejected())
+    return _send(RejectedList(rejected=found))
+
+
+@blueprint.get("/api/v1/schema/job.json")
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a job file."""
+    return json_schema()
+
+
+@blueprint.get("/api/v1/openapi.json")
+def description() -> dict[str, Any]:
+    """This API's description."""
+    return openapi.document()
+
+
+@blueprint.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Whether the web app is alive. It touches no disk, so it says nothing of the spool."""
+    return {"status": "ok"}
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Whether a job submitted now would run now: 200, or 503 with the reason."""
+    report = office().reports.ready()
+    return _send(report, 200 if report.ready else 503)
+
+
+def _report(job_id: str) -> JobReport:
+    report = office().reports.job(job_id)
+    if report is None:
+        abort(404)
+    return report
+
+
+def _send(report: BaseModel, status: int = 200) -> Response:
+    return Response(report.model_dump_json(), status, mimetype="application/json")

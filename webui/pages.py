@@ -1,0 +1,230 @@
+"""The pages: server-rendered, whole without JavaScript. A view reads the spool through Reports and shows a template."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from spooler import samplers
+from spooler.job import Job, JobError, from_fields
+from spooler.models import ModelCard
+from webui.office import office
+from webui.reports import JobReport, ReadyReport
+
+blueprint = Blueprint("pages", __name__)
+
+PAGE = 24
+#: The form's fields that are numbers in a job file.
+NUMBERS = ("steps", "guidance_scale", "width", "height", "seed", "count", "priority")
+TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "model", "owner")
+
+
+@blueprint.get("/")
+def create() -> str:
+    """The form, filled in from the query string."""
+    given = {name: request.args[name] for name in (*TEXTS, *NUMBERS) if name in request.args}
+    return _form(given, {})
+
+
+@blueprint.post("/")
+def submit() -> AnyResponse:
+    """Put the form's job into the queue and go to its page; or show the form again, each mistake beside its field."""
+    given = {name: request.form.get(name, "") for name in (*TEXTS, *NUMBERS)}
+    try:
+        job_id = office().accept(from_fields(_fields(given)))
+    except JobError as error:
+        mistakes: dict[str, list[str]] = {}
+        for mistake in error.mistakes:
+            mistakes.setdefault(mistake.field, []).append(mistake.message)
+        return Response(_form(given, mistakes), status=422)
+    return redirect(url_for("pages.job", job_id=job_id), 303)
+
+
+def _fields(given: dict[str, str]) -> dict[str, Any]:
+    """The form's texts as a job file's values. What was left empty is left out; what is no number stays text for the rules."""
+    fields: dict[str, Any] = {}
+    for name, text in given.items():
+        if name == "prompt":
+            fields[name] = text.replace("\r\n", "\n")
+        elif text.strip():
+            fields[name] = _number(text.strip()) if name in NUMBERS else text.replace("\r\n", "\n")
+    return fields
+
+
+def _number(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _form(given: dict[str, str], mistakes: dict[str, list[str]]) -> str:
+    ready = office().reports.ready()
+    chosen = given.get("model") or ready.default_model
+    card = next((card for card in ready.models if card.name == chosen), None)
+    finished, _ = office().reports.jobs("done", limit=8)
+    return render_template(
+        "create.html",
+        given=given,
+        mistakes=mistakes,
+        card=card,
+        fields=Job.model_fields,
+        samplers=samplers.SAMPLERS,
+        schedules=samplers.SCHEDULE_NAMES,
+        sizes=_sizes(card),
+        finished=finished,
+        running=office().reports.jobs("claimed")[0],
+        **_frame(ready),
+    )
+
+
+def _sizes(card: ModelCard | None) -> list[tuple[str, int, int]]:
+    """Sizes worth offering: the model's own, and its area in the usual shapes, in steps of 8 pixels."""
+    if card is None:
+        return []
+    shapes = (("Square", 1.0), ("Landscape 3:2", 1.5), ("Portrait 2:3", 1 / 1.5), ("Wide 16:9", 16 / 9), ("Tall 9:16", 9 / 16))
+    area = card.width * card.height
+    return [(name, round((area * ratio) ** 0.5 / 8) * 8, round((area / ratio) ** 0.5 / 8) * 8) for name, ratio in shapes]
+
+
+@blueprint.get("/jobs/<job_id>")
+def job(job_id: str) -> str:
+    report = _report(job_id)
+    return render_template("job.html", job=report, again=_again(report), record=_record_rows(report), **_frame())
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> AnyResponse:
+    place = office().spool.cancel(job_id)
+    if place is None:
+        abort(404)
+    return redirect(url_for("pages.job", job_id=place.id), 303)
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> AnyResponse:
+    _report(job_id)
+    office().spool.retry(job_id)  # when it is no longer failed, its page says what it is
+    return redirect(url_for("pages.job", job_id=job_id), 303)
+
+
+@blueprint.get("/queue")
+def queue() -> str:
+    reports = office().reports
+    return render_template(
+        "queue.html",
+        running=reports.jobs("claimed")[0],
+        waiting=reports.jobs("pending", limit=200)[0],
+        held=reports.jobs("held", limit=200)[0],
+        **_frame(),
+    )
+
+
+@blueprint.get("/gallery")
+def gallery() -> str:
+    page = _page()
+    jobs, total = office().reports.jobs("done", page * PAGE, PAGE)
+    return render_template("gallery.html", jobs=jobs, total=total, page=page, pages=-(-total // PAGE), **_frame())
+
+
+@blueprint.get("/failed")
+def failed() -> str:
+    reports = office().reports
+    return render_template(
+        "failed.html",
+        failed=reports.jobs("failed", limit=100)[0],
+        cancelled=reports.jobs("cancelled", limit=50)[0],
+        rejected=office().spool.rejected()[:100],
+        **_frame(),
+    )
+
+
+def _page() -> int:
+    text = request.args.get("page", "0")
+    return int(text) if text.isdecimal() and len(text) < 9 else 0
+
+
+def _report(job_id: str) -> JobReport:
+    report = office().reports.job(job_id)
+    if report is None:
+        abort(404, "There is no such job: it may have been removed from the spool.")
+    return report
+
+
+def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:
+    """What the frame around every page shows."""
+    return {"ready": ready or office().reports.ready(), "queue_length": len(office().reports.waiting())}
+
+
+def _again(report: JobReport) -> dict[str, str]:
+    """Links to the form: with everything as it was run, and with another seed."""
+    used = (report.parameters or report.job).model_dump(exclude_none=True, exclude={"owner", "priority"})
+    used = {name: value for name, value in used.items() if value != ""}
+    return {
+        "same": url_for("pages.create") + "?" + urlencode(used),
+        "new": url_for("pages.create") + "?" + urlencode(used | {"seed": -1}),
+    }
+
+
+def _record_rows(report: JobReport) -> list[tuple[str, str]]:
+    """The record as rows for people, the interesting ones first."""
+    used, engine, rows = report.parameters or report.job, report.engine, []
+    for label, value in (
+        ("Negative prompt", used.negative_prompt),
+        ("Size", f"{used.width} × {used.height} pixels" if used.width and used.height else None),  # noqa: RUF001
+        ("Steps", used.steps),
+        ("Guidance scale", f"{used.guidance_scale:g}" if used.guidance_scale is not None else None),
+        (
+            "Sampler",
+            used.sampler and (used.sampler + (f", {used.scheduler}" if used.scheduler not in (None, "Automatic") else "")),
+        ),
+        ("Seed", None if used.seed == -1 else _span(used.seed, used.count)),
+        ("Model", f"{engine.model} [{engine.hash[:10]}]" if engine else used.model),
+        ("Device", f"{engine.device_name}, {engine.precision}" if engine else None),
+        ("Time", _seconds(report) if report.completed and report.timings.denoise else None),
+        ("Owner", used.owner),
+        ("Priority", used.priority or None),
+        ("Attempts", len(report.attempts) if len(report.attempts) > 1 else None),
+        ("Spooler", report.spooler),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in engine.versions.items()) if engine else None),
+    ):
+        if value not in (None, ""):
+            rows.append((label, str(value)))
+    return rows
+
+
+def _span(seed: int, count: int) -> str:
+    return str(seed) if count == 1 else f"{seed} to {(seed + count - 1) % 2**32}"
+
+
+def _seconds(report: JobReport) -> str:
+    timings = report.timings
+    work = timings.denoise + timings.decode + timings.encode
+    parts = f"denoise {timings.denoise:.1f}, decode {timings.decode:.1f}, encode {timings.encode:.1f}"
+    return f"{work:.1f} s ({parts}), after {timings.queue:.1f} s in the queue"
+
+
+@blueprint.app_template_filter("ago")
+def ago(moment: str | None) -> str:
+    """A record's time, from now, in words."""
+    if not moment:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    if seconds < 10:
+        return "just now"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return f"{int(seconds)} s ago"
+
+
+@blueprint.app_template_filter("whole_json")
+def whole_json(report: JobReport) -> str:
+    return json.dumps(report.model_dump(exclude={"position", "progress"}), indent=2, ensure_ascii=False)

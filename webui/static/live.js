@@ -1,0 +1,119 @@
+// The live touches. Every page works without this file; it only saves reloads and keystrokes.
+'use strict';
+document.documentElement.classList.add('js');
+const part = (name, root = document) => root.querySelector(`[data-part="${name}"]`);
+
+// -- the form: Ctrl+Enter, sizes, dice ---------------------------------------------------------------------------------
+const form = part('create');
+if (form) {
+  const field = name => form.elements[name];
+  form.addEventListener('keydown', event => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  const sizes = [...form.querySelectorAll('[data-width]')];
+  const mark = () => sizes.forEach(chip => chip.setAttribute('aria-pressed',
+    (field('width').value || field('width').placeholder) === chip.dataset.width &&
+    (field('height').value || field('height').placeholder) === chip.dataset.height));
+  const resize = (width, height) => { field('width').value = width; field('height').value = height; mark(); };
+  sizes.forEach(chip => chip.addEventListener('click', () => resize(chip.dataset.width, chip.dataset.height)));
+  part('swap', form)?.addEventListener('click', () => resize(
+    field('height').value || field('height').placeholder, field('width').value || field('width').placeholder));
+  form.addEventListener('input', mark);
+  mark();
+  part('dice', form).addEventListener('click', () => {
+    field('seed').value = crypto.getRandomValues(new Uint32Array(1))[0];
+  });
+  // A double click must not make two jobs; coming back with the browser's button must not find the form locked.
+  form.addEventListener('submit', () => setTimeout(() => { form.querySelector('button.main').disabled = true; }));
+  addEventListener('pageshow', () => { form.querySelector('button.main').disabled = false; });
+}
+
+// -- polling: quick while something moves, slow while it waits, slower when nobody looks or nobody answers ---------------
+const poll = (url, show) => {
+  let etag = null, failures = 0;
+  const turn = async () => {
+    let wait = 2000;
+    try {
+      const answer = await fetch(url, { headers: etag ? { 'If-None-Match': etag } : {}, cache: 'no-store' });
+      if (answer.status === 404) return show(null);
+      if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
+      failures = 0;
+      if (answer.status === 200) {
+        etag = answer.headers.get('ETag');
+        wait = show(await answer.json());
+      } else wait = show.last ?? 1000;
+      show.last = wait;
+      if (wait === null) return;
+    } catch {
+      failures += 1;
+      wait = Math.min(30000, 1000 * 2 ** failures);
+      show(undefined);
+    }
+    setTimeout(turn, document.visibilityState === 'hidden' ? Math.max(wait, 5000) : wait);
+  };
+  turn();
+};
+
+const doing = job => {
+  if (job.status === 'waiting') return job.position === 1 ? 'Next in line' : job.position ? `Number ${job.position} in line` : 'Waiting';
+  if (job.status === 'held') return 'Held: it waits until it is moved back to pending/';
+  const at = job.progress;
+  if (!at || !at.steps) return 'Starting';
+  const which = at.count > 1 ? `Picture ${Math.min(at.image + 1, at.count)} of ${at.count}, ` : '';
+  return `${which}step ${at.step} of ${at.steps}`;
+};
+
+// -- one job's page --------------------------------------------------------------------------------------------------------
+const page = part('job');
+if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
+  const seen = new Set([...page.querySelectorAll('figure img')].map(img => img.getAttribute('src')));
+  const prompt = page.querySelector('h1').textContent.slice(0, 120);
+  const figure = image => {
+    const made = document.createElement('figure'), link = document.createElement('a'), img = document.createElement('img');
+    link.href = img.src = image.url;
+    img.alt = prompt;
+    img.width = image.width;
+    img.height = image.height;
+    const caption = document.createElement('figcaption'), get = document.createElement('a');
+    get.href = `${image.url}?download`;
+    get.download = '';
+    get.textContent = 'Download';
+    caption.append(`seed ${image.seed} `, get);
+    link.append(img);
+    made.append(link, caption);
+    return made;
+  };
+  poll(page.dataset.url, job => {
+    if (job === undefined) { part('doing').textContent = 'No answer from the server; trying again …'; return 2000; }
+    if (job === null || ['done', 'failed', 'cancelled'].includes(job.status)) {
+      location.reload(); // the server has the whole page: the record, the buttons
+      return null;
+    }
+    const badge = part('badge');
+    badge.textContent = job.status;
+    badge.className = `badge ${job.status}`;
+    part('bar').value = job.progress ? job.progress.fraction_done : 0;
+    if (part('doing').textContent !== doing(job)) part('doing').textContent = doing(job);
+    for (const image of job.images) {
+      if (seen.has(image.url)) continue;
+      seen.add(image.url);
+      part('pictures').append(figure(image));
+    }
+    return job.status === 'running' ? 400 : job.position === 1 ? 500 : 1000;
+  });
+}
+
+// -- the queue: the server's own list, put in place when it changed ----------------------------------------------------------
+const list = part('list');
+if (list) {
+  const turn = async () => {
+    try {
+      const text = await (await fetch(location.href, { cache: 'no-store' })).text();
+      const fresh = part('list', new DOMParser().parseFromString(text, 'text/html'));
+      // Not under somebody's fingers: a focused Cancel button stays where it is until it is left.
+      if (fresh && fresh.innerHTML !== list.innerHTML && !list.contains(document.activeElement)) list.replaceChildren(...fresh.childNodes);
+    } catch { /* the next turn tries again */ }
+    setTimeout(turn, document.visibilityState === 'hidden' ? 10000 : 1500);
+  };
+  setTimeout(turn, 1500);
+}
