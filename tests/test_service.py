@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from house import ROOT, Spooler, drop, listing, picture, spooler, wait_for, wait_running, wait_state
 
 from bench.shape_checker import look
 from spooler.spool import Place, Spool
-from tests.house import ROOT, Spooler, drop, listing, picture, spooler, wait_for, wait_running, wait_state
 
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5}
 #: Long enough to be met in the middle.

@@ -12,12 +12,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from house import drop, listing
 
 from spooler.job import Job, encode
 from spooler.pending import Pending, Suspect
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.spool import ID, Place, Spool, SpoolError, TakenError, clean_id, new_id
-from tests.house import drop, listing
 
 JOB = encode(Job(prompt="a red circle"))
 

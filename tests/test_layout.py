@@ -1,0 +1,60 @@
+"""Which half loads what, and whether the documents are true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from house import ROOT
+
+from spooler import settings
+
+MODULES = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    for half in ("webui", "spooler")
+    for path in (ROOT / half).rglob("*.py")
+    if "engine" not in path.parts and path.name != "__main__.py"
+)
+
+
+def test_no_module_but_the_engine_loads_torch() -> None:
+    script = f"import sys, importlib\nfor name in {MODULES}: importlib.import_module(name)\n"
+    script += "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_the_settings_page_has_the_code_s_table() -> None:
+    assert settings.markdown_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_the_readme_s_tree_is_there() -> None:
+    tree = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree
+    named = [line.split()[0] for line in tree[1].splitlines() if line.strip()]
+    assert len(named) > 8
+    for name in named:
+        assert (ROOT / name).exists(), name
+    for path in ROOT.iterdir():
+        if path.is_dir() and path.name[0] != "." and not path.name.endswith(".egg-info"):
+            assert f"{path.name}/" in named or any(each.startswith(f"{path.name}/") for each in named), path.name
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_options_win_over_the_environment_and_bad_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    env = {"SDSPOOL_PORT": "8000", "SDSPOOL_HOST": "::1"}
+    read = settings.Settings.parse(["--port", "9000"], "x", env)
+    assert (read.port, read.host) == (9000, "::1")
+    with pytest.raises(SystemExit) as ended:
+        settings.Settings.parse([], "x", {"SDSPOOL_DROP_GRACE_S": "-3"})
+    assert ended.value.code == 2
+    assert "--drop-grace-s: must be a number above 0, but is -3" in capsys.readouterr().err
+    assert all(row.metadata["sentence"].endswith(".") for row in fields(settings.Settings))
