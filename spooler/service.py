@@ -129,7 +129,7 @@ class Service:
         self._watch.stop()
         if self._child:
             self._child.send(messages.Stop())
-            self._child.wait(STOP_WAIT_S)
+            self._child.wait(STOP_WAIT_S if self.engine else 0)  # one that still loads has nothing to finish
         if self.running and not self.running.outcome:
             try:
                 record = self.running.record.end_attempt("stopped")

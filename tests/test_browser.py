@@ -1,0 +1,131 @@
+"""What a person does, in a real browser, over the real two processes and the demo model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import console, phone, screenshot
+from house import Spooler, drop, picture, spooler, wait_for, wait_running, wait_state
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from bench.shape_checker import look
+from spooler.settings import Settings
+from spooler.spool import Spool
+from webui.app import create_app
+
+LONG = {"prompt": "a large green square on a white background", "steps": 150, "count": 9, "seed": 1}
+SHOTS = os.environ.get("SDSPOOL_TEST_SHOTS")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, str]]:
+    """A warm spooler and the address of a web app over its spool."""
+    spool = Spool(tmp_path_factory.mktemp("house") / "spool")
+    spool.create()
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, create_app(Settings(spool=spool.root)), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with spooler(spool) as running:
+            yield running, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def seen(browser: Chrome, css: str) -> str:
+    """The text of the first such element; "" while there is none."""
+    found = browser.find_elements(By.CSS_SELECTOR, css)
+    return str(browser.execute_script("return arguments[0].textContent", found[0])).strip() if found else ""
+
+
+def test_type_a_prompt_see_the_picture(browser: Chrome, house: tuple[Spooler, str]) -> None:
+    running, address = house
+    browser.get(address)
+    prompt = browser.switch_to.active_element
+    assert prompt.get_attribute("name") == "prompt", "the cursor is where the typing begins"
+    prompt.send_keys("a large red circle on a blue background")
+    browser.find_element(By.NAME, "seed").send_keys("5")
+    prompt.send_keys(Keys.CONTROL + Keys.ENTER)
+    wait_for(lambda: "/jobs/" in browser.current_url, "the job's page")
+    wait_for(lambda: seen(browser, "[data-part=badge]") == "done", "the page to show that it is done, by itself")
+    shown = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "figure img"), "the picture")[0]
+    assert browser.execute_script("return arguments[0].naturalWidth", shown) == 128
+    place = wait_state(running.spool, browser.current_url.rsplit("/", 1)[1], "done")
+    drawn = look(picture(place.path / "0.png"))
+    assert (drawn.colour, drawn.shape, drawn.background) == ("red", "circle", "blue")
+    browser.find_element(By.PARTIAL_LINK_TEXT, "Use these settings").click()
+    assert browser.find_element(By.NAME, "seed").get_attribute("value") == "5"
+    assert browser.find_element(By.NAME, "prompt").get_attribute("value") == "a large red circle on a blue background"
+    assert console(browser) == []
+
+
+def test_see_the_place_in_the_queue_then_progress_then_cancel(browser: Chrome, house: tuple[Spooler, str]) -> None:
+    running, address = house
+    drop(running.spool, "before.json", LONG)
+    wait_running(running.spool, "before")
+    drop(running.spool, "between.json", LONG)
+    wait_for(lambda: running.spool.find("between"), "the second job")
+    browser.get(f"{address}/?steps=150&count=9")
+    browser.find_element(By.NAME, "prompt").send_keys("a small yellow star on a black background")
+    browser.find_element(By.CSS_SELECTOR, "button.main").click()
+    wait_for(lambda: seen(browser, "[data-part=doing]") == "Number 2 in line", "the position")
+    mine = browser.current_url
+
+    browser.get(f"{address}/queue")
+    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".row")) == 3, "one running and two waiting")
+    running.spool.cancel("between")
+    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".row")) == 2, "the queue to follow")
+    browser.get(mine)
+    assert seen(browser, "[data-part=doing]") == "Next in line"
+    running.spool.cancel("before")
+    wait_for(lambda: "step" in seen(browser, "[data-part=doing]"), "the progress, by itself")
+    wait_for(lambda: float(browser.find_element(By.CSS_SELECTOR, "progress").get_attribute("value") or 0) > 0, "the bar")
+    browser.find_element(By.XPATH, "//button[.='Cancel']").click()
+    wait_for(lambda: seen(browser, "[data-part=badge]") == "cancelled", "the page to show that it is cancelled")
+    assert "Cancelled while it ran." in browser.page_source
+    assert console(browser) == []
+
+
+def test_the_whole_way_without_javascript(no_script_browser: Chrome, house: tuple[Spooler, str]) -> None:
+    browser, (_, address) = no_script_browser, house
+    browser.get(address)
+    browser.find_element(By.NAME, "steps").send_keys("0")
+    browser.find_element(By.NAME, "prompt").send_keys("a white ring on a purple background")
+    browser.find_element(By.CSS_SELECTOR, "button.main").click()
+    assert "`steps` must be greater than or equal to 1, but is 0." in browser.find_element(By.CLASS_NAME, "mistake").text
+    steps = browser.find_element(By.NAME, "steps")
+    steps.clear()
+    steps.send_keys("20")
+    browser.find_element(By.CSS_SELECTOR, "button.main").click()
+    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".badge.done"), "the page to refresh itself until it is done")
+    assert browser.find_elements(By.CSS_SELECTOR, "figure img")
+
+
+def test_every_page_fits_a_desktop_and_a_phone(browser: Chrome, house: tuple[Spooler, str], tmp_path: Path) -> None:
+    running, address = house
+    for number, prompt in enumerate(
+        ("a large red ring on a white background", "a blue star on a yellow background", "x" * 5000)
+    ):
+        drop(running.spool, f"shown{number}.json", {"prompt": prompt, "count": number + 1, "seed": number})
+    drop(running.spool, "a file with a very long name that is no job at all and goes on and on.json", b"[]")
+    for number in range(3):
+        wait_state(running.spool, f"shown{number}", "done")
+    wait_for(running.spool.rejected, "the bad file to be set aside")
+    shots = Path(SHOTS) if SHOTS else tmp_path
+    for width in ("desktop", "phone"):
+        if width == "phone":
+            phone(browser)
+        for name in ("", "queue", "gallery", "failed", "jobs/shown1", "jobs/shown2", "nowhere"):
+            browser.get(f"{address}/{name}")
+            page, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+            assert page <= window, f"{name} scrolls sideways on a {width}"
+            assert screenshot(browser, shots / f"{width}-{name.replace('/', '-') or 'create'}.png").stat().st_size > 1000

@@ -1,0 +1,84 @@
+"""The shipped demo model, and the script that makes such a model."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house import ROOT
+
+from bench.shape_checker import look
+from spooler import models, samplers
+from spooler.engine.pipeline import Pipeline
+from spooler.job import Job
+from spooler.models import resolve
+from tools.drawings import COLOURS, SHAPES, Drawing
+
+PROMPTS = {
+    "a large red circle on a blue background": ("circle", "red", "blue"),
+    "a small yellow star on a black background": ("star", "yellow", "black"),
+    "green square, white background": ("square", "green", "white"),
+    "a purple background with an orange triangle": ("triangle", "orange", "purple"),
+    "draw a big white ring in front of a green background, please": ("ring", "white", "green"),
+    "A LARGE BLACK SQUARE ON A YELLOW BACKGROUND": ("square", "black", "yellow"),
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Pipeline:
+    return Pipeline.load("demo", "cpu")
+
+
+def draw(demo: Pipeline, **fields: object) -> object:
+    job = resolve(Job.model_validate(fields), models.read_card("demo"), random_seed=3)
+    return look(demo.decode(demo.denoise(job, seed=job.seed, on_step=lambda step, steps: None)))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_it_draws_what_it_is_asked_for(demo: Pipeline, prompt: str) -> None:
+    seen = draw(demo, prompt=prompt)
+    assert (seen.shape, seen.colour, seen.background) == PROMPTS[prompt]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("prompt", ["xyzzy plugh", "漢字 🎨", "a red circle on a blue background " * 30, "!!!"])
+def test_words_that_it_does_not_know_do_not_break_it(demo: Pipeline, prompt: str) -> None:
+    assert draw(demo, prompt=prompt, steps=4)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS, ids=lambda sampler: sampler.name)
+def test_every_sampler_and_schedule_draws(demo: Pipeline, sampler: samplers.Sampler) -> None:
+    for schedule in sampler.schedules:
+        seen = draw(demo, prompt="a large red circle on a blue background", sampler=sampler.name, scheduler=schedule, steps=20)
+        assert (seen.colour, seen.background) == ("red", "blue"), schedule  # type: ignore[attr-defined]
+
+
+def test_it_is_small_and_has_no_pickles() -> None:
+    files = [path for path in models.DEMO.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20_000_000
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt"}
+    assert (models.DEMO / "README.md").exists()
+
+
+def test_the_checker_knows_every_drawing() -> None:
+    rng = random.Random(0)
+    for shape in SHAPES:
+        for colour in COLOURS:
+            drawing = Drawing(shape, colour, "white" if colour != "white" else "black", rng.choice(["small", "", "large"]))
+            seen = look(drawing.image(rng))
+            assert (seen.shape, seen.colour, seen.background, seen.place) == (shape, colour, drawing.background, "")
+
+
+def test_a_quick_training_makes_a_pipeline_and_the_same_one_twice(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("one", "two"):
+        command = [sys.executable, "-W", "ignore", "tools/train_demo_model.py", "--quick", "--out", str(tmp_path / name)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        weights = sorted((tmp_path / name).rglob("*.safetensors"))
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in weights])
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 3
+    trained = Pipeline.load(str(tmp_path / "one"), "cpu")
+    assert trained.facts.model == "one" and trained.facts.family == "sd1"

@@ -1,0 +1,247 @@
+"""The pages without a browser and without JavaScript: forms, redirects, and what a stranger may write into them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from house import listing
+
+from spooler.models import ModelCard
+from spooler.record import EngineFacts, Image, Record, Timings, utc_now
+from spooler.settings import Settings
+from spooler.spool import Spool
+from spooler.status import SpoolerStatus
+from webui.app import create_app
+from webui.guard import host_allowed
+
+HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Flask:
+    return create_app(Settings(spool=tmp_path / "spool"))
+
+
+@pytest.fixture
+def spool(app: Flask, tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    (made.claimed / "me").mkdir()
+    card = ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3)
+    now = utc_now()
+    made.write_status(
+        SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", models=(card,), default_model="demo")
+    )
+    return made
+
+
+@pytest.fixture
+def client(app: Flask, spool: Spool) -> FlaskClient:
+    return app.test_client()
+
+
+def finish(spool: Spool, name: str, state: Any = "done") -> None:
+    place = spool.claim(f"{name}.json", "me")
+    assert place
+    facts = EngineFacts(
+        model="demo",
+        hash="ab" * 32,
+        family="sd1",
+        device="cpu",
+        device_name="CPU",
+        precision="float32",
+        versions={},
+        load_seconds=1,
+    )
+    job = spool.read_job(place).model_copy(update={"seed": 4, "steps": 20, "width": 128, "height": 128, "guidance_scale": 3.0})
+    record = Record(id=name, queued=utc_now()).begin_attempt(job, facts)
+    spool.prepare(place, record)
+    (place.path / "0.png").write_bytes(b"\x89PNG")
+    picture = Image(file="0.png", seed=4, width=128, height=128)
+    record = record.finish((picture,), Timings(denoise=1.5)) if state == "done" else record.fail("engine_error", "It broke.")
+    assert spool.publish(place, record, state)
+
+
+def text(client: FlaskClient, path: str) -> str:
+    return client.get(path).get_data(as_text=True)
+
+
+def test_the_form_makes_a_job_and_leads_to_its_page(client: FlaskClient, spool: Spool) -> None:
+    form = {
+        "prompt": "a ring\r\non blue",
+        "negative_prompt": "",
+        "steps": " 7 ",
+        "guidance_scale": "2.5",
+        "seed": "",
+        "model": "demo",
+    }
+    answer = client.post("/", data=form)
+    assert answer.status_code == 303
+    path = answer.headers["Location"]
+    raw = (spool.pending / f"{path.rsplit('/')[-1]}.json").read_bytes()
+    assert json.loads(raw) == {"prompt": "a ring\non blue", "steps": 7, "guidance_scale": 2.5, "model": "demo"}
+    page = text(client, path)
+    assert "Next in line" in page and '<meta http-equiv="refresh"' in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("prompt", "  ", "`prompt` must not be empty."),
+        ("prompt", "x" * 1_000_000, "must have at most 10000 characters, but has 1000000."),
+        ("steps", "many", "`steps` must be a whole number, but is &#34;many&#34;."),
+        ("steps", "2.5", "`steps` must be a whole number, but is 2.5."),
+        ("width", "100", "`width` must be a multiple of 8, but is 100."),
+        ("guidance_scale", "nan", "`guidance_scale` must be a finite number"),
+        ("guidance_scale", "99", "`guidance_scale` must be less than or equal to 30, but is 99."),
+        ("seed", "-2", "`seed` must be greater than or equal to -1, but is -2."),
+        ("sampler", "Eulr", "did you mean Euler?"),
+        ("model", "dmo", "did you mean demo?"),
+        ("priority", "1e9", "`priority` must be"),
+    ],
+)
+def test_a_mistake_is_shown_beside_its_field_and_what_was_typed_is_kept(
+    client: FlaskClient, spool: Spool, field: str, value: str, sentence: str
+) -> None:
+    before = listing(spool.root)
+    answer = client.post("/", data={"prompt": "kept", "owner": "ann", field: value})
+    page = answer.get_data(as_text=True)
+    assert answer.status_code == 422
+    beside = re.search(
+        rf'<div class="field[^"]*">\s*<label for="{field}">.*?</div>\s*(?=<div|</div>|</form>|<details)', page, re.DOTALL
+    )
+    assert beside and sentence in beside[0] and 'aria-invalid="true"' in beside[0]
+    assert 'value="ann"' in page and (value in page or field in ("sampler", "model"))
+    assert listing(spool.root) == before
+
+
+def test_a_link_fills_the_form_in(client: FlaskClient) -> None:
+    page = text(client, "/?prompt=a+%22star%22&seed=7&sampler=Euler&width=256")
+    assert "a &#34;star&#34;</textarea>" in page and 'value="7"' in page and 'value="256"' in page
+    assert "<option selected>Euler</option>" in page
+
+
+def test_done_job_s_page_shows_picture_record_and_the_way_to_do_it_again(client: FlaskClient, spool: Spool) -> None:
+    spool.submit(b'{"prompt": "a ring"}', "ring")
+    finish(spool, "ring")
+    page = text(client, "/jobs/ring")
+    assert 'src="/api/v1/jobs/ring/images/0.png"' in page and "?download" in page and "http-equiv" not in page
+    assert "demo [ababababab]" in page and "Seed" in page
+    again = re.findall(r'href="(/\?[^"]+)"', page)
+    assert "seed=4" in again[0] and "seed=-1" in again[1] and "steps=20" in again[0]
+    assert 'placeholder="random"' in text(client, again[1].replace("&amp;", "&"))
+
+
+def test_queue_cancel_and_retry_without_a_script(client: FlaskClient, spool: Spool) -> None:
+    for name, priority in (("low", -1), ("first", 0), ("second", 0)):
+        spool.submit(json.dumps({"prompt": f"job {name}", "priority": priority}).encode(), name)
+    page = text(client, "/queue")
+    assert page.index("job first") < page.index("job second") < page.index("job low")
+    answer = client.post("/jobs/first/cancel")
+    assert answer.status_code == 303 and "Cancelled while it waited." in text(client, answer.headers["Location"])
+    finish(spool, "second", "failed")
+    failed = text(client, "/failed")
+    assert "It broke." in failed and 'action="/jobs/second/retry"' in failed and "job first" in failed
+    assert client.post("/jobs/second/retry").status_code == 303
+    assert "waiting" in text(client, "/jobs/second")
+    assert client.post("/jobs/none/cancel").status_code == client.post("/jobs/none/retry").status_code == 404
+
+
+def test_rejected_files_are_shown_with_their_reason(client: FlaskClient, spool: Spool) -> None:
+    (spool.pending / "bad.json").write_bytes(b"[]")
+    spool.reject(spool.pending / "bad.json", "A job must be <an object>.")
+    page = text(client, "/failed")
+    assert "bad.json" in page and "A job must be &lt;an object&gt;." in page
+
+
+def test_the_gallery_has_pages(client: FlaskClient, spool: Spool) -> None:
+    assert "No pictures yet." in text(client, "/gallery")
+    for number in range(25):
+        spool.submit(b'{"prompt": "x"}', f"job{number}")
+        finish(spool, f"job{number}")
+    first, second = text(client, "/gallery"), text(client, "/gallery?page=1")
+    assert first.count("<img") == 24 and second.count("<img") == 1
+    assert 'rel="next"' in first and 'rel="prev"' in second and 'rel="next"' not in second
+    assert "no such page" in text(client, "/gallery?page=99") and text(client, "/gallery?page=x").count("<img") == 24
+
+
+def test_what_a_stranger_writes_is_only_text(client: FlaskClient, spool: Spool) -> None:
+    spool.submit(json.dumps({"prompt": HOSTILE, "owner": HOSTILE, "negative_prompt": HOSTILE}).encode(), "bad")
+    pages = [text(client, path) for path in ("/jobs/bad", "/queue", "/")]
+    finish(spool, "bad")
+    pages += [text(client, path) for path in ("/jobs/bad", "/gallery", "/")]
+    spool.submit(json.dumps({"prompt": HOSTILE}).encode(), "worse")
+    finish(spool, "worse", "failed")
+    pages += [text(client, path) for path in ("/failed", "/jobs/worse", "/jobs/%3Cscript%3Ealert(1)")]
+    for page in pages:
+        assert "<script>alert" not in page and "49\n" not in page
+
+
+def test_pages_that_are_not_there(client: FlaskClient) -> None:
+    for path, status in (("/jobs/none", 404), ("/nowhere", 404)):
+        answer = client.get(path)
+        assert answer.status_code == status and "Back to the start" in answer.get_data(as_text=True)
+    assert client.delete("/queue").status_code == 405
+
+
+def test_every_answer_forbids_what_a_page_of_ours_never_does(client: FlaskClient) -> None:
+    for path in ("/", "/nowhere", "/api/v1/jobs", "/static/style.css"):
+        with client.get(path) as answer:
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    assert not re.search(r"<script(?! src)|style=|onclick=", text(client, "/"))
+
+
+def test_the_first_load_is_light(client: FlaskClient) -> None:
+    weight = 0
+    for path in ("/", "/static/style.css", "/static/live.js", "/static/icon.svg"):
+        with client.get(path) as answer:
+            weight += len(answer.data)
+    assert weight < 60_000
+
+
+@pytest.mark.parametrize(
+    ("header", "listening_on", "allowed"),
+    [
+        ("localhost:7860", "127.0.0.1", True),
+        ("LOCALHOST.", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("[::1]:7860", "127.0.0.1", True),
+        ("attacker.example", "127.0.0.1", False),
+        ("localhost.attacker.example", "127.0.0.1", False),
+        ("192.168.1.5:7860", "127.0.0.1", False),
+        ("", "127.0.0.1", False),
+        ("[::1", "127.0.0.1", False),
+        ("192.168.1.5:7860", "0.0.0.0", True),
+        ("attacker.example", "0.0.0.0", False),
+        ("gpu.lan", "gpu.lan", True),
+    ],
+)
+def test_only_this_server_s_names_are_answered_to(header: str, listening_on: str, allowed: bool) -> None:
+    assert host_allowed(header, listening_on) is allowed
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 303),
+        ({"Origin": "http://localhost"}, 303),
+        ({"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "none"}, 303),
+        ({"Origin": "http://localhost:81"}, 403),
+        ({"Origin": "http://attacker.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Host": "attacker.example"}, 421),
+    ],
+)
+def test_no_other_site_changes_anything(client: FlaskClient, spool: Spool, headers: dict[str, str], status: int) -> None:
+    assert client.post("/", data={"prompt": "x"}, headers=headers).status_code == status
+    assert len(list(spool.pending.glob("*.json"))) == (status == 303)
