@@ -130,12 +130,15 @@ class Service:
         if self._child:
             self._child.send(messages.Stop())
             self._child.wait(STOP_WAIT_S if self.engine else 0)  # one that still loads has nothing to finish
-        if self.running and not self.running.outcome:
+        if self.running:
             try:
-                record = self.running.record.end_attempt("stopped")
-                self.spool.prepare(self.running.place, record)
+                if self.running.outcome:
+                    self.spool.publish(self.running.place, self.running.record, self.running.outcome)
+                else:
+                    self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
             except OSError as error:
-                log.warning("job %s: cannot note that it was stopped: %s", self.running.place.id, error)
+                log.warning("job %s: cannot note how it was left: %s", self.running.place.id, error)
+            self.running = None
         self.engine, self._child = None, None
         self._told = None
         self._tell(time.monotonic(), stopped=True)
@@ -309,8 +312,11 @@ class Service:
         return [self.card.name, *sorted(others - {self.card.name})]
 
     def _reject(self, path: Path, reason: str) -> None:
-        if name := self.spool.reject(path, reason):
-            log.warning("rejected/%s: %s", ascii(name)[1:-1], ascii(reason)[1:-1])
+        try:
+            if name := self.spool.reject(path, reason):
+                log.warning("rejected/%s: %s", ascii(name)[1:-1], ascii(reason)[1:-1])
+        except OSError as error:  # one file that cannot be moved must not stop the others
+            log.error("cannot set %s aside: %s", ascii(path.name), error)
 
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""

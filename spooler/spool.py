@@ -119,24 +119,29 @@ class Spool:
 
         Raises TakenError when `wanted_id` exists; OSError when the disk will not have it, and then nothing is in pending/.
         """
-        if wanted_id is not None and self.find(wanted_id):
-            raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
         draft = self.tmp / durable.unique_name()
         durable.write_new(draft, raw)
         try:
-            while True:
-                job_id = wanted_id or new_id()
-                try:
-                    # link, not rename: it fails where rename would overwrite.
-                    os.link(draft, self.pending / f"{job_id}.json")
-                    break
-                except FileExistsError:
-                    if wanted_id is not None:
-                        raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.") from None
+            # With a wanted id under the claim lock: else a job could be claimed between the look for the id and the link.
+            with self._claim_lock() if wanted_id else contextlib.nullcontext():
+                job_id = self._link(draft, wanted_id)
             durable.sync_folder(self.pending)  # only now is it durable, and only now may the caller say so
         finally:
             draft.unlink(missing_ok=True)
         return job_id
+
+    def _link(self, draft: Path, wanted_id: str | None) -> str:
+        """Link a draft into pending/ under a free id: link, for it fails where rename would overwrite."""
+        while True:
+            job_id = wanted_id or new_id()
+            try:
+                if wanted_id and self.find(wanted_id):
+                    raise FileExistsError(wanted_id)
+                os.link(draft, self.pending / f"{job_id}.json")
+                return job_id
+            except FileExistsError:
+                if wanted_id:
+                    raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.") from None
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 

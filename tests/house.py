@@ -70,13 +70,20 @@ class Spooler:
 
         return wait_for(child, "the engine's process")
 
+    def ended(self) -> int:
+        """Wait for it to end by itself; the exit status."""
+        try:
+            return self.process.wait(DEADLINE_S)
+        finally:
+            self._log.close()
+
     def kill(self) -> None:
         """kill -9, and wait until the kernel has buried it."""
         self.process.kill()
-        self.process.wait()
+        self.ended()
 
     def stop(self) -> int:
-        """SIGTERM, as run.sh does; the exit status."""
+        """SIGTERM, as run.sh does, unless it has ended; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from spooler.spool import Spool
 from webui.app import create_app
 
 LONG = {"prompt": "a large green square on a white background", "steps": 150, "count": 9, "seed": 1}
-SHOTS = os.environ.get("SDSPOOL_TEST_SHOTS")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +118,6 @@ def test_every_page_fits_a_desktop_and_a_phone(browser: Chrome, house: tuple[Spo
     for number in range(3):
         wait_state(running.spool, f"shown{number}", "done")
     wait_for(running.spool.rejected, "the bad file to be set aside")
-    shots = Path(SHOTS) if SHOTS else tmp_path
     for width in ("desktop", "phone"):
         if width == "phone":
             phone(browser)
@@ -128,4 +125,4 @@ def test_every_page_fits_a_desktop_and_a_phone(browser: Chrome, house: tuple[Spo
             browser.get(f"{address}/{name}")
             page, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert page <= window, f"{name} scrolls sideways on a {width}"
-            assert screenshot(browser, shots / f"{width}-{name.replace('/', '-') or 'create'}.png").stat().st_size > 1000
+            assert screenshot(browser, tmp_path / f"{width}-{name.replace('/', '-') or 'create'}.png").stat().st_size > 1000

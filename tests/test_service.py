@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from spooler.spool import Place, Spool
 
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5}
 #: Long enough to be met in the middle.
-LONG = {"prompt": "a large green square on a white background", "steps": 150, "count": 2, "seed": 1}
+LONG = {"prompt": "a large green square on a white background", "steps": 150, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,15 @@ def test_p8_same_job_same_picture_and_another_seed_another(warm: Spooler) -> Non
         picture(wait_state(warm.spool, name, "done", "failed").path / "0.png").tobytes() for name in ("one", "two", "three")
     ]
     assert pixels[0] == pixels[1] != pixels[2]
+
+
+def test_p7_one_job_at_a_time_is_on_the_device(warm: Spooler) -> None:
+    names = [f"many{number}" for number in range(5)]
+    for name in names:
+        drop(warm.spool, f"{name}.json", RED_ON_BLUE | {"steps": 3, "count": 2})
+    records = [warm.spool.read_record(wait_state(warm.spool, name, "done", "failed")) for name in names]
+    tries = sorted((attempt.started, attempt.ended or "") for record in records if record for attempt in record.attempts)
+    assert len(tries) == 5 and all(ended <= started for (_, ended), (started, _) in itertools.pairwise(tries))
 
 
 def test_p5_bad_drops_are_set_aside_with_their_reasons_and_nothing_else_is_disturbed(warm: Spooler) -> None:
@@ -185,7 +195,7 @@ def test_the_command_line_submits_waits_and_prints_the_pictures(warm: Spooler) -
 
 def test_a_second_spooler_of_that_name_refuses_to_start(warm: Spooler) -> None:
     second = Spooler(warm.spool, name=warm.name)
-    assert second.process.wait(60) == 2
+    assert second.ended() == 2
     assert "a spooler named test is running on this spool" in second.log
     assert warm.status()
 
@@ -200,7 +210,7 @@ def test_a_second_spooler_of_that_name_refuses_to_start(warm: Spooler) -> None:
 )
 def test_the_engine_refuses_to_start_without_weights_or_device(spool: Spool, options: tuple[str, ...], sentence: str) -> None:
     refused = Spooler(spool, *options)
-    assert refused.process.wait(180) == 2
+    assert refused.ended() == 2
     assert sentence in refused.log
 
 
@@ -209,7 +219,7 @@ def test_pickled_weights_are_no_weights(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
     refused = Spooler(spool, "--model", str(tmp_path / "model"))
-    assert refused.process.wait(60) == 2
+    assert refused.ended() == 2
     assert "pickles are not loaded" in refused.log
 
 
@@ -243,7 +253,7 @@ def test_p2_a_job_survives_the_death_of_the_engine_and_of_the_spooler(spool: Spo
         done = wait_state(spool, "job", "done", "failed")
         assert done.state == "done", heir.log
         assert attempts(spool, done)[2:] == ["worker-died: the spooler died", "done"]
-        assert sorted(path.name for path in done.path.glob("*.png")) == ["0.png", "1.png"]
+        assert sorted(path.name for path in done.path.iterdir()) == ["0.png", "job.json", "record.json"]
         assert spool.read_record(done).parameters.seed == 1  # type: ignore[union-attr]
 
 

@@ -235,6 +235,19 @@ def test_a_suspect_is_dated_by_its_last_change_and_may_become_a_job(spool: Spool
     assert [each.place.id for each in index.waiting] == ["slow"] and not index.suspects
 
 
+def test_p3_the_folder_is_the_state_also_after_an_mv_by_hand(spool: Spool) -> None:
+    assert not {"status", "state"} & set(Record.model_fields)
+    drop(spool, "cat.json", JOB)
+    (spool.pending / "cat.json").rename(spool.root / "held" / "cat.json")
+    assert spool.find("cat").state == "held"  # type: ignore[union-attr]
+    assert spool.claim("cat.json", "me") is None
+    (spool.root / "held" / "cat.json").rename(spool.pending / "cat.json")
+    place = spool.claim("cat.json", "me")
+    assert place and run_and_publish(spool, place)
+    (spool.root / "done" / "cat").rename(spool.root / "failed" / "cat")
+    assert spool.find("cat").state == "failed"  # type: ignore[union-attr]
+
+
 def test_cancel_of_a_waiting_job(spool: Spool) -> None:
     spool.submit(JOB, "cat")
     before = listing(spool.root / "done")
