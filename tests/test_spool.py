@@ -156,20 +156,31 @@ def test_p2_eight_claimers_and_four_hundred_jobs_none_lost_none_doubled(spool: S
     assert set(done) == set(ids)
 
 
-def test_submitters_of_one_id_at_once_make_one_job(spool: Spool) -> None:
-    barrier, won = threading.Barrier(8), []
+@pytest.mark.parametrize("round_", range(5))
+def test_submitters_of_one_id_at_once_make_one_job_while_it_is_claimed_and_published(spool: Spool, round_: int) -> None:
+    barrier, won, over = threading.Barrier(9), [], threading.Event()
 
     def submit() -> None:
         barrier.wait()
         with contextlib.suppress(TakenError):
             won.append(spool.submit(JOB, "same"))
 
+    def take() -> None:
+        barrier.wait()
+        while not over.is_set():
+            if place := spool.claim("same.json", "me"):
+                run_and_publish(spool, place)
+
+    taker = threading.Thread(target=take)
     threads = [threading.Thread(target=submit) for _ in range(8)]
-    for each in threads:
+    for each in (taker, *threads):
         each.start()
     for each in threads:
         each.join()
+    over.set()
+    taker.join()
     assert won == ["same"]
+    assert [path.name for path in (spool.root / "done").iterdir()] in ([], ["same"])
 
 
 def test_p4_the_attempt_is_on_disk_and_old_results_are_gone(spool: Spool) -> None:
