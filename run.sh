@@ -77,11 +77,11 @@ set_up() ( # a subshell, so that the lock ends with it
   say "Set up in $SECONDS s; .venv has $(du -sm .venv | cut -f1) MB."
 )
 
-get_browser() {
-  command -v chromium >/dev/null && command -v chromedriver >/dev/null && return
+get_test_tools() {
+  command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && return
   local root_here=(sudo -n)
   [ "$(id -u)" != 0 ] || root_here=()
-  say "Installing Chromium for the browser tests ..."
+  say "Installing Chromium and strace for the tests ..."
   if ! { "${root_here[@]}" apt-get -qq update && "${root_here[@]}" apt-get -qq -y -o DPkg::Lock::Timeout=300 install \
     --no-install-recommends chromium chromium-driver fonts-dejavu-core; } </dev/null >/dev/null; then
     say "No Chromium, so the browser tests skip (in CI they fail). As root: apt-get install chromium chromium-driver"
@@ -140,7 +140,7 @@ case ${1-} in
     ;;
   test)
     set_up engine,dev
-    get_browser
+    get_test_tools
     cd "$root" && exec "$python" -m pytest "${@:2}"
     ;;
   bench)
