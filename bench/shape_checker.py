@@ -83,8 +83,8 @@ def _nearest(pixels: np.ndarray) -> str:
     return _NAMES[int(np.bincount(distances.argmin(axis=1), minlength=len(_NAMES)).argmax())]
 
 
-def _outline(mask: np.ndarray) -> str:
-    """The shape of a mask without holes, by the harmonics of its radius."""
+def _outline(mask: np.ndarray) -> str | None:
+    """The shape of a mask without holes, by the harmonics of its radius; None for one that is not around its own middle."""
     rows, columns = np.nonzero(mask)
     y, x = rows.mean(), columns.mean()
     angles = np.linspace(0, 2 * np.pi, 180, endpoint=False)
@@ -92,6 +92,8 @@ def _outline(mask: np.ndarray) -> str:
     r = np.clip((y + np.outer(np.sin(angles), steps)).round().astype(int), 0, mask.shape[0] - 1)
     c = np.clip((x + np.outer(np.cos(angles), steps)).round().astype(int), 0, mask.shape[1] - 1)
     radius = mask[r, c].argmin(axis=1) * 0.5  # the first step that is outside
+    if not radius.all():
+        return None
     spectrum = np.abs(np.fft.rfft(radius / radius.mean())) * 2 / len(angles)
     turns = {3: "triangle", 4: "square", 5: "star"}
     strongest = max(turns, key=lambda k: spectrum[k])

@@ -41,7 +41,7 @@ SCHEDULE: dict[str, Any] = {
     "clip_sample": False,
     "set_alpha_to_one": True,
 }
-DEFAULTS = {"family": "sd1", "width": SIDE, "height": SIDE, "steps": 20, "guidance_scale": 3.0, "sampler": "DPM++ 2M"}
+DEFAULTS = {"family": "sd1", "width": SIDE, "height": SIDE, "steps": 20, "guidance_scale": 2.0, "sampler": "DPM++ 2M"}
 
 
 def main() -> None:
