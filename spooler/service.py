@@ -399,6 +399,7 @@ class Service:
             paused=self.spool.paused,
             running=self.running.place.id if self.running else None,
             watching=self._watch.mode,
+            last_turn={each.job.owner: self._last_turn.get(each.job.owner, -1) for each in self.pending.waiting},
             engine=self.engine,
             models=(self.card,),
             default_model=self.card.name,
@@ -418,11 +419,11 @@ def serve(settings: Settings) -> int:
         (spool.claimed / settings.spooler).mkdir(exist_ok=True)
         life = spool.life_lock(settings.spooler)
         life.acquire(timeout=LIFE_LOCK_WAIT_S)
-    except (SpoolError, models.ModelError, OSError) as error:
-        log.error("%s", error)
-        return 2
     except Timeout:
         log.error("a spooler named %s is running on this spool: give this one another name with --spooler", settings.spooler)
+        return 2
+    except (SpoolError, models.ModelError, OSError) as error:
+        log.error("%s", error)
         return 2
 
     service = Service(settings, spool, card, start_engine=_start_engine)

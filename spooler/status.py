@@ -51,6 +51,7 @@ class SpoolerStatus(_Note):
     paused: bool = False
     running: str | None = Field(None, description="Id of the job on the device.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
+    last_turn: dict[str, int] = Field({}, description="Number of the last turn of each owner who has a job waiting.")
     engine: EngineFacts | None = None
     models: tuple[ModelCard, ...] = ()
     default_model: str

@@ -39,6 +39,7 @@ LONG = {"steps": 150, "count": 20}
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures")
+    parser.add_argument("--phone", action="store_true", help="390 pixels wide instead of 1280")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -66,15 +67,14 @@ def main() -> None:
             wait_running(spool, "long")
             for number, owner in enumerate(("anna", "anna", "ben")):
                 drop(spool, f"waits-{number}.json", LONG | {"prompt": PROMPTS[number], "owner": owner})
-            for turn in ("", "phone-"):
-                if turn:
-                    phone(browser)
-                take(f"{turn}create", "")
-                take(f"{turn}job", "jobs/picture-7")
-                take(f"{turn}running", "jobs/long")
-                take(f"{turn}queue", "queue")
-                take(f"{turn}gallery", "gallery")
-                take(f"{turn}failed", "failed")
+            if options.phone:
+                phone(browser)
+            take("create", "")
+            take("job", "jobs/picture-7")
+            take("running", "jobs/long")
+            take("queue", "queue")
+            take("gallery", "gallery")
+            take("failed", "failed")
             for name in ("waits-0", "waits-1", "waits-2", "long"):
                 spool.cancel(name)
             wait_state(spool, "long", "cancelled")

@@ -109,9 +109,13 @@ class Reports:
 
     def waiting(self) -> list[schedule.Waiting]:
         """The waiting jobs, the next to run first."""
+        turns: dict[str, int] = {}
+        for status, alive in self._spool.spoolers():
+            if alive:
+                turns |= status.last_turn
         with self._lock:
             self._pending.scan(time.monotonic())
-            return schedule.order(self._pending.waiting)
+            return schedule.order(self._pending.waiting, turns)
 
     def job(self, job_id: str) -> JobReport | None:
         """The job of that id; None when there is none (or what lies there is no valid job)."""
