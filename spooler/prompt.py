@@ -1,0 +1,153 @@
+"""The prompt's little language, as stable-diffusion-webui (A1111) users write it. No torch here: the web side reads it too.
+
+    (x)           weight times 1.1; ((x)) times 1.21
+    [x]           weight divided by 1.1
+    (x:1.3)       weight times 1.3
+    \\( \\) \\[ \\]   the brackets themselves; \\\\ is a backslash
+    BREAK         what follows begins a new chunk of 75 tokens
+    <lora:n:0.8>  the LoRA n with strength 0.8, or 1 when no strength is given
+
+A bracket that was never opened, or a `:1.3)` with no bracket to close, is text. One never closed counts to the end.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+STEP = 1.1
+#: The largest weight, either way: what lies beyond draws noise.
+LIMIT = 10.0
+DEPTH = 100
+#: Pieces that weigh less than 1, in one prompt: the encoder reads the whole prompt once more for each.
+WEAKENED = 64
+
+_TOKEN = re.compile(
+    r"""
+      \\(?P<literal>[()\[\]\\]?)                  # an escaped character; a backslash before any other is dropped
+    | :\s*(?P<factor>[+-]?[.\d]+)\s*\)           # the end of (x:1.3)
+    | (?P<bracket>[()\[\]])
+    | (?P<text>[^\\()\[\]:]+ | :)                # a colon is text when no factor follows it
+    """,
+    re.VERBOSE,
+)
+_BREAK = re.compile(r"\bBREAK\b")
+_LORA = re.compile(r"<lora:([^<>]*)(>?)")
+
+
+class PromptError(ValueError):
+    """The prompt says something that cannot be done: met by whoever wrote it, before anything is drawn."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A piece of a prompt and how much it counts: 1 is as usual, 0 not at all."""
+
+    text: str
+    weight: float
+
+
+def parse(prompt: str) -> list[list[Fragment]]:
+    """The chunks of the prompt, at least one, each of at least one fragment.
+
+    Neighbours of one weight are one fragment. A BREAK at the very end begins no chunk. Raises PromptError for a factor that
+    is no number, for a weight that is not from -10 to 10, for brackets more than 100 deep and for more than 64 fragments of
+    a weight below 1.
+    """
+    # None stands for a BREAK; weights stay open to change until their brackets are closed.
+    pieces: list[tuple[str | None, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def multiply(begin: int, factor: float) -> None:
+        pieces[begin:] = [(text, weight * factor) for text, weight in pieces[begin:]]
+
+    for token in _TOKEN.finditer(prompt):
+        literal, factor, bracket = token["literal"], token["factor"], token["bracket"]
+        if literal is not None:
+            pieces.append((literal, 1.0))
+        elif bracket in opened:
+            # Each level goes over its pieces once more: without a limit a long prompt of brackets takes minutes.
+            if len(opened["("]) + len(opened["["]) == DEPTH:
+                raise PromptError(f"Brackets must be at most {DEPTH} deep: write (x:1.3) in place of (((x))).")
+            opened[bracket].append(len(pieces))
+        elif factor is not None and opened["("]:
+            multiply(opened["("].pop(), _number(factor, f"The weight of `{token[0]}`"))
+        elif bracket == ")" and opened["("]:
+            multiply(opened["("].pop(), STEP)
+        elif bracket == "]" and opened["["]:
+            multiply(opened["["].pop(), 1 / STEP)
+        else:
+            *ended, last = _BREAK.split(token[0])
+            for text in ended:
+                pieces += [(text.strip(), 1.0), (None, 1.0)]
+            pieces.append((last.lstrip() if ended else last, 1.0))
+    for begin in opened["("]:
+        multiply(begin, STEP)
+    for begin in opened["["]:
+        multiply(begin, 1 / STEP)
+    return _chunks(pieces)
+
+
+def is_plain(prompt: str) -> bool:
+    """Whether the prompt is text and nothing else, so that an encoder that knows nothing of this language gives the same."""
+    try:
+        return parse(prompt) == [[Fragment(prompt, 1.0)]]
+    except PromptError:
+        return False
+
+
+def extract_loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:
+    """The prompt without its LoRAs, and their names and strengths in the order in which they stand there.
+
+    Raises PromptError, which quotes the LoRA, for one that is not `<lora:name>` or `<lora:name:strength>`.
+    """
+    loras: list[tuple[str, float]] = []
+
+    def take(match: re.Match[str]) -> str:
+        inside, closed = match.groups()
+        name, *strengths = (part.strip() for part in inside.split(":"))
+        if not (closed and name and len(strengths) <= 1):
+            raise PromptError(f"A LoRA must be written <lora:name> or <lora:name:strength> but is `{match[0]}`.")
+        strength = _number(strengths[0], f"The strength of `{match[0]}`") if strengths else 1.0
+        loras.append((name, _within_limit(strength, f"The strength of `{match[0]}`")))
+        return ""
+
+    return _LORA.sub(take, prompt), loras
+
+
+def _chunks(pieces: list[tuple[str | None, float]]) -> list[list[Fragment]]:
+    """The pieces cut at each BREAK, their weights final."""
+    chunks: list[list[Fragment]] = [[]]
+    for text, exact in pieces:
+        if text is None:
+            chunks.append([])
+        elif text:
+            # Rounded, so that [(x)] weighs 1 again.
+            weight = round(_within_limit(exact, f"The weight of `{text[:60]}`"), 6)
+            chunk = chunks[-1]
+            if chunk and chunk[-1].weight == weight:
+                chunk[-1] = Fragment(chunk[-1].text + text, weight)
+            else:
+                chunk.append(Fragment(text, weight))
+    weakened = sum(fragment.weight < 1 for chunk in chunks for fragment in chunk)
+    if weakened > WEAKENED:
+        raise PromptError(f"A prompt must have at most {WEAKENED} pieces that weigh less than 1 but has {weakened}.")
+    if len(chunks) > 1 and not chunks[-1]:
+        chunks.pop()
+    return [chunk or [Fragment("", 1.0)] for chunk in chunks]
+
+
+def _number(text: str, what: str) -> float:
+    """The number that the text is. Raises PromptError: `what` begins its sentence."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise PromptError(f"{what} must be a number but is {text!r}.") from error
+
+
+def _within_limit(number: float, what: str) -> float:
+    """The number itself. Raises PromptError when it is not from -10 to 10: `what` begins its sentence."""
+    if not math.isfinite(number) or abs(number) > LIMIT:
+        raise PromptError(f"{what} must be from {-LIMIT:g} to {LIMIT:g} but is {number:g}.")
+    return number

@@ -1,0 +1,1 @@
+"""A stand-in: see torchvision/__init__.py."""
