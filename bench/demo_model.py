@@ -17,10 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from bench.direct import Direct
 from bench.shape_checker import look
 from spooler import models, samplers
-from spooler.engine.pipeline import Pipeline
-from spooler.job import Job
 from tools.drawings import Drawing
 
 #: The checker's size (share of the picture's side) to the word for it.
@@ -30,7 +29,7 @@ TARGETS = {"background": 98, "colour": 95, "shape": 90}
 
 
 def main() -> int:
-    card = models.read_card("demo")
+    card = models.read(models.DEMO, "demo").card
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--steps", type=int, default=card.steps)
@@ -41,23 +40,20 @@ def main() -> int:
     parser.add_argument("--misses", action="store_true", help="print each prompt that was not obeyed")
     options = parser.parse_args()
 
-    pipeline = Pipeline.load(options.model, "cpu" if options.model == "demo" else "auto")
+    engine = Direct(model=options.model, device="cpu" if options.model == "demo" else "auto")
     rng = random.Random(options.seed)
     right: Counter[str] = Counter()
     begun = time.monotonic()
     for number in range(options.prompts):
         drawing = Drawing.random(rng)
         prompt = drawing.sentence(rng, noise=0)
-        job = Job(
+        [picture] = engine.draw(
             prompt=prompt,
-            width=card.width,
-            height=card.height,
+            seed=options.seed * 10_000 + number,
             steps=options.steps,
             guidance_scale=options.guidance,
             sampler=options.sampler,
-            scheduler="Automatic",
         )
-        picture = pipeline.decode(pipeline.denoise(job, seed=options.seed * 10_000 + number, on_step=lambda step, steps: None))
         seen = look(picture)
         size = next(word for word, least, most in SIZE_BOUNDS if least <= seen.size < most)
         for what, wanted, found in (
@@ -73,9 +69,9 @@ def main() -> int:
     seconds = (time.monotonic() - begun) / options.prompts
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    versions = ", ".join(f"{name} {version}" for name, version in pipeline.facts.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in engine.facts.versions.items())
     print(
-        f"demo model {pipeline.facts.hash[:10]}, {datetime.date.today()}, {platform.machine()} CPU, commit {commit}, {versions}"
+        f"demo model {engine.facts.hash[:10]}, {datetime.date.today()}, {platform.machine()} CPU, commit {commit}, {versions}"
     )
     how = f"{options.steps} steps, guidance {options.guidance:g}, {options.sampler}"
     print(f"{options.prompts} prompts, {how}: {seconds:.2f} s each")

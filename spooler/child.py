@@ -19,6 +19,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from spooler.messages import FromEngine, ToEngine, from_engine
+from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Gone:
 class Child:
     """One engine process. `hear` is called from a thread with each message, and with Gone at the end, exactly once."""
 
-    def __init__(self, model: str, device: str, hear: Callable[[Child, FromEngine | Gone], None]):
-        command = [sys.executable, "-m", "spooler.engine", "--model", model, "--device", device]
+    def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None]):
+        command = [sys.executable, "-m", "spooler.engine", *settings.arguments()]
         self._hear = hear
         # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
         # descriptors, the life lock's among them, are closed in it.

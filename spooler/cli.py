@@ -1,6 +1,7 @@
-"""The command `sdspool`: submit, wait for, cancel, retry a job. It works on the spool's folders; no server is asked.
+"""The command `sdspool`: submit, wait for, cancel, retry, replay a job. It works on the spool's folders; no server is asked.
 
-Exit status: 0 done · 1 the job failed or was cancelled · 2 the command line or the job is wrong · 3 there is no such job.
+Exit status: 0 done · 1 the job failed, was cancelled or came out otherwise, or the doctor found what hinders ·
+2 the command line or the job is wrong · 3 there is no such job.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from spooler import job, settings
+from spooler import doctor, job, settings
 from spooler.settings import Settings
 from spooler.spool import ID, Place, Spool, SpoolError, TakenError
 
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, row in job.json_schema()["properties"].items():
         if name != "prompt":
             submit.add_argument(settings.option(name), help=row["description"].replace("%", "%%"))
+    submit.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a picture that the job names; may be given again",
+    )
     submit.add_argument("--id", help="the job's id instead of a made-up one")
     submit.add_argument("--wait", action="store_true", help="wait until it is done and print where the pictures are")
     _spool_option(submit)
@@ -62,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         ("wait", _wait, "Wait until a job is done and print where its pictures are."),
         ("cancel", _cancel, "Cancel a waiting or running job."),
         ("retry", _retry, "Send a failed job back to the queue."),
+        ("replay", _replay, "Run a finished job again from its record, and compare the pictures pixel by pixel."),
     ):
         made = verb(name, run, help_)
         made.add_argument("id")
@@ -70,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     schema = verb("schema", _schema, "Print the JSON Schema of a job file, or the OpenAPI document of the web app.")
     schema.add_argument("which", choices=("job", "openapi"))
     verb("settings", _settings, "Print the table of all settings.")
+    examine = verb("doctor", doctor.run, "Tell what this machine can do for sdspool, and what to change.")
+    examine.add_argument("--json", action="store_true", help="the findings as JSON")
+    Settings.add_options(examine)
     return parser
 
 
@@ -83,9 +96,17 @@ def _submit(options: argparse.Namespace) -> int:
     spool = Spool(options.spool)
     spool.create()
     raw = sys.stdin.buffer.read(job.MAX_BYTES + 1) if options.prompt == "-" else None
-    order = job.decode(raw) if raw is not None else job.from_fields(_fields(options))
+    fields = job.parse_object(raw) if raw is not None else _fields(options)
+    inputs = {path.name: path.read_bytes() for path in options.input}
+    for name in ("image", "mask"):  # a path is this command's business; the job names the file alone
+        if isinstance(path := fields.get(name), str) and Path(path).is_file():
+            fields[name] = Path(path).name
+            inputs[fields[name]] = Path(path).read_bytes()
+    order = job.from_fields(fields)
+    if missing := [name for name in order.inputs if name not in inputs]:
+        raise job.JobError(job.Mistake("image", f"`{missing[0]}` must be given along: --input {missing[0]}"))
     try:
-        job_id = spool.submit(job.encode(order), options.id)
+        job_id = spool.submit(job.encode(order), options.id, {name: inputs[name] for name in order.inputs})
     except TakenError as error:
         raise job.JobError(job.Mistake("id", str(error))) from error
     if not options.wait:
@@ -103,7 +124,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
             continue
         kinds = [row.get("type"), *(each.get("type") for each in row.get("anyOf", ()))]
         fields[name] = text
-        if "string" not in kinds:
+        if "string" not in kinds or text.startswith("["):  # a list is a sweep
             try:
                 fields[name] = json.loads(text)
             except ValueError:
@@ -138,6 +159,37 @@ def _retry(options: argparse.Namespace) -> int:
     return 1
 
 
+def _replay(options: argparse.Namespace) -> int:
+    """Submit the job again as it was run, seed and all, wait, and hold the pixel hashes of the two records side by side."""
+    spool = Spool(options.spool)
+    place = spool.find(options.id)
+    if place is None:
+        return _missing(options.id)
+    record = spool.read_record(place)
+    if place.state != "done" or record is None or record.parameters is None:
+        print(f"sdspool: only a job that is done can be replayed, but this one is {place.state}", file=sys.stderr)
+        return 1
+    inputs = {name: spool.input_file(place, name).read_bytes() for name in record.parameters.inputs}
+    again_id = spool.submit(job.encode(record.parameters), None, inputs)
+    print(f"sdspool: replaying {place.id} as {again_id}", file=sys.stderr)
+    if status := _watch(spool, again_id, quiet=True):
+        return status
+    again_place = spool.find(again_id)
+    again = spool.read_record(again_place) if again_place else None
+    if again is None:
+        return _missing(again_id)
+    same = [one.pixels == two.pixels for one, two in zip(record.images, again.images, strict=False)]
+    alike = len(record.images) == len(again.images) and all(same)
+    for number, (one, two) in enumerate(zip(record.images, again.images, strict=False)):
+        print(f"{one.file or number}: {'the same pixels' if same[number] else f'differs: {one.pixels} then, {two.pixels} now'}")
+    if not alike and record.engine and again.engine:
+        then, now = record.engine.model_dump(), again.engine.model_dump()
+        for name in ("model", "hash", "device_name", "precision", "versions", "memory", "rung"):
+            if then[name] != now[name]:
+                print(f"{name}: {then[name]} then, {now[name]} now")
+    return 0 if alike else 1
+
+
 def _schema(options: argparse.Namespace) -> int:
     if options.which == "job":
         document = job.json_schema()
@@ -159,8 +211,8 @@ def _missing(job_id: str) -> int:
     return 3
 
 
-def _watch(spool: Spool, job_id: str) -> int:
-    """Follow a job to its end, with a bar where there is a terminal to see it."""
+def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
+    """Follow a job to its end, with a bar where there is a terminal to see it, and print where its pictures are."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(job_id, total=1.0)
@@ -176,8 +228,10 @@ def _watch(spool: Spool, job_id: str) -> int:
         reason = record.failure.reason if record and record.failure else "no reason is known"
         print(f"sdspool: the job is {place.state}: {reason}", file=sys.stderr)
         return 1
-    for image in record.images if record else ():
-        print(place.path / image.file)
+    for image in record.images if record and not quiet else ():
+        print(place.path / image.file if image.file else f"withheld by a safety filter: {image.flagged}")
+    if record and record.sheet and not quiet:
+        print(place.path / record.sheet)
     return 0
 
 

@@ -9,27 +9,53 @@ import json
 
 from spooler import __version__
 from spooler.job import Job
-from spooler.record import EngineFacts
 
 
-def infotext(job: Job, seed: int, size: tuple[int, int], engine: EngineFacts) -> str:
+def infotext(job: Job, seed: int, size: tuple[int, int], model: str, model_hash: str) -> str:
     """The prompt, the negative prompt and one line of settings of one picture. `size` is width and height in pixels."""
-    settings = {
+    settings: dict[str, object] = {
         "Steps": job.steps,
         "Sampler": job.sampler,
-        "Schedule type": job.scheduler,
+        "Schedule type": job.scheduler if job.sampler else None,
         "CFG scale": f"{job.guidance_scale:g}",
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",
-        "Model hash": engine.hash[:10],
-        "Model": engine.model,
+        "Model hash": model_hash[:10],
+        "Model": model,
+        "VAE": job.vae or None,
+        "Clip skip": job.clip_skip if job.clip_skip > 1 else None,
+        "Variation seed": job.variation_seed if job.variation_strength else None,
+        "Variation seed strength": f"{job.variation_strength:g}" if job.variation_strength else None,
+    }
+    if job.image and not job.upscales_only:
+        settings["Denoising strength"] = f"{job.strength:g}"
+    if job.mask:
+        settings |= {
+            "Mask blur": job.mask_blur,
+            "Inpaint area": "Only masked" if job.inpaint_area == "masked" else "Whole picture",
+        }
+    if job.hires:
+        settings |= {
+            "Denoising strength": f"{job.hires.strength:g}",
+            "Hires upscale": f"{job.hires.scale:g}",
+            "Hires upscaler": job.hires.upscaler,
+            "Hires steps": job.hires.steps,
+        }
+    if job.refiner:
+        settings |= {"Refiner": job.refiner.model, "Refiner switch at": f"{job.refiner.switch_at:g}"}
+    for number, control in enumerate(job.controls):
+        settings[f"ControlNet {number}"] = f"Model: {control.model}, Weight: {control.weight:g}"
+    if job.upscale:
+        settings |= {"Postprocess upscale by": f"{job.upscale.scale:g}", "Postprocess upscaler": job.upscale.upscaler}
+    settings |= {
         "RNG": "CPU",
         "Version": f"sdspool {__version__}",
     }
-    lines = [job.prompt]
+    # A LoRA of the field is written as A1111 writes one, into the prompt.
+    lines = [" ".join([job.prompt, *(f"<lora:{lora.name}:{lora.weight:g}>" for lora in job.loras)])]
     if job.negative_prompt:
         lines.append(f"Negative prompt: {job.negative_prompt}")
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items()))
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None))
     return "\n".join(lines).strip()
 
 

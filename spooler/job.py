@@ -3,29 +3,49 @@
 A job file is a JSON object whose only required field is `prompt`. A field that is left out means "the model's default" where
 its sentence says so. Nothing is guessed: an unknown field, a wrong type or a value out of range is refused, and every
 mistake of the file is named at once, each with its field, its rule and its value.
+
+What kind of job it is follows from what is given: an `image` makes it img2img, a `mask` beside it inpaint, `hires` a second
+pass, `upscale` a last one; an `image` with `upscale` and no `prompt` is upscaled only. A list in the place of a value is a
+sweep: the job makes one picture for each, and a contact sheet.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from spooler import prompt as prompts
 from spooler import samplers
 
 #: Largest job file, in bytes. Read no further than this: the file is a stranger's.
 MAX_BYTES = 1 << 20
 MAX_PROMPT = 10_000
 MAX_SEED = 2**32 - 1
+#: Pictures that one job may make, over all cells of its sweep.
+MAX_PICTURES = 64
+#: Name of a picture beside the job: no path can be written with these letters.
+INPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|jpg|jpeg|webp)", re.IGNORECASE)
+
+NO_PROMPT = "`prompt` is required, but is missing."
 
 #: A1111's spellings of our fields.
-ALIASES = {"cfg_scale": "guidance_scale", "sampler_name": "sampler", "schedule": "scheduler"}
+ALIASES = {
+    "cfg_scale": "guidance_scale",
+    "sampler_name": "sampler",
+    "schedule": "scheduler",
+    "denoising_strength": "strength",
+    "subseed": "variation_seed",
+    "subseed_strength": "variation_strength",
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +84,21 @@ def _text(value: Any) -> Any:
 
 
 def _prompt(value: Any) -> Any:
-    if isinstance(value, str) and not value.strip():
-        raise PydanticCustomError("empty", "must not be empty")
-    return _text(value)
+    """A text whose weights and <lora:...> can be read."""
+    if isinstance(_text(value), str):
+        try:
+            prompts.parse(prompts.extract_loras(value)[0])
+        except prompts.PromptError as error:
+            raise PydanticCustomError("syntax", "{why}", {"why": str(error)}) from None
+    return value
+
+
+def _input(value: Any) -> Any:
+    if isinstance(value, str) and not INPUT_NAME.fullmatch(value):
+        raise PydanticCustomError(
+            "input", "must be the plain name of a .png, .jpg or .webp file beside the job, no path, no URL"
+        )
+    return value
 
 
 def _sampler(value: Any) -> Any:
@@ -96,18 +128,68 @@ def did_you_mean(value: str, names: tuple[str, ...] | list[str]) -> str:
     return f" (did you mean {by_lower[near[0]]}?)" if near else ""
 
 
-Prompt = Annotated[str, Field(max_length=MAX_PROMPT), BeforeValidator(_text)]
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT), BeforeValidator(_prompt)]
 Name = Annotated[str, Field(max_length=128), BeforeValidator(_text)]
+Input = Annotated[str, BeforeValidator(_input)]
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Job(BaseModel):
-    """A request for pictures. Sides are pixels; None means the model's own default."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), BeforeValidator(_prompt)] = Field(
-        description="What the picture shows.", examples=["a large red circle on a blue background"]
+
+class Lora(_Part):
+    """A LoRA to lay over the model; `<lora:name:weight>` in the prompt does the same."""
+
+    name: Name = Field(description="Name of a LoRA that the server has.")
+    weight: Annotated[float, Field(ge=-5, le=5)] = Field(1.0, description="How strongly.")
+
+
+class Control(_Part):
+    """A ControlNet and the picture that it goes by."""
+
+    model: Name = Field(description="Name of a ControlNet that the server has.")
+    image: Input = Field(description="The control picture (edges, depth, pose, ...) as the ControlNet expects it.")
+    weight: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="How strongly.")
+    start: Fraction = Field(0.0, description="Part of the steps after which it sets in.")
+    end: Fraction = Field(1.0, description="Part of the steps after which it leaves off.")
+
+
+class Hires(_Part):
+    """A second pass over the enlarged picture."""
+
+    scale: Annotated[float, Field(gt=1, le=4)] = Field(2.0, description="How many times as wide and high.")
+    strength: Fraction = Field(0.5, description="How much the second pass may change.")
+    steps: Annotated[int, Field(ge=1, le=150)] | None = Field(None, description="Its steps; those of the job when left out.")
+    upscaler: Name = Field("Lanczos", description="Lanczos, Latent, or the name of an upscaler that the server has.")
+
+
+class Upscale(_Part):
+    """Enlarging without a second pass."""
+
+    scale: Annotated[float, Field(gt=1, le=8)] = Field(2.0, description="How many times as wide and high.")
+    upscaler: Name = Field("Lanczos", description="Lanczos, or the name of an upscaler that the server has.")
+
+
+class Refiner(_Part):
+    """A second model that takes over for the last steps (SDXL's ensemble of denoisers)."""
+
+    model: Name = Field(description="Name of a refiner model that the server has.")
+    switch_at: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="Part of the steps after which it takes over.")
+
+
+class Job(_Part):
+    """A request for pictures. Sides are pixels; None means the model's own default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["image", "upscale"]}]}, protected_namespaces=()
+    )
+
+    prompt: Prompt = Field(
+        "",
+        description="What the picture shows; `(word:1.3)` weighs a word, `BREAK` begins a chunk. Required but for upscaling.",
+        examples=["a large red circle on a blue background"],
     )
     negative_prompt: Prompt = Field("", description="What to steer away from.")
     steps: Annotated[int, Field(ge=1, le=150)] | None = Field(
@@ -132,10 +214,110 @@ class Job(BaseModel):
         description="How noise levels are spaced over the steps; Automatic is the model's own way.",
         json_schema_extra={"enum": [*samplers.SCHEDULE_NAMES, None]},
     )
-    count: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Number of pictures, one after the other.")
-    model: Name = Field("", description="Name of a configured model; empty for the server's.")
+    count: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = Field(1, description="Number of pictures (of each cell of a sweep).")
+    model: Name = Field("", description="Name of a model that the server has; empty for its default.")
+    vae: Name = Field("", description="Name of a VAE that the server has; empty for the model's own.")
+    clip_skip: Annotated[int, Field(ge=1, le=12)] = Field(
+        1, description="Layer of the text encoder that is used, counted from the last, 1; the model's own way."
+    )
+    loras: Annotated[list[Lora], Field(max_length=16)] = Field([], description="LoRAs to lay over the model.")
+    image: Input | None = Field(None, description="Picture beside the job to start from: img2img.")
+    mask: Input | None = Field(None, description="Picture beside the job, white where `image` is to be repainted: inpaint.")
+    strength: Fraction = Field(0.75, description="How much of `image` may change: 0 nothing, 1 everything.")
+    mask_blur: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="Pixels over which the repainted part fades in, inside the white of the mask."
+    )
+    inpaint_area: Literal["whole", "masked"] = Field(
+        "whole", description="Repaint at the whole picture's scale, or the masked part at full size: better for details."
+    )
+    inpaint_padding: Annotated[int, Field(ge=0, le=512)] = Field(32, description="Pixels around the masked part that are seen.")
+    hires: Hires | None = Field(None, description="Hires fix: a second pass at a larger size.")
+    refiner: Refiner | None = Field(None, description="A second model for the last steps.")
+    controls: Annotated[list[Control], Field(max_length=4)] = Field([], description="ControlNets, with their pictures.")
+    upscale: Upscale | None = Field(None, description="Enlarge the finished picture.")
+    variation_seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="Seed of the noise that is mixed in.")
+    variation_strength: Fraction = Field(0.0, description="How much of it: 0 none, 1 all.")
+    sweep: dict[str, list[Any]] = Field(
+        {},
+        description="Fields with several values, one picture for each combination, and a contact sheet; the first field makes "
+        'the columns. `"steps": [15, 20]` is short for it.',
+    )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="Higher goes first.")
     owner: Name = Field("", description="Whose job it is; owners take turns.")
+
+    @property
+    def upscales_only(self) -> bool:
+        """Whether nothing is drawn: the given picture is enlarged."""
+        return bool(self.image and self.upscale and not self.prompt.strip())
+
+    @property
+    def kind(self) -> str:
+        """The kind of job, as the field calls it."""
+        if self.upscales_only:
+            return "upscale"
+        return "inpaint" if self.mask else "img2img" if self.image else "txt2img"
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the pictures that must lie beside the job, each once."""
+        named = [each for cell in self.cells() for each in (cell.image, cell.mask, *(one.image for one in cell.controls))]
+        return list(dict.fromkeys(each for each in named if each))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the job makes, the contact sheet left out."""
+        return self.count * math.prod(len(values) for values in self.sweep.values())
+
+    def cells(self) -> list[Job]:
+        """One job without a sweep for each combination of the swept values, the first field changing fastest."""
+        if not self.sweep:
+            return [self]
+        base = self.model_dump(exclude_unset=True, exclude={"sweep"})
+        names = list(reversed(self.sweep))
+        return [
+            Job.model_validate(base | dict(zip(names, values, strict=True)))
+            for values in itertools.product(*(self.sweep[name] for name in names))
+        ]
+
+    @model_validator(mode="after")
+    def _fields_go_together(self) -> Job:
+        def need(field: str, why: str) -> PydanticCustomError:
+            return PydanticCustomError("together", "{why}", {"field": field, "why": why})
+
+        if not self.prompt.strip() and not self.upscales_only and "prompt" not in self.sweep:
+            given = "prompt" in self.model_fields_set
+            raise need("prompt", "`prompt` must not be empty." if given else NO_PROMPT)
+        if self.mask and not self.image:
+            raise need("mask", f"`mask` needs an `image` to repaint, but only {show(self.mask)} is given.")
+        if self.hires and self.image:
+            raise need(
+                "hires", "`hires` is a second pass for txt2img: with an `image`, give a larger `width` and `height` instead."
+            )
+        if self.variation_strength and self.image:
+            raise need("variation_strength", "`variation_strength` mixes the first noise of txt2img, but an `image` is given.")
+        if self.refiner and (self.image or self.controls):
+            raise need("refiner", "`refiner` goes with txt2img only, but an `image` or `controls` are given.")
+        for control in self.controls:
+            if control.start >= control.end:
+                raise need("controls", f"`start` must be less than `end`, but is {control.start:g} and {control.end:g}.")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_is_of_jobs(self) -> Job:
+        for name, values in self.sweep.items():
+            if name not in SWEEPABLE:
+                near = did_you_mean(name, sorted(SWEEPABLE))
+                why = f"`sweep` must name fields that may be swept, but {show(name)} is none{near}."
+                raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
+            if not values:
+                why = f"`{name}` must have at least one value to be swept, but the list is empty."
+                raise PydanticCustomError("together", "{why}", {"field": name, "why": why})
+        if self.pictures > MAX_PICTURES:
+            why = f"A job must make at most {MAX_PICTURES} pictures, but its sweep and `count` make {self.pictures}."
+            raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
+        if self.sweep:
+            self.cells()  # each one a valid job, or its mistakes are the sweep's
+        return self
 
     @model_validator(mode="after")
     def _sampler_has_schedule(self) -> Job:
@@ -147,6 +329,12 @@ class Job(BaseModel):
                 {"sampler": sampler.name, "known": ", ".join(sampler.schedules), "value": repr(self.scheduler)},
             )
         return self
+
+
+#: Fields that a sweep may go through: all that change the picture.
+SWEEPABLE = frozenset(Job.model_fields) - {"count", "priority", "owner", "sweep"}
+#: Those whose value is a list by itself: of them a list of lists is a sweep.
+LISTS = frozenset({"loras", "controls"})
 
 
 def decode(raw: bytes) -> Job:
@@ -170,6 +358,8 @@ def from_fields(given: dict[str, Any]) -> Job:
         job = Job.model_validate(fields)
     except ValidationError as error:
         mistakes += [_mistake(detail) for detail in error.errors(include_url=False)]
+        if "prompt" not in fields and not {"image", "upscale"} <= set(fields):  # pydantic looks at that last
+            mistakes += [] if NO_PROMPT in map(str, mistakes) else [Mistake("prompt", NO_PROMPT)]
         raise JobError(*mistakes) from error
     if mistakes:
         raise JobError(*mistakes)
@@ -233,22 +423,40 @@ def _rename_aliases(given: dict[str, Any], mistakes: list[Mistake]) -> dict[str,
         if schedule:
             fields["sampler"] = sampler
             fields.setdefault("scheduler", schedule)
-    return fields
+    return _gather_sweep(fields)
+
+
+def _gather_sweep(fields: dict[str, Any]) -> dict[str, Any]:
+    """Lists in the place of values moved into `sweep`; the field itself keeps the first."""
+    sweep: Any = dict(fields["sweep"]) if isinstance(fields.get("sweep"), dict) else {}
+    for name, value in list(fields.items()):
+        if name in SWEEPABLE and isinstance(value, list) and (name not in LISTS or (value and isinstance(value[0], list))):
+            sweep.setdefault(name, value)
+    for name, values in sweep.items():
+        if name in SWEEPABLE and isinstance(values, list) and values:
+            fields[name] = values[0]
+    return fields | {"sweep": sweep} if sweep else fields
 
 
 def _mistake(detail: ErrorDetails) -> Mistake:
     """A pydantic error as our sentence: field, rule, value."""
-    name = str(detail["loc"][0]) if detail["loc"] else ""
+    name = ".".join(str(part) for part in detail["loc"])
     kind, message, value = detail["type"], detail["msg"], detail["input"]
     if kind == "extra_forbidden":
         if name == "id":
             return Mistake(name, "`id` is not a field of a job file: a job's id is its file's name.")
         known = [*Job.model_fields, *ALIASES, "batch_size", "n_iter"]
-        return Mistake(name, f"`{show(name)[1:-1]}` is not a field of a job{did_you_mean(name, known)}.")
+        if len(detail["loc"]) > 1:
+            known = [field for part in (Lora, Control, Hires, Upscale, Refiner) for field in part.model_fields]
+        return Mistake(name, f"`{show(name)[1:-1]}` is not a field of a job{did_you_mean(str(detail['loc'][-1]), known)}.")
     if kind == "missing":
         return Mistake(name, f"`{name}` is required, but is missing.")
     if kind == "schedule":
         return Mistake("scheduler", message)
+    if kind == "together":
+        return Mistake(detail.get("ctx", {}).get("field", ""), message)
+    if kind == "syntax":
+        return Mistake(name, f"`{name}` cannot be read: {message}")
     rule = message.removeprefix("Input ").replace("should be", "must be").replace("should have", "must have")
     rule = rule.replace("String should have", "must have").replace("String must have", "must have")
     rule = (
@@ -259,8 +467,8 @@ def _mistake(detail: ErrorDetails) -> Mistake:
     rule = rule.replace("a finite number", "a finite number, not NaN or infinity")
     if kind == "string_too_long":
         return Mistake(name, f"`{name}` {rule}, but has {len(value)}.")
-    if kind == "empty":
-        return Mistake(name, f"`{name}` {rule}.")
+    if kind == "literal_error":
+        rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
     return Mistake(name, f"`{name}` {rule}, but is {show(value)}.")
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from spooler.job import Job
 from spooler.record import EngineFacts, Image, Timings
+from spooler.status import Phase
 
 
 class _Message(BaseModel):
@@ -24,12 +25,13 @@ class _Message(BaseModel):
 
 
 class Run(_Message):
-    """Run a job, every field of which is filled in. Its pictures go into `folder` as 0.png, 1.png, ..."""
+    """Run a job: one cell, or those of its sweep, every field filled in. Its pictures go into `folder` as 0.png, 1.png, ..."""
 
     type: Literal["run"] = "run"
     id: str
     folder: str
     job: Job
+    cells: tuple[Job, ...]
 
 
 class Cancel(_Message):
@@ -64,8 +66,9 @@ class Progress(_Message):
 
     type: Literal["progress"] = "progress"
     id: str
-    phase: Literal["denoise", "decode", "encode"]
+    phase: Phase
     image: int
+    batch: int = 1
     step: int
     steps: int
 
@@ -84,6 +87,9 @@ class Finished(_Message):
     type: Literal["finished"] = "finished"
     id: str
     timings: Timings
+    facts: EngineFacts
+    sheet: str | None = None
+    grown_bytes: int = Field(0, description="Resident memory now, less what it was when a model was last loaded.")
 
 
 class Failed(_Message):
@@ -94,6 +100,7 @@ class Failed(_Message):
     code: str
     reason: str
     details: str = ""
+    facts: EngineFacts | None = None
 
 
 ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]

@@ -1,19 +1,39 @@
-"""The models that a job may name, and each one's defaults. Read from a model folder's own JSON files: no torch, no weights."""
+"""The models that a job may name, and what else it may lay over them. Read from folders and file headers: no torch, no weights.
+
+The folder of the setting `models` is looked through once, at the start:
+
+    models/<name>/                a diffusers folder (model_index.json), safetensors weights
+    models/<name>.safetensors     a single-file checkpoint: SD 1.x, 2.x, SDXL, SDXL refiner
+    models/<name>.json            sets fields of the card of <name>; so does sdspool.json inside a folder
+    models/<name>.config/         for an odd single file: the pipeline config to use instead of the shipped one
+    models/hub.json               {"<name>": "<hub id>"}: models of the local Hugging Face cache; nothing is downloaded
+    models/loras/  embeddings/  vaes/  controlnets/  upscalers/      what a job may add, each by its file's or folder's name
+
+Pickles (.ckpt, .pt, .pth, .bin) are refused: loading one runs whatever code is in it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spooler.job import Job, JobError, Mistake, did_you_mean, show
+from spooler import checkpoint, families, samplers
+from spooler.job import Job, JobError, Lora, Mistake, did_you_mean, show
+from spooler.prompt import extract_loras
 
 DEMO = Path(__file__).parent / "demo_model"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
-#: Pipeline classes of the families that the engine knows by name; others go through the library's own call.
-FAMILIES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
+AddOn = Literal["loras", "embeddings", "vaes", "controlnets", "upscalers"]
+ADD_ONS: tuple[AddOn, ...] = get_args(AddOn)
+#: Upscalers that need no file.
+BUILT_IN_UPSCALERS = ("Lanczos",)
 
 
 class ModelError(ValueError):
@@ -23,7 +43,7 @@ class ModelError(ValueError):
 class ModelCard(BaseModel):
     """What a form, a job and a person need to know of a model. Sides are pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     name: str
     family: str
@@ -33,65 +53,341 @@ class ModelCard(BaseModel):
     guidance_scale: float = 7.0
     sampler: str = "DPM++ 2M"
     scheduler: str = "Automatic"
+    hash: str | None = Field(None, description="SHA-256 over its weight files, once they were read.")
+    weight_bytes: int = Field(0, description="Bytes of its weights at half precision, as an estimate of the memory they need.")
+    clip_skip: int = Field(12, description="The largest clip_skip that its text encoders have a layer for.")
+    inpainting: bool = Field(False, description="Whether it was trained to repaint: its UNet sees the mask.")
+    prediction_type: str | None = Field(None, description="For a single file that does not say: epsilon or v_prediction.")
 
 
-def find(model: str) -> Path:
-    """The folder of the setting `model`."""
-    return DEMO if model == "demo" else Path(model).expanduser()
+class Catalogue(BaseModel):
+    """What a spooler offers: the models and what may be added to them, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    models: tuple[ModelCard, ...] = ()
+    loras: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    vaes: tuple[str, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    upscalers: tuple[str, ...] = BUILT_IN_UPSCALERS
+    default: str = ""
+
+    def card(self, name: str) -> ModelCard | None:
+        """The card of that name, the default's for no name."""
+        wanted = name or self.default
+        return next((card for card in self.models if card.name == wanted), None)
+
+    def check(self, job: Job) -> None:
+        """Raise JobError with all that the job names and is not there, or asks for and its model cannot do."""
+        found = dict.fromkeys(mistake for cell in job.cells() for mistake in self._mistakes(cell))
+        if found:
+            raise JobError(*found)
+
+    def _mistakes(self, job: Job) -> Iterator[Mistake]:
+        names = [card.name for card in self.models]
+        card = self.card(job.model)
+        if card is None:
+            yield _unknown("model", job.model, names)
+        else:
+            yield from families.mistakes(job, card.name, families.get(card.family))
+            if "clip_skip" in families.get(card.family).kinds and job.clip_skip > card.clip_skip:
+                yield Mistake(
+                    "clip_skip", f"`clip_skip` must be at most {card.clip_skip} with {card.name!r}, but is {job.clip_skip}."
+                )
+            if card.inpainting and not (job.mask or job.upscales_only):
+                yield Mistake("mask", f"`mask` is required: {card.name!r} is a model for repainting, it draws nothing else.")
+            if job.scheduler and not job.sampler and "sampler" in families.get(card.family).kinds:
+                sampler = samplers.find(card.sampler)
+                if sampler and job.scheduler not in sampler.schedules:
+                    known = ", ".join(sampler.schedules)
+                    rule = f"`scheduler` must be one of {known} with the model's sampler {sampler.name}"
+                    yield Mistake("scheduler", f"{rule}, but is {show(job.scheduler)}: name a `sampler` that has it.")
+        if job.refiner:
+            refiner = self.card(job.refiner.model)
+            if refiner is None:
+                yield _unknown("refiner.model", job.refiner.model, names)
+            elif not refiner.family.startswith("sdxl"):
+                yield Mistake("refiner.model", f"`refiner.model` must be an SDXL model, but {refiner.name!r} is none.")
+        if job.vae and job.vae not in self.vaes:
+            yield _unknown("vae", job.vae, self.vaes)
+        for control in job.controls:
+            if control.model not in self.controlnets:
+                yield _unknown("controls.model", control.model, self.controlnets)
+        for lora in loras_of(job):
+            if lora.name not in self.loras:
+                yield _unknown("loras.name", lora.name, self.loras)
+        if job.upscale and job.upscale.upscaler not in self.upscalers:
+            yield _unknown("upscale.upscaler", job.upscale.upscaler, self.upscalers)
+        if job.hires and job.hires.upscaler not in ("Latent", *self.upscalers):
+            yield _unknown("hires.upscaler", job.hires.upscaler, ("Latent", *self.upscalers))
+        if job.hires and card:
+            sides = [round((job.width or card.width) * job.hires.scale), round((job.height or card.height) * job.hires.scale)]
+            if max(sides) > 4096:
+                yield Mistake("hires.scale", f"`hires` must make at most 4096 pixels a side, but makes {sides[0]}x{sides[1]}.")
 
 
-def read_card(model: str) -> ModelCard:
-    """The card of the setting `model`, from its folder. Raises ModelError for a folder that the engine could not load.
-
-    A file sdspool.json in the folder may set any field of the card.
-    """
-    folder = find(model)
-    index = _read_json(folder / "model_index.json", f"`model` must be `demo` or a diffusers folder, but {model!r}")
-    if not any(folder.glob("*/*.safetensors")):
-        raise ModelError(
-            f"`model` must have its weights as safetensors files, but {model!r} has none (pickles are not loaded)."
-        )
-    pipeline = str(index.get("_class_name"))
-    family = FAMILIES.get(pipeline, pipeline)
-    side = 512
-    if (unet_file := folder / "unet" / "config.json").exists():
-        unet = _read_json(unet_file, f"The model {model!r}")
-        if family == "sd1" and unet.get("cross_attention_dim") == 1024:
-            family = "sd2"
-        if isinstance(unet.get("sample_size"), int):
-            side = unet["sample_size"] * 8
-    fields: dict[str, Any] = {
-        "name": "demo" if folder == DEMO else folder.name,
-        "family": family,
-        "width": side,
-        "height": side,
+def merged(catalogues: Sequence[Catalogue]) -> Catalogue:
+    """What several spoolers offer together; of one name the first's counts, and so does its default."""
+    cards: dict[str, ModelCard] = {}
+    for catalogue in catalogues:
+        cards = {card.name: card for card in catalogue.models} | cards
+    together: dict[str, Any] = {
+        kind: tuple(dict.fromkeys(name for catalogue in catalogues for name in getattr(catalogue, kind))) for kind in ADD_ONS
     }
-    if (own := folder / "sdspool.json").exists():
-        fields |= _read_json(own, f"The model {model!r}")
+    together["upscalers"] = together["upscalers"] or BUILT_IN_UPSCALERS
+    default = next((catalogue.default for catalogue in catalogues if catalogue.default), "")
+    return Catalogue(models=tuple(cards.values()), default=default, **together)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model on this machine: its card, and its folder or file."""
+
+    card: ModelCard
+    path: Path
+
+    @property
+    def is_file(self) -> bool:
+        return self.path.is_file()
+
+    @property
+    def config(self) -> Path | None:
+        """The pipeline config that an odd single file brings along."""
+        folder = self.path.with_suffix(".config")
+        return folder if self.is_file and folder.is_dir() else None
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors files that are read when the model is loaded at half precision, sorted."""
+        if self.is_file:
+            return [self.path]
+        files = sorted(self.path.glob("*/*.safetensors"))
+        half = {path.name.replace(".fp16.safetensors", ".safetensors") for path in files if ".fp16." in path.name}
+        kept = [path for path in files if path.name not in half]
+        return [path for path in kept if path.parent.name != "safety_checker"]
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the folder of the setting `models` holds, with the paths, which are nobody else's business."""
+
+    models: dict[str, Entry]
+    default: str
+    add_ons: dict[AddOn, dict[str, Path]] = field(default_factory=lambda: {kind: {} for kind in ADD_ONS})
+    refused: tuple[str, ...] = ()  # a sentence for each thing that was not taken
+
+    def catalogue(self) -> Catalogue:
+        named: dict[str, Any] = {kind: tuple(sorted(found)) for kind, found in self.add_ons.items()}
+        named["upscalers"] = (*BUILT_IN_UPSCALERS, *named["upscalers"])
+        return Catalogue(models=tuple(entry.card for entry in self.models.values()), default=self.default, **named)
+
+
+def scan(folder: Path, model: str) -> Library:
+    """Look through the setting `models`, and add the setting `model` as the default.
+
+    `model` is `demo`, a name in the folder, or the path of a diffusers folder or single file. Raises ModelError when that one
+    cannot be used; any other that cannot is left out, with its reason in `refused`.
+    """
+    found: dict[str, Entry] = {}
+    refused: list[str] = []
+    for name, path in _candidates(folder, refused):
+        try:
+            found[name] = read(path, name)
+        except ModelError as error:
+            refused.append(str(error))
+    if model in found:
+        default = found[model]
+    elif model == "demo":
+        default = read(DEMO, "demo")
+    else:
+        path = Path(model).expanduser()
+        if not path.exists():
+            known = f" (in {folder}: {', '.join(sorted(found))})" if found else ""
+            raise ModelError(
+                f"`model` must be `demo`, a name in the folder of models, or the path of a model, but {model!r} is none{known}."
+            )
+        default = read(path, path.stem if path.is_file() else path.name)
+    ordered = {default.card.name: default} | {name: found[name] for name in sorted(found)}
+    return Library(ordered, default.card.name, _add_ons(folder, refused), tuple(refused))
+
+
+def read(path: Path, name: str) -> Entry:
+    """The model in that folder or file. Raises ModelError for one that the engine could not load."""
+    fields = _of_file(path) if path.is_file() else _of_folder(path)
+    own = path.with_suffix(".json") if path.is_file() else path / "sdspool.json"
+    if own.exists():
+        fields |= _read_json(own, f"The model {name!r}")
     try:
-        return ModelCard.model_validate(fields)
+        card = ModelCard.model_validate({"name": name} | fields)
     except ValidationError as error:
-        raise ModelError(f"The file sdspool.json of the model {model!r} is wrong: {error}") from error
+        raise ModelError(f"The file {own.name} of the model {name!r} is wrong: {error}") from error
+    sampler = samplers.find(card.sampler)
+    if sampler is None or card.scheduler not in sampler.schedules:
+        raise ModelError(f"The default sampler {card.sampler!r} with {card.scheduler!r} of the model {name!r} is not known.")
+    return Entry(card, path)
 
 
-def check(job: Job, names: list[str]) -> None:
-    """Raise JobError when the job names a model that is not among the configured ones."""
-    if job.model and job.model not in names:
-        known = ", ".join(names)
-        rule = f"`model` must be one of {known}{did_you_mean(job.model, names)}, but is {show(job.model)}."
-        raise JobError(Mistake("model", rule))
+def resolve(job: Job, card: ModelCard, random_seed: int, input_size: tuple[int, int] | None = None) -> Job:
+    """The job (a sweep's base, or a cell of it) with every default of the model and the seed filled in.
 
-
-def resolve(job: Job, card: ModelCard, random_seed: int) -> Job:
-    """The job with every default of the model and the seed filled in: all that the engine has to know."""
-    defaults = {name: getattr(card, name) for name in ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")}
-    given = {name: value for name, value in job.model_dump().items() if value is not None}
-    filled = defaults | given | {"model": card.name}
+    `input_size` is the width and height in pixels of the picture to start from: without a size, the job takes its.
+    """
+    given = job.model_dump(exclude_none=True, exclude_unset=True)
+    fixed = {name: getattr(card, name) for name in ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")}
+    if input_size:
+        fixed |= dict(zip(("width", "height"), fitting(input_size, families.get(card.family).multiple), strict=True))
+    if "sampler" not in families.get(card.family).kinds:
+        fixed.pop("sampler")
+        fixed["scheduler"] = "Automatic"
+    elif job.sampler is not None and job.scheduler is None:
+        fixed["scheduler"] = "Automatic"  # the model's default schedule belongs to the model's default sampler
+    filled = fixed | given | {"model": card.name}
     if job.seed == -1:
         filled["seed"] = random_seed
-    if job.sampler is not None and job.scheduler is None:
-        filled["scheduler"] = "Automatic"  # the model's default schedule belongs to the model's default sampler
     return Job.model_validate(filled)
+
+
+def fitting(size: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+    """The size to draw at for a picture of that size: its shape, sides that are multiples of `multiple` from 64 to 2048."""
+    factor = min(1.0, 2048 / max(size))
+    width, height = (min(2048, max(64, round(side * factor / multiple) * multiple)) for side in size)
+    return width, height
+
+
+def loras_of(job: Job) -> list[Lora]:
+    """All LoRAs of a job: those of its field and those written into its prompts. Of one name the last weight counts."""
+    written = [found for text in (job.prompt, job.negative_prompt) for found in extract_loras(text)[1]]
+    named = {lora.name: lora for lora in (*job.loras, *(Lora(name=name, weight=weight) for name, weight in written))}
+    return list(named.values())
+
+
+def _unknown(name: str, value: str, known: tuple[str, ...] | list[str]) -> Mistake:
+    if not known:
+        return Mistake(name, f"`{name}` must be one that the server has, but it has none, and this is {show(value)}.")
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return Mistake(name, f"`{name}` must be one of {shown}{did_you_mean(value, known)}, but is {show(value)}.")
+
+
+def _candidates(folder: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
+    """Names and paths of what may be a model in the folder."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in ADD_ONS:
+            continue
+        if path.suffix.lower() in PICKLES:
+            refused.append(f"{path.name} is a pickle, which runs whatever code is in it: only safetensors files are loaded.")
+        elif path.suffix == ".safetensors" or (path / "model_index.json").exists():
+            yield path.stem if path.is_file() else path.name, path
+        elif path.name == "hub.json":
+            yield from _of_hub(path, refused)
+
+
+def _of_hub(path: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
+    """The hub models that the operator lists, where the local cache of the hub has them."""
+    try:
+        listed = _read_json(path, "The folder of models")
+    except ModelError as error:
+        refused.append(str(error))
+        return
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    for name, hub_id in listed.items():
+        repository = cache / f"models--{str(hub_id).replace('/', '--')}"
+        try:
+            snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
+        except OSError:
+            refused.append(f"The hub model {hub_id!r} is not in the local cache: fetch it once with `hf download {hub_id}`.")
+            continue
+        yield name, snapshot
+
+
+def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
+    found: dict[AddOn, dict[str, Path]] = {kind: {} for kind in ADD_ONS}
+    for kind in ADD_ONS:
+        for path in sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else ():
+            if path.suffix.lower() in PICKLES:
+                refused.append(
+                    f"{kind}/{path.name} is a pickle, which runs whatever code is in it: only safetensors are loaded."
+                )
+            elif path.suffix == ".safetensors" and kind != "controlnets":
+                found[kind][path.stem] = path
+            elif kind in ("vaes", "controlnets") and (path / "config.json").exists():
+                if any(path.glob("*.safetensors")):
+                    found[kind][path.name] = path
+                else:
+                    refused.append(f"{kind}/{path.name} has no safetensors weights.")
+    return found
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    """The fields of a single file's card, from the names and shapes in its header."""
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(f"{path.name} is a pickle, which runs whatever code is in it: only safetensors files are loaded.")
+    try:
+        shapes = checkpoint.read_shapes(path)
+    except (checkpoint.CheckpointError, OSError) as error:
+        raise ModelError(f"{path.name} cannot be read: {error}") from error
+    kind = checkpoint.kind_of(shapes)
+    if kind not in ("sd1", "sd2", "sdxl", "sdxl-refiner"):
+        what = f"looks like a {kind}" if kind else "is of a kind that is not known"
+        raise ModelError(f"{path.name} must be an SD 1.x, 2.x or SDXL checkpoint, but it {what}.")
+    family = families.get(kind)
+    entrance = shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))
+    return {
+        "family": kind,
+        "width": family.side,
+        "height": family.side,
+        "steps": family.steps,
+        "guidance_scale": family.guidance_scale,
+        "weight_bytes": 2 * sum(_product(shape) for shape in shapes.values()),
+        "inpainting": entrance[1] == 9,
+        "clip_skip": 11 if kind == "sdxl" else 12,
+    }
+
+
+def _of_folder(path: Path) -> dict[str, Any]:
+    """The fields of a diffusers folder's card."""
+    name = path.name
+    index = _read_json(path / "model_index.json", f"`model` must be `demo` or a diffusers folder, but {str(path)!r}")
+    if not any(path.glob("*/*.safetensors")):
+        raise ModelError(f"The model {name!r} must have its weights as safetensors, but it has none (pickles are not loaded).")
+    pipeline = str(index.get("_class_name"))
+    family = families.of_pipeline(pipeline)
+    side, channels = family.side, 4
+    if (unet_file := path / "unet" / "config.json").exists():
+        unet = _read_json(unet_file, f"The model {name!r}")
+        if family.name == "sd1" and unet.get("cross_attention_dim") == 1024:
+            family = families.get("sd2")
+        if isinstance(unet.get("sample_size"), int):
+            side = unet["sample_size"] * 8
+        channels = unet.get("in_channels", 4)
+    fields: dict[str, Any] = {
+        "family": family.name if family is not families.OTHER else pipeline,
+        "width": side,
+        "height": side,
+        "steps": family.steps,
+        "guidance_scale": family.guidance_scale,
+        "inpainting": channels == 9,
+    }
+    layers = [
+        _read_json(file, f"The model {name!r}").get("num_hidden_layers") for file in path.glob("text_encoder*/config.json")
+    ]
+    if known := [each for each in layers if isinstance(each, int)]:
+        fields["clip_skip"] = min(12, max(1, min(known) - (family.name == "sdxl")))  # SDXL's first is the last but one
+    try:
+        files = Entry(ModelCard(name=name, family="", width=side, height=side), path).weight_files()
+        fields["weight_bytes"] = sum(2 * _product(shape) for file in files for shape in checkpoint.read_shapes(file).values())
+    except (checkpoint.CheckpointError, OSError) as error:
+        raise ModelError(f"The weights of the model {name!r} cannot be read: {error}") from error
+    return fields
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    number = 1
+    for side in shape:
+        number *= side
+    return number
 
 
 def _read_json(path: Path, who: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler import durable
-from spooler.job import IncompleteError, JobError, Mistake
+from spooler import durable, pictures
+from spooler.job import IncompleteError, Job, JobError, Mistake
 from spooler.schedule import Waiting
 from spooler.spool import Place, Spool, clean_id
 
@@ -65,6 +65,9 @@ class Pending:
         try:
             job = self._spool.read_job(place)
             found: Waiting | Suspect = Waiting(place, job, place.job_file.lstat().st_mtime, seen=now)
+            if problem := self._inputs_problem(place, job):
+                # Perhaps still on its way: a copy of a folder brings the files one by one.
+                found = Suspect(path, problem, final=not place.is_folder, since=now)
             if _signature(place) != signature:  # it changed while it was read: look again at the next scan
                 signature = (0, 0, 0)
         except IncompleteError as error:
@@ -78,6 +81,20 @@ class Pending:
                 raise
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         self._seen[name] = (signature, found)
+
+    def _inputs_problem(self, place: Place, job: Job) -> str | None:
+        """What is wrong with the pictures that the job names; None when all are there and whole."""
+        if job.inputs and not place.is_folder:
+            names = ", ".join(job.inputs)
+            return f"A job with pictures must be a folder in pending/ with job.json and {names} in it, but this is a file."
+        for name in job.inputs:
+            try:
+                pictures.check(self._spool.input_file(place, name))
+            except FileNotFoundError:
+                return f"`{name}` must lie beside job.json, but is not there."
+            except pictures.InputError as error:
+                return str(error)
+        return None
 
 
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
@@ -94,7 +111,18 @@ def _signature(place: Place) -> Signature:
         if not place.is_folder:
             raise
         info = place.path.lstat()
+    if place.is_folder:  # its pictures count too: they may come after job.json
+        inside = [entry.stat(follow_symlinks=False) for entry in _entries(place.path)]
+        newest = max((each.st_mtime_ns for each in inside), default=0)
+        return (info.st_ino, sum(each.st_size for each in inside) + len(inside), max(newest, info.st_mtime_ns))
     return (info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    inputs = folder / "inputs"
+    return found + (list(os.scandir(inputs)) if inputs.is_dir() and not inputs.is_symlink() else [])
 
 
 def _lines(error: JobError | durable.UnreadableError) -> str:

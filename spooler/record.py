@@ -5,8 +5,9 @@ Times are UTC in ISO 8601 with milliseconds; durations are seconds.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,13 +32,26 @@ class Attempt(_Part):
         return self.outcome != "stopped"
 
 
+class Flag(_Part):
+    """What a safety filter said of a picture, and what became of it."""
+
+    layer: str
+    label: str
+    score: float
+    action: Literal["withhold", "blur"]
+
+
 class Image(_Part):
     """One picture of a job."""
 
-    file: str
+    file: str = Field(description="Its name in the job's folder; empty when it was withheld.")
+    index: int = Field(0, description="Its number among the job's pictures, from 0.")
     seed: int
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
+    pixels: str | None = Field(None, description="SHA-256 over the RGB bytes, row by row: what `sdspool replay` compares.")
+    cell: tuple[int, ...] = Field((), description="Of a sweep: index of the value on each of its axes.")
+    flagged: Flag | None = Field(None, description="Set when a safety filter flagged it; withheld, it has no file.")
 
 
 class Timings(_Part):
@@ -61,6 +75,14 @@ class EngineFacts(_Part):
     precision: str
     versions: dict[str, str]
     load_seconds: float
+    memory: str = Field("", description="The memory tricks that were on when the job ended.")
+    rung: str | None = Field(
+        None, description="The rung of the out-of-memory ladder that it took; null when all fitted at once."
+    )
+    peak_bytes: int | None = Field(
+        None, description="Most memory that was in use during the job: of the GPU, else of the process."
+    )
+    swaps: int = Field(0, description="How often this engine had changed the model by then.")
 
 
 class Failure(_Part):
@@ -84,6 +106,7 @@ class Record(_Part):
     parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
     engine: EngineFacts | None = None
     images: tuple[Image, ...] = ()
+    sheet: str | None = Field(None, description="File of a sweep's contact sheet.")
     timings: Timings = Timings()
     failure: Failure | None = None
 
@@ -104,14 +127,21 @@ class Record(_Part):
     def claimed_by(self, spooler: str, job_id: str, given_name: str) -> Record:
         """The record once a spooler has the job, which it found as pending/<given_name>, if it did find it there."""
         differs = given_name not in ("", job_id, f"{job_id}.json")
-        return self._with(spooler=spooler, id=job_id, given_name=given_name if differs else self.given_name)
+        printable = os.fsencode(given_name).decode(errors="backslashreplace")  # a file's name may be no UTF-8
+        return self._with(spooler=spooler, id=job_id, given_name=printable if differs else self.given_name)
 
     def begin_attempt(self, parameters: Job, engine: EngineFacts) -> Record:
         """The record to store before the engine is touched."""
         now = utc_now()
         attempt = Attempt(number=len(self.attempts) + 1, started=now)
         return self._with(
-            started=now, parameters=parameters, engine=engine, attempts=(*self.attempts, attempt), images=(), failure=None
+            started=now,
+            parameters=parameters,
+            engine=engine,
+            attempts=(*self.attempts, attempt),
+            images=(),
+            sheet=None,
+            failure=None,
         )
 
     def end_attempt(self, outcome: str) -> Record:
@@ -121,8 +151,12 @@ class Record(_Part):
         ended = self.attempts[-1].model_copy(update={"ended": utc_now(), "outcome": outcome})
         return self._with(attempts=(*self.attempts[:-1], ended))
 
-    def finish(self, images: tuple[Image, ...], timings: Timings) -> Record:
-        return self.end_attempt("done")._with(completed=utc_now(), images=images, timings=timings)
+    def finish(
+        self, images: tuple[Image, ...], timings: Timings, engine: EngineFacts | None = None, sheet: str | None = None
+    ) -> Record:
+        """The record of a job that is done; `engine` is what ran it in the end, when that is known better than at the start."""
+        record = self.end_attempt("done")
+        return record._with(completed=utc_now(), images=images, timings=timings, engine=engine or record.engine, sheet=sheet)
 
     def fail(self, code: str, reason: str) -> Record:
         failure = Failure(code=code, reason=reason)

@@ -22,28 +22,40 @@ class Sampler:
 
 
 #: A schedule is how the noise levels are spaced over the steps; diffusers takes it as a switch of the scheduler.
-SCHEDULES: dict[str, dict[str, bool]] = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "Automatic": {},
     "Karras": {"use_karras_sigmas": True},
     "Exponential": {"use_exponential_sigmas": True},
+    "Uniform": {"timestep_spacing": "linspace"},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
 }
 
 _ALL = tuple(SCHEDULES)
+_SPACED = ("Automatic", "Uniform", "SGM Uniform")
 
 SAMPLERS: tuple[Sampler, ...] = (
     Sampler("DPM++ 2M", ("k_dpmpp_2m",), "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, _ALL),
     Sampler("DPM++ 2M SDE", ("k_dpmpp_2m_sde",), "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, _ALL),
+    Sampler(
+        "DPM++ 3M SDE",
+        ("k_dpmpp_3m_sde",),
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        _ALL,
+    ),
     Sampler("Euler", ("k_euler",), "EulerDiscreteScheduler", {}, _ALL),
-    Sampler("Euler a", ("k_euler_a", "k_euler_ancestral"), "EulerAncestralDiscreteScheduler"),
+    Sampler("Euler a", ("k_euler_a", "k_euler_ancestral"), "EulerAncestralDiscreteScheduler", {}, _SPACED),
     Sampler("Heun", ("k_heun",), "HeunDiscreteScheduler", {}, _ALL),
     Sampler("LMS", ("k_lms",), "LMSDiscreteScheduler", {}, _ALL),
     Sampler("DPM2", ("k_dpm_2",), "KDPM2DiscreteScheduler", {}, _ALL),
     Sampler("DPM2 a", ("k_dpm_2_a", "k_dpm_2_ancestral"), "KDPM2AncestralDiscreteScheduler", {}, _ALL),
     Sampler("UniPC", ("unipc",), "UniPCMultistepScheduler", {}, _ALL),
     Sampler("DEIS", ("deis",), "DEISMultistepScheduler", {}, _ALL),
-    Sampler("DDIM", ("ddim",), "DDIMScheduler"),
-    Sampler("DDPM", ("ddpm",), "DDPMScheduler"),
+    Sampler("DDIM", ("ddim",), "DDIMScheduler", {}, _SPACED),
+    Sampler("DDPM", ("ddpm",), "DDPMScheduler", {}, _SPACED),
     Sampler("PLMS", ("plms", "pndm"), "PNDMScheduler", {"skip_prk_steps": True}),
+    Sampler("LCM", ("k_lcm",), "LCMScheduler"),
+    Sampler("TCD", ("k_tcd",), "TCDScheduler"),
 )
 
 SAMPLER_NAMES: tuple[str, ...] = tuple(sampler.name for sampler in SAMPLERS)
@@ -66,7 +78,8 @@ def find_schedule(name: str) -> str | None:
 def split(name: str) -> tuple[str, str | None]:
     """A1111's joined form taken apart: "DPM++ 2M Karras" is the sampler "DPM++ 2M" with the schedule "Karras"."""
     if find(name) is None:
-        head, _, tail = name.strip().rpartition(" ")
-        if head and (schedule := find_schedule(tail)):
-            return head, schedule
+        for schedule in SCHEDULES:
+            head = name.strip()[: -len(schedule)].rstrip()
+            if head and name.strip().lower().endswith(f" {schedule.lower()}") and (find(head) or schedule == "Karras"):
+                return head, schedule
     return name, None

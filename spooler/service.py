@@ -12,19 +12,22 @@ import secrets
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from statistics import median
 from typing import Literal
 
 from filelock import Timeout
 
-from spooler import messages, models, schedule
+from spooler import messages, models, pictures, schedule
 from spooler.child import Child, Gone
+from spooler.denylist import DenyList, DenyListError
 from spooler.durable import UnreadableError
-from spooler.job import MAX_SEED, JobError
-from spooler.models import ModelCard
+from spooler.job import MAX_SEED, Job, JobError
+from spooler.models import Catalogue
 from spooler.pending import Pending
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.settings import Settings
@@ -43,6 +46,9 @@ FAILED_STARTS = 3
 FAILED_START_WAIT_S = 60.0
 POLL_S = 1.0
 
+#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
+STALL_STEPS = 20
+
 End = Literal["done", "failed", "cancelled"]
 
 
@@ -56,22 +62,36 @@ class Running:
     progress: Progress
     progress_written: float = 0.0
     images: list[Image] = field(default_factory=list)
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     cancelling: bool = False
     outcome: End | None = None
+
+    @property
+    def median_step_s(self) -> float:
+        """Seconds of its usual denoising step, as far as seen."""
+        return median(self.step_seconds) if self.step_seconds else 0.0
 
 
 class Service:
     """One spooler. The caller holds its life lock; everything here happens in one thread but the putting into `inbox`."""
 
-    def __init__(self, settings: Settings, spool: Spool, card: ModelCard, start_engine: Callable[[Service], Child]):
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        catalogue: Catalogue,
+        deny_list: DenyList,
+        start_engine: Callable[[Service], Child],
+    ):
         self.settings = settings
         self.spool = spool
-        self.card = card
+        self.catalogue = catalogue
+        self.deny_list = deny_list
         self.inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone] | None] = SimpleQueue()
         self.pending = Pending(spool)
         self.stopping = False
         self.refused: str | None = None  # the engine's reason why it can never work here
-        self.engine: EngineFacts | None = None  # set while the engine is warm
+        self.engine: EngineFacts | None = None  # of the model that ran last; set while the engine is warm
         self.running: Running | None = None
         self._watch = Watch(spool.root, lambda: self.inbox.put(None))
         self._start_engine = start_engine
@@ -84,6 +104,9 @@ class Service:
         self._ever_ready = False
         self._load_seconds = 0.0  # of a start that no job has been charged with yet
         self._recovered: list[Place] = []
+        self._checked: dict[str, schedule.Waiting] = {}  # waiting jobs that this spooler can run
+        self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
+        self._recycling = False
         self._last_turn: dict[str, int] = {}
         self._turns = 0
         self._hinted = True
@@ -170,11 +193,21 @@ class Service:
         if self._child is None:
             if now >= self._next_start and not self.refused:
                 self._child, self._child_since = self._start_engine(self), now
-                log.info("engine %d: starting with the model %s", self._child.pid, self.card.name)
+                log.info("engine %d: starting with the model %s", self._child.pid, self.catalogue.default)
         elif self.engine is None and now - self._child_since > self.settings.load_s:
             self._kill(f"it did not load within {self.settings.load_s:g} s")
-        elif self.running and not self.running.outcome and now - self.running.last_sign > self.settings.stall_s:
-            self._kill(f"it gave no sign of life for {self.settings.stall_s:g} s")
+        elif self.running and not self.running.outcome and now - self.running.last_sign > (limit_s := self._patience_s()):
+            self._kill(f"it gave no sign of life for {limit_s:g} s")
+        elif self._recycling and not self.running:
+            self._child.send(messages.Stop())
+
+    def _patience_s(self) -> float:
+        """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
+        if self.running is None:
+            return self.settings.stall_s
+        if self.running.progress.phase == "load":
+            return self.settings.load_s
+        return max(self.settings.stall_s, STALL_STEPS * self.running.median_step_s)
 
     def _kill(self, why: str) -> None:
         if self._child and not self._killed_for:
@@ -197,19 +230,31 @@ class Service:
                 if not self._ever_ready:
                     self.refused = message.reason
             case messages.Ready():
-                self.engine, self._load_seconds = message.facts, message.facts.load_seconds
+                self._learn(message.facts)
+                self._load_seconds = message.facts.load_seconds
                 self._failed_starts, self._last_failure, self._ever_ready = 0, None, True
                 log.info("engine %d: ready, %s on %s", child.pid, message.facts.model, message.facts.device_name)
             case _ if self.running and message.id == self.running.place.id and not self.running.outcome:
                 self._hear_of_job(self.running, message, now)
+
+    def _learn(self, facts: EngineFacts) -> None:
+        """Note what the engine told of itself and of the model that it ran."""
+        self.engine = facts
+        self._hashes[facts.model] = facts.hash
+        cards = [card.model_copy(update={"hash": self._hashes.get(card.name, card.hash)}) for card in self.catalogue.models]
+        self.catalogue = self.catalogue.model_copy(update={"models": tuple(cards)})
 
     def _engine_gone(self, gone: Gone, now: float) -> None:
         """Bury the engine. The attempt that it took along is counted: the job runs again, or fails after the last one."""
         how = f"{gone.how}: {self._killed_for}" if self._killed_for else gone.how
         was_ready = self.engine is not None
         pid = self._child.pid if self._child else 0
+        recycled, self._recycling = self._recycling, False
         self._child, self.engine, self._killed_for = None, None, None
         if self.stopping:
+            return
+        if recycled and not self.running:
+            log.info("engine %d: ended between two jobs, to give its memory back", pid)
             return
         log.error("engine %d: gone, %s", pid, how)
         if not was_ready:
@@ -226,20 +271,25 @@ class Service:
     # -- the running job -----------------------------------------------------------------------------------------------------
 
     def _hear_of_job(self, running: Running, message: messages.FromEngine, now: float) -> None:
-        running.last_sign = now
+        silent_s, running.last_sign = now - running.last_sign, now
         match message:
             case messages.Progress():
-                running.progress = running.progress.model_copy(
-                    update={"phase": message.phase, "image": message.image, "step": message.step, "steps": message.steps}
-                )
+                before = running.progress
+                if message.phase == before.phase == "denoise" and message.step > before.step:
+                    running.step_seconds.append(silent_s / (message.step - before.step))
+                known = {"phase", "image", "batch", "step", "steps"}
+                running.progress = before.model_copy(update=message.model_dump(include=known))
             case messages.ImageDone():
-                running.images.append(message.image)
+                running.images = sorted([*running.images, message.image], key=lambda image: image.index)
                 running.progress = running.progress.model_copy(update={"images": tuple(running.images)})
                 running.progress_written = 0.0  # a finished picture is shown at once
             case messages.Finished():
                 timings = self._whole_timings(running.record, message.timings)
-                running.record = running.record.finish(tuple(running.images), timings)
+                self._learn(message.facts)
+                running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
+                if message.grown_bytes > self.settings.recycle_gib * (1 << 30):
+                    self._recycling = True
             case messages.Failed():
                 running.record = running.record.fail(message.code, message.reason)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
@@ -249,7 +299,7 @@ class Service:
 
     def _whole_timings(self, record: Record, measured: Timings) -> Timings:
         load, self._load_seconds = self._load_seconds, 0.0
-        return measured.model_copy(update={"queue": record.queue_seconds, "load": load})
+        return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
 
     def _mind_running(self, now: float) -> None:
         """Publish the job that ended, pass on a cancel, show progress."""
@@ -298,18 +348,30 @@ class Service:
                 self._reject(suspect.path, suspect.reason)
             else:
                 self._next_scan = min(self._next_scan, suspect.since + self.settings.drop_grace_s, now + POLL_S)
-        known = self._known_models()
+        checked: dict[str, schedule.Waiting] = {}
+        others: list[Catalogue] | None = None
         for waiting in self.pending.waiting:
+            if self._checked.get(waiting.place.path.name) is waiting:
+                checked[waiting.place.path.name] = waiting
+                continue
             try:
-                models.check(waiting.job, known)
+                self._check(waiting.job)
             except JobError as error:
-                self._reject(waiting.place.path, str(error))
-                self.pending.forget(waiting)
+                if others is None:
+                    others = [
+                        status.catalogue for status, _ in self.spool.spoolers() if status.spooler != self.settings.spooler
+                    ]
+                if not any(_accepts(catalogue, waiting.job) for catalogue in others):
+                    self._reject(waiting.place.path, "\n".join(str(mistake) for mistake in error.mistakes))
+                    self.pending.forget(waiting)
+                continue  # a job for another spooler's model is that one's to run
+            checked[waiting.place.path.name] = waiting
+        self._checked = checked
 
-    def _known_models(self) -> list[str]:
-        """Names of this spooler's model and of every other's on the spool: a job for theirs is theirs to run."""
-        others = {card.name for status, _ in self.spool.spoolers() for card in status.models}
-        return [self.card.name, *sorted(others - {self.card.name})]
+    def _check(self, job: Job) -> None:
+        """Raise JobError with what keeps this spooler from running the job."""
+        self.catalogue.check(job)
+        self.deny_list.check(job)
 
     def _reject(self, path: Path, reason: str) -> None:
         try:
@@ -328,33 +390,45 @@ class Service:
 
     def _feed(self, now: float) -> None:
         """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
-        while self.engine and not self.running and not self.stopping:
+        while self.engine and not self.running and not self.stopping and not self._recycling:
             if self._recovered:
-                self._begin(self._recovered.pop(0), now)
+                self._begin_or_fail(self._recovered.pop(0), now)
             elif self.spool.paused:
                 return
             else:
-                mine = [each for each in self.pending.waiting if each.job.model in ("", self.card.name)]
-                chosen = schedule.pick(mine, self._last_turn, self.card.name, self.card.name, now, self.settings.overtake_s)
+                mine = [each for each in self.pending.waiting if self._checked.get(each.place.path.name) is each]
+                loaded, default = self.engine.model, self.catalogue.default
+                chosen = schedule.pick(mine, self._last_turn, loaded, default, now, self.settings.overtake_s)
                 if chosen is None:
                     return
                 self.pending.forget(chosen)
                 self._turns += 1
                 self._last_turn[chosen.job.owner] = self._turns
                 if place := self.spool.claim(chosen.place.path.name, self.settings.spooler):
-                    self._begin(place, now, given_name=chosen.place.path.name)
+                    self._begin_or_fail(place, now, given_name=chosen.place.path.name)
                 else:
                     log.info("job %s: somebody else took it", chosen.place.id)
 
-    def _begin(self, place: Place, now: float, given_name: str = "") -> None:
+    def _begin_or_fail(self, place: Place, now: float, given_name: str = "") -> None:
+        """As `_begin`; a job that this program stumbles over ends in failed/, and the queue goes on."""
+        try:
+            self._begin(place, now, given_name)
+        except (ValueError, TypeError, LookupError, AssertionError) as error:
+            log.exception("job %s: cannot be begun", place.id)
+            record = self.spool.read_record(place) or Record(id=place.id, spooler=self.settings.spooler)
+            self._end(place, record.fail("internal", f"The spooler could not begin this job: {error!r}"[:1000]), "failed", now)
+
+    def _begin(self, place: Place, now: float, given_name: str) -> None:
         """Start a claimed job's next attempt, or end it without one."""
         record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
         record = record.claimed_by(self.settings.spooler, place.id, given_name)
         record = record.end_attempt("worker-died: the spooler died")  # no effect on an attempt that has its end
         try:
             job = self.spool.read_job(place)  # what is run is what was claimed, whatever was seen in pending/
-            models.check(job, [self.card.name])
-        except (JobError, UnreadableError) as error:
+            self._check(job)
+            self.spool.gather_inputs(place, job.inputs)
+            start_size = pictures.size(place.path / "inputs" / job.image) if job.image else None
+        except (JobError, UnreadableError, pictures.InputError) as error:
             if record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
             elif name := self.spool.reject_claimed(place, str(error)):
@@ -369,13 +443,24 @@ class Service:
             self._end(place, record.fail("worker-died", reason), "failed", now)
             return
         earlier = record.parameters.seed if record.parameters else None
-        parameters = models.resolve(job, self.card, secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier)
+        seed = secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier
+        parameters, *cells = [self._resolved(each, seed, start_size) for each in (job, *job.cells())]
         assert self.engine and self._child  # noqa: S101 - _feed looked
-        record = record.begin_attempt(parameters, self.engine)
+        card = self.catalogue.card(parameters.model)
+        assert card  # noqa: S101 - _check looked
+        facts = self.engine.model_copy(
+            update={"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
+        )
+        record = record.begin_attempt(parameters, facts)
         self.spool.prepare(place, record)  # on disk before the engine hears of it
-        self.running = Running(place, record, now, Progress(count=parameters.count))
+        self.running = Running(place, record, now, Progress(count=parameters.pictures))
         log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
-        self._child.send(messages.Run(id=place.id, folder=str(place.path), job=parameters))
+        self._child.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=tuple(cells)))
+
+    def _resolved(self, job: Job, seed: int, start_size: tuple[int, int] | None) -> Job:
+        card = self.catalogue.card(job.model)
+        assert card  # noqa: S101 - _check looked
+        return models.resolve(job, card, seed, start_size)
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
         """End a job that the engine does not have."""
@@ -401,8 +486,7 @@ class Service:
             watching=self._watch.mode,
             last_turn={each.job.owner: self._last_turn.get(each.job.owner, -1) for each in self.pending.waiting},
             engine=self.engine,
-            models=(self.card,),
-            default_model=self.card.name,
+            catalogue=self.catalogue,
         )
         told = self._told and self._told.model_copy(update={"beat": status.beat})
         if status != told or now >= self._next_beat:
@@ -410,23 +494,34 @@ class Service:
             self.spool.write_status(status)
 
 
+def _accepts(catalogue: Catalogue, job: Job) -> bool:
+    try:
+        catalogue.check(job)
+    except JobError:
+        return False
+    return True
+
+
 def serve(settings: Settings) -> int:
     """Run a spooler until SIGTERM or SIGINT. Returns the exit status: 0, or 2 when it cannot work as configured."""
     spool = Spool(settings.spool)
     try:
         spool.create()
-        card = models.read_card(settings.model)
+        library = models.scan(settings.models, settings.model)
+        deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
         (spool.claimed / settings.spooler).mkdir(exist_ok=True)
         life = spool.life_lock(settings.spooler)
         life.acquire(timeout=LIFE_LOCK_WAIT_S)
     except Timeout:
         log.error("a spooler named %s is running on this spool: give this one another name with --spooler", settings.spooler)
         return 2
-    except (SpoolError, models.ModelError, OSError) as error:
+    except (SpoolError, models.ModelError, DenyListError, OSError) as error:
         log.error("%s", error)
         return 2
 
-    service = Service(settings, spool, card, start_engine=_start_engine)
+    for reason in library.refused:
+        log.warning("not taken: %s", reason)
+    service = Service(settings, spool, library.catalogue(), deny_list, start_engine=_start_engine)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     log.info("spooler %s on %s, process %d", settings.spooler, settings.spool, os.getpid())
@@ -442,4 +537,4 @@ def serve(settings: Settings) -> int:
 
 def _start_engine(service: Service) -> Child:
     settings = service.settings
-    return Child(settings.model, settings.device, lambda child, message: service.inbox.put((child, message)))
+    return Child(settings, lambda child, message: service.inbox.put((child, message)))

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 
-def _row(default: Any, sentence: str) -> Any:
-    return field(default=default, metadata={"sentence": sentence})
+def _row(default: Any, sentence: str, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+    """One setting. A number must be above 0 unless `least` says from where on it is allowed."""
+    return field(default=default, metadata={"sentence": sentence, "choices": choices, "least": least})
 
 
 def _host_name() -> str:
@@ -34,10 +35,66 @@ class Settings:
     host: str = _row("127.0.0.1", "Address that the web app listens on; 0.0.0.0 lets the whole LAN in, without a password.")
     port: int = _row(7860, "TCP port that the web app listens on.")
     web_threads: int = _row(8, "Number of requests that the web app answers at the same time.")
+    models: Path = _row(
+        Path("models"), "The folder of the models, LoRAs, VAEs and so on; its layout is told in docs/engine.md."
+    )
     model: str = _row(
-        "demo", "The model: `demo`, which is shipped, or the path of a diffusers folder with safetensors weights."
+        "demo", "The default model: `demo`, which is shipped, a name in the folder of models, or the path of a model."
     )
     device: str = _row("auto", "`cuda`, `cuda:1`, `cpu`, or `auto`: the first GPU; without one, the CPU, for `demo` only.")
+    precision: str = _row(
+        "auto",
+        "Number format of the computation; auto: float16 on a GPU (bfloat16 for the families that need it), float32 on a CPU.",
+        ("auto", "float32", "float16", "bfloat16"),
+    )
+    memory: str = _row(
+        "auto",
+        "Memory mode: full (all on the GPU), tiled (VAE in tiles), offload (one part at a time), sequential (one layer at a "
+        "time), or auto, by the free memory and the size of the model.",
+        ("auto", "full", "tiled", "offload", "group", "sequential"),
+    )
+    vae_tiling: str = _row("auto", "Decode in tiles, for large pictures; auto: as the memory mode says.", ("auto", "on", "off"))
+    vae_slicing: str = _row("auto", "Decode a batch one by one; auto: on.", ("auto", "on", "off"))
+    attention: str = _row(
+        "sdpa",
+        "Attention: PyTorch's own (sdpa), sliced (slower, less memory without sdpa), or xformers.",
+        ("sdpa", "sliced", "xformers"),
+    )
+    weights: str = _row(
+        "full",
+        "How weights are kept: full, fp8 (cast to the precision layer by layer), or int8 (torchao): half the memory, "
+        "nearly the same pictures.",
+        ("full", "fp8", "int8"),
+    )
+    batch: int = _row(4, "Most pictures of one job that are drawn at once; fewer when memory is short.")
+    compile: str = _row(
+        "off",
+        "torch.compile in the background, while uncompiled code already serves; regional: the repeated blocks only.",
+        ("off", "regional", "full"),
+    )
+    channels_last: str = _row("auto", "Memory layout of convolutions; auto: on with a GPU.", ("auto", "on", "off"))
+    tf32: str = _row("on", "Let float32 matrix products on a GPU use TF32.", ("on", "off"))
+    keep_gib: float = _row(
+        0.0,
+        "GiB that loaded models may take together, the least recently used goes first; 0: nine tenths of what is there.",
+        least=0,
+    )
+    recycle_gib: float = _row(
+        8.0, "GiB by which the engine's resident memory may grow before it is started anew between two jobs."
+    )
+    preview_s: float = _row(1.0, "Seconds between previews of the picture at work; 0 makes none.", least=0)
+    deny_list: str = _row("", "File of words and /patterns/ that no prompt may have, one a line.")
+    safety_checker: str = _row("off", "The model's own safety checker; with on, a model without one is refused.", ("off", "on"))
+    classifier: str = _row("", "Image classifier over each picture: nudenet, or the folder of an image-classification model.")
+    classifier_labels: str = _row(
+        "", "Labels of the classifier that are not wanted, separated by commas; empty: nudenet's own choice."
+    )
+    classifier_threshold: float = _row(0.5, "Score from which a label counts, 0 to 1.")
+    flagged: str = _row("withhold", "What becomes of a picture that a filter flags.", ("withhold", "blur"))
+    cache: Path = _row(
+        Path("~/.cache/sdspool"),
+        "Folder for what can be made again: hashes of weights, what fitted into memory, compiled code.",
+    )
     spooler: str = _row(_host_name(), "Name of this spooler, its folder in claimed/; the default is the host's name.")
     max_attempts: int = _row(3, "Number of times a job is tried when the engine dies under it, before it ends in failed/.")
     drop_grace_s: float = _row(
@@ -45,7 +102,9 @@ class Settings:
     )
     rescan_s: float = _row(5.0, "Seconds between full scans of pending/; file events only make a scan happen sooner.")
     stall_s: float = _row(
-        300.0, "Seconds without a sign of life after which an engine at work is killed and its job tried again."
+        300.0,
+        "Seconds without a sign of life, or twenty of its usual steps if that is longer, after which an engine at work is "
+        "killed and its job tried again.",
     )
     load_s: float = _row(
         900.0, "Seconds that the engine may take to start and load the model before it is killed and restarted."
@@ -68,7 +127,7 @@ class Settings:
             parser.add_argument(
                 option(row.name),
                 default=env.get(variable(row.name), shown),
-                type=_checked(type(row.default)),
+                type=_checked(type(row.default), row.metadata["choices"], row.metadata["least"], optional=row.default == ""),
                 metavar=row.name.upper(),
                 help=f"{row.metadata['sentence']} ({variable(row.name)}, default {shown})".replace("%", "%%"),
             )
@@ -76,6 +135,10 @@ class Settings:
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Settings:
         return cls(**{row.name: getattr(options, row.name) for row in fields(cls)})
+
+    def arguments(self) -> list[str]:
+        """The command line that gives these settings again."""
+        return [f"{option(row.name)}={getattr(self, row.name)}" for row in fields(self)]
 
 
 def option(name: str) -> str:
@@ -86,14 +149,17 @@ def variable(name: str) -> str:
     return "SDSPOOL_" + name.upper()
 
 
-def _checked(kind: type) -> Any:
+def _checked(kind: type, choices: tuple[str, ...], least: float | None, optional: bool) -> Any:
     def convert(text: str) -> Any:
         value = kind(text)
-        if isinstance(value, (int, float)) and not 0 < value < 1e9:
-            raise argparse.ArgumentTypeError(f"must be a number above 0, but is {text}")
+        if isinstance(value, (int, float)) and not (0 < value < 1e9 or (value == 0 and least == 0)):
+            rule = "a number above 0" if least is None else f"a number from {least:g} on"
+            raise argparse.ArgumentTypeError(f"must be {rule}, but is {text}")
         if issubclass(kind, Path):
             return value.expanduser().absolute()
-        if not text:
+        if choices and value not in choices:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, but is {text}")
+        if not text and not optional:
             raise argparse.ArgumentTypeError("must not be empty")
         return value
 
@@ -105,6 +171,6 @@ def markdown_table() -> str:
     """The settings as the table of docs/settings.md."""
     rows = ["| option | variable | default | what it sets |", "|---|---|---|---|"]
     for row in fields(Settings):
-        default = "this host's name" if row.name == "spooler" else str(row.default)
+        default = "this host's name" if row.name == "spooler" else str(row.default) or " "
         rows.append(f"| `{option(row.name)}` | `{variable(row.name)}` | `{default}` | {row.metadata['sentence']} |")
     return "\n".join(rows) + "\n"

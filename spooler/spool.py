@@ -26,7 +26,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -114,11 +114,14 @@ class Spool:
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
-    def submit(self, raw: bytes, wanted_id: str | None = None) -> str:
+    def submit(self, raw: bytes, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
         """Put a job's bytes into pending/ and return its id. When this returns, a power cut cannot take the job back.
 
-        Raises TakenError when `wanted_id` exists; OSError when the disk will not have it, and then nothing is in pending/.
+        `inputs` are the pictures that it names; with them it is a folder. Raises TakenError when `wanted_id` exists; OSError
+        when the disk will not have it, and then nothing is in pending/.
         """
+        if inputs:
+            return self._submit_folder(raw, wanted_id, inputs)
         draft = self.tmp / durable.unique_name()
         durable.write_new(draft, raw)
         try:
@@ -128,6 +131,26 @@ class Spool:
             durable.sync_folder(self.pending)  # only now is it durable, and only now may the caller say so
         finally:
             draft.unlink(missing_ok=True)
+        return job_id
+
+    def _submit_folder(self, raw: bytes, wanted_id: str | None, inputs: Mapping[str, bytes]) -> str:
+        """As `submit`, by one rename of a folder, which cannot overwrite one that has a job in it."""
+        draft = self.tmp / durable.unique_name()
+        try:
+            (draft / "inputs").mkdir(parents=True)
+            for name, data in inputs.items():
+                durable.write_new(draft / "inputs" / name, data)
+            durable.write_new(draft / "job.json", raw)
+            for folder in (draft / "inputs", draft):
+                durable.sync_folder(folder)
+            with self._claim_lock() if wanted_id else contextlib.nullcontext():
+                job_id = wanted_id or new_id()
+                if wanted_id and self.find(wanted_id):
+                    raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
+                durable.rename(draft, self.pending / job_id)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         return job_id
 
     def _link(self, draft: Path, wanted_id: str | None) -> str:
@@ -165,6 +188,15 @@ class Spool:
                 return None
         return Place(job_id, "claimed", folder, spooler)
 
+    def gather_inputs(self, place: Place, names: Sequence[str]) -> None:
+        """Bring the pictures that lie beside a claimed job.json into inputs/, out of the way of the results' names."""
+        folder = place.path / "inputs"
+        beside = [name for name in names if not (folder / name).exists() and (place.path / name).exists()]
+        if beside:
+            folder.mkdir(exist_ok=True)
+        for name in beside:
+            durable.rename(place.path / name, folder / name)
+
     def prepare(self, place: Place, record: Record) -> None:
         """Empty a claimed folder of an earlier attempt's results and store the record: what comes next may kill the process.
 
@@ -199,6 +231,7 @@ class Spool:
     def reject(self, source: Path, reason: str) -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
         stem, suffix = (source.name[:-5], ".json") if source.name.endswith(".json") else (source.name, "")
+        stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
         for version in _versions(stem):
             name = version + suffix
             reason_file = self.rejected_folder / f"{name}.reason.txt"
@@ -362,6 +395,11 @@ class Spool:
     def read_job(self, place: Place) -> job.Job:
         """Raises FileNotFoundError when the job moved on, JobError or UnreadableError for a file that is no job."""
         return job.decode(durable.read_small(place.job_file, job.MAX_BYTES))
+
+    def input_file(self, place: Place, name: str) -> Path:
+        """Where a picture is that the job names: in inputs/, or beside job.json as somebody dropped it."""
+        gathered = place.path / "inputs" / name
+        return gathered if gathered.exists() else place.path / name
 
     def read_record(self, place: Place) -> Record | None:
         """What is known of the job so far; None for one that no spooler had yet."""

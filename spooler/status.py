@@ -10,8 +10,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spooler.models import ModelCard
+from spooler.models import Catalogue
 from spooler.record import EngineFacts, Image
+
+#: What the engine is at: loading another model, in the denoising loop, the VAE, the upscaler, or writing files.
+Phase = Literal["load", "denoise", "decode", "upscale", "encode"]
 
 
 class _Note(BaseModel):
@@ -21,8 +24,9 @@ class _Note(BaseModel):
 class Progress(_Note):
     """How far the running job is: progress.json."""
 
-    phase: Literal["starting", "denoise", "decode", "encode"] = "starting"
-    image: int = Field(0, description="Index of the picture at work, from 0.")
+    phase: Literal["starting"] | Phase = "starting"
+    image: int = Field(0, description="Index of the picture at work, or of the first of the batch, from 0.")
+    batch: int = Field(1, description="Number of pictures that are drawn together.")
     count: int = 1
     step: int = 0
     steps: int = 0
@@ -31,9 +35,9 @@ class Progress(_Note):
     @property
     def fraction(self) -> float:
         """From 0 to 1 over all pictures; a picture's last twentieth is its decoding and encoding."""
-        if self.phase == "starting":
-            return 0.0
-        within = 0.95 * (self.step / self.steps if self.steps else 0.0)
+        if self.phase in ("starting", "load"):
+            return len(self.images) / self.count
+        within = 0.95 * self.batch * (min(1.0, self.step / self.steps) if self.steps else 0.0)
         return min(1.0, max(len(self.images), self.image + within) / self.count)
 
 
@@ -53,5 +57,4 @@ class SpoolerStatus(_Note):
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of each owner who has a job waiting.")
     engine: EngineFacts | None = None
-    models: tuple[ModelCard, ...] = ()
-    default_model: str
+    catalogue: Catalogue = Catalogue()

@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import ROOT, listing, wait_for
 
-from spooler.models import ModelCard
+from spooler.models import Catalogue, ModelCard
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -54,7 +54,9 @@ def with_demo_model(spool: Spool) -> None:
     card = ModelCard(name="demo", family="sd1", width=128, height=128)
     now = utc_now()
     spool.write_status(
-        SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", models=(card,), default_model="demo")
+        SpoolerStatus(
+            spooler="me", host="h", started=now, beat=now, state="ready", catalogue=Catalogue(models=(card,), default="demo")
+        )
     )
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from house import ROOT
 
-from bench.shape_checker import look
+from bench.direct import Direct
+from bench.shape_checker import Seen, look
 from spooler import models, samplers
-from spooler.engine.pipeline import Pipeline
-from spooler.job import Job
-from spooler.models import resolve
 from tools.drawings import COLOURS, SHAPES, Drawing
 
 PROMPTS = {
@@ -29,31 +27,30 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def demo() -> Pipeline:
-    return Pipeline.load("demo", "cpu")
+def demo() -> Direct:
+    return Direct()
 
 
-def draw(demo: Pipeline, **fields: object) -> object:
-    job = resolve(Job.model_validate(fields), models.read_card("demo"), random_seed=3)
-    return look(demo.decode(demo.denoise(job, seed=job.seed, on_step=lambda step, steps: None)))
+def draw(demo: Direct, **fields: object) -> Seen:
+    return look(demo.draw(**({"seed": 3} | fields))[0])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_it_draws_what_it_is_asked_for(demo: Pipeline, prompt: str) -> None:
+def test_it_draws_what_it_is_asked_for(demo: Direct, prompt: str) -> None:
     seen = draw(demo, prompt=prompt)
-    assert (seen.shape, seen.colour, seen.background) == PROMPTS[prompt]  # type: ignore[attr-defined]
+    assert (seen.shape, seen.colour, seen.background) == PROMPTS[prompt]
 
 
 @pytest.mark.parametrize("prompt", ["xyzzy plugh", "漢字 🎨", "a red circle on a blue background " * 30, "!!!"])
-def test_words_that_it_does_not_know_do_not_break_it(demo: Pipeline, prompt: str) -> None:
+def test_words_that_it_does_not_know_do_not_break_it(demo: Direct, prompt: str) -> None:
     assert draw(demo, prompt=prompt, steps=4)
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS, ids=lambda sampler: sampler.name)
-def test_every_sampler_and_schedule_draws(demo: Pipeline, sampler: samplers.Sampler) -> None:
+def test_every_sampler_and_schedule_draws(demo: Direct, sampler: samplers.Sampler) -> None:
     for schedule in sampler.schedules:
         seen = draw(demo, prompt="a large red circle on a blue background", sampler=sampler.name, scheduler=schedule, steps=20)
-        assert (seen.colour, seen.background) == ("red", "blue"), schedule  # type: ignore[attr-defined]
+        assert (seen.colour, seen.background) == ("red", "blue"), schedule
 
 
 def test_it_is_small_and_has_no_pickles() -> None:
@@ -80,5 +77,5 @@ def test_a_quick_training_makes_a_pipeline_and_the_same_one_twice(tmp_path: Path
         weights = sorted((tmp_path / name).rglob("*.safetensors"))
         hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in weights])
     assert hashes[0] == hashes[1] and len(hashes[0]) == 3
-    trained = Pipeline.load(str(tmp_path / "one"), "cpu")
+    trained = Direct(model=tmp_path / "one")
     assert trained.facts.model == "one" and trained.facts.family == "sd1"

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import listing
 
-from spooler.models import ModelCard
+from spooler.models import Catalogue, ModelCard
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -35,7 +35,9 @@ def spool(app: Flask, tmp_path: Path) -> Spool:
     card = ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3)
     now = utc_now()
     made.write_status(
-        SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", models=(card,), default_model="demo")
+        SpoolerStatus(
+            spooler="me", host="h", started=now, beat=now, state="ready", catalogue=Catalogue(models=(card,), default="demo")
+        )
     )
     return made
 

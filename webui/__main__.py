@@ -10,6 +10,7 @@ from types import FrameType
 
 from waitress.server import create_server
 
+from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
 from webui.app import MAX_REQUEST_BYTES, create_app
@@ -34,7 +35,7 @@ def main() -> int:
             clear_untrusted_proxy_headers=True,
             ident="sdspool",
         )
-    except (SpoolError, OSError) as error:
+    except (SpoolError, DenyListError, OSError) as error:
         what = f"cannot listen on {settings.host}:{settings.port}: {error}" if isinstance(error, OSError) else str(error)
         print(f"sdspool web: {what}", file=sys.stderr)  # noqa: T201 - before there is a server to log for
         return 2

@@ -28,9 +28,15 @@ ALL: tuple[State, ...] = ("claimed", "pending", "held", "done", "failed", "cance
 @blueprint.post("/api/v1/jobs")
 def submit() -> Response:
     """Accept a job: 201 when it is on disk, with its name and entry synced."""
-    if request.mimetype != "application/json":
-        return answer(415, "not_json", "The Content-Type must be application/json.")
-    fields = parse_object(request.get_data())
+    inputs: dict[str, bytes] = {}
+    if request.mimetype == "multipart/form-data":
+        fields, inputs = _multipart()
+    elif request.mimetype == "application/json":
+        fields = parse_object(request.get_data())
+    else:
+        return answer(
+            415, "not_json", "The Content-Type must be application/json, or multipart/form-data to send pictures along."
+        )
     wanted = _wanted_id(fields.pop("id", None))
     job = from_fields(fields)
     if key := request.headers.get("Idempotency-Key"):
@@ -38,7 +44,7 @@ def submit() -> Response:
         if report := office().reports.job(wanted):
             return _send(report)
     try:
-        job_id = office().accept(job, wanted)
+        job_id = office().accept(job, wanted, inputs)
     except TakenError:
         # RACE: another request with the same key was faster, which is what the key is for.
         if key and (report := office().reports.job(wanted or "")):
@@ -49,6 +55,21 @@ def submit() -> Response:
     response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     return response
+
+
+def _multipart() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The job in the part `job`, and the pictures in the other parts by their file names."""
+    raw = request.files["job"].read() if "job" in request.files else request.form.get("job", "").encode()
+    if not raw:
+        raise JobError(Mistake("job", "`job` must be a part of the request with the job as JSON, but is missing."))
+    inputs: dict[str, bytes] = {}
+    for part, file in request.files.items(multi=True):
+        if part != "job":
+            name = file.filename or ""
+            if name in inputs:
+                raise JobError(Mistake(part, f"Each picture must have a name of its own, but {show(name)} is sent twice."))
+            inputs[name] = file.read()
+    return parse_object(raw), inputs
 
 
 def _wanted_id(given: Any) -> str | None:
@@ -123,13 +144,29 @@ def image(job_id: str, name: str) -> Response:
     while True:
         report = _report(job_id)
         place = office().spool.find(job_id)
-        if place is None or name not in {each.file for each in report.images}:
+        listed = {each.file for each in report.images} | ({"sheet.png"} if report.sheet else set())
+        if place is None or name not in listed:
             abort(404)
         try:
             return _send_image(place.path / name, f"{job_id}-{name}", final=report.status == "done")
         except FileNotFoundError:  # RACE: the folder moved from claimed/ to done/ since the look; a file that was deleted:
             if office().spool.find(job_id) == place:
                 abort(404)
+
+
+@blueprint.get("/api/v1/jobs/<job_id>/preview")
+def preview(job_id: str) -> Response:
+    """A small rough JPEG of the picture at work; 404 when there is none, which may be so at any moment."""
+    place = office().spool.find(job_id)
+    if place is None or place.state != "claimed":
+        abort(404)
+    try:
+        data = (place.path / "preview.jpg").read_bytes()
+    except FileNotFoundError:  # RACE: not yet, or no longer
+        abort(404)
+    response = Response(data, mimetype="image/jpeg")
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _send_image(path: Path, download_name: str, final: bool) -> Response:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flask import Flask
 
+from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui import api, errors, guard, pages
 from webui.office import Office
 from webui.reports import Reports
 
-#: Room for a form whose prompt is far too long, so that the answer can say so beside the field.
-MAX_REQUEST_BYTES = 4 << 20
+#: Room for three pictures of the largest size that is accepted.
+MAX_REQUEST_BYTES = 64 << 20
 
 
 def create_app(settings: Settings) -> Flask:
-    """The app over `settings.spool`, whose folders are made when missing. Raises SpoolError when they cannot be used."""
+    """The app over `settings.spool`, whose folders are made when missing.
+
+    Raises SpoolError when they cannot be used, DenyListError when the deny list cannot.
+    """
+    deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
     spool = Spool(settings.spool)
     spool.create()
     app = Flask("webui")
-    app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=MAX_REQUEST_BYTES)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["office"] = Office(settings, spool, Reports(spool))
+    app.extensions["office"] = Office(settings, spool, Reports(spool), deny_list)
     guard.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SENTENCES = {
     404: ("not_found", "There is nothing here."),
     405: ("method_not_allowed", "This cannot be done here."),
-    413: ("too_large", "The request is larger than 4 MiB."),
+    413: ("too_large", "The request is too large: at most 64 MiB, its texts at most 4 MiB."),
     500: ("internal", "Something went wrong in the server; its log says what."),
 }
 

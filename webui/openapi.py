@@ -53,6 +53,13 @@ _LIST = [
     {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
 ]
+_MULTIPART = {
+    "type": "object",
+    "required": ["job"],
+    "properties": {"job": {"$ref": "#/components/schemas/Submission"}},
+    "additionalProperties": {"type": "string", "contentMediaType": "image/*"},
+    "description": "The part `job` is the job as JSON; each other part is a picture, its file name the one that the job names.",
+}
 _NOT_FOUND = {404: ("There is no such job.", Error)}
 
 #: path, method, summary, parameters, whether a job is the body, answers by status.
@@ -69,7 +76,7 @@ _ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[
             400: ("No valid job; every mistake is named.", Error),
             409: ("The id is taken.", Error),
             413: ("The request is too large.", Error),
-            415: ("The Content-Type is not application/json.", Error),
+            415: ("The Content-Type is neither application/json nor multipart/form-data.", Error),
             507: ("The disk is full; the job was not accepted.", Error),
         },
     ),
@@ -112,6 +119,14 @@ _ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[
         {200: ("The picture.", "image/png"), **_NOT_FOUND},
     ),
     (
+        "/api/v1/jobs/{job_id}/preview",
+        "get",
+        "Fetch a small rough preview of the picture at work",
+        [_ID],
+        False,
+        {200: ("The preview.", "image/jpeg"), 404: ("There is no such job, or no preview of it just now.", Error)},
+    ),
+    (
         "/api/v1/rejected",
         "get",
         "List dropped files that were no valid jobs",
@@ -152,8 +167,11 @@ def document() -> dict[str, Any]:
         if takes_job:
             operation["requestBody"] = {
                 "required": True,
-                "description": f"At most {MAX_BYTES} bytes.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Submission"}}},
+                "description": f"The job, at most {MAX_BYTES} bytes; with pictures as multipart/form-data.",
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/Submission"}},
+                    "multipart/form-data": {"schema": _MULTIPART},
+                },
             }
         paths.setdefault(path, {})[method] = operation
     return {

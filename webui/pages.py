@@ -12,7 +12,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from spooler import samplers
 from spooler.job import Job, JobError, from_fields
-from spooler.models import ModelCard
+from spooler.models import ModelCard, loras_of
+from spooler.record import EngineFacts
 from webui.office import office
 from webui.reports import JobReport, ReadyReport
 
@@ -20,8 +21,10 @@ blueprint = Blueprint("pages", __name__)
 
 PAGE = 24
 #: The form's fields that are numbers in a job file.
-NUMBERS = ("steps", "guidance_scale", "width", "height", "seed", "count", "priority")
-TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "model", "owner")
+NUMBERS = ("steps", "guidance_scale", "width", "height", "seed", "count", "priority", "strength", "clip_skip")
+TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "model", "vae", "owner")
+#: Those that are pictures.
+FILES = ("image", "mask")
 
 
 @blueprint.get("/")
@@ -36,7 +39,15 @@ def submit() -> AnyResponse:
     """Put the form's job into the queue and go to its page; or show the form again, each mistake beside its field."""
     given = {name: request.form.get(name, "") for name in (*TEXTS, *NUMBERS)}
     try:
-        job_id = office().accept(from_fields(_fields(given)))
+        fields, inputs = _fields(given), {}
+        for name in FILES:
+            if (file := request.files.get(name)) and file.filename:
+                # The person's own name for the file is nobody's business, and may be no name that a job can have.
+                fields[name] = f"{name}.{file.filename.rpartition('.')[2].lower() or 'png'}"
+                inputs[fields[name]] = file.read()
+        if "image" not in fields:
+            fields.pop("strength", None)
+        job_id = office().accept(from_fields(fields), inputs=inputs)
     except JobError as error:
         mistakes: dict[str, list[str]] = {}
         for mistake in error.mistakes:
@@ -67,8 +78,7 @@ def _number(text: str) -> Any:
 
 def _form(given: dict[str, str], mistakes: dict[str, list[str]]) -> str:
     ready = office().reports.ready()
-    chosen = given.get("model") or ready.default_model
-    card = next((card for card in ready.models if card.name == chosen), None)
+    card = ready.catalogue.card(given.get("model", ""))
     finished, _ = office().reports.jobs("done", limit=8)
     return render_template(
         "create.html",
@@ -165,8 +175,8 @@ def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:
 
 def _again(report: JobReport) -> dict[str, str]:
     """Links to the form: with everything as it was run, and with another seed."""
-    used = (report.parameters or report.job).model_dump(exclude_none=True, exclude={"owner", "priority"})
-    used = {name: value for name, value in used.items() if value != ""}
+    shown = {*TEXTS, *NUMBERS} - {"owner", "priority"} - (set() if report.job.image else {"strength"})
+    used = (report.parameters or report.job).model_dump(exclude_none=True, exclude_defaults=True, include=shown)
     return {
         "same": url_for("pages.create") + "?" + urlencode(used),
         "new": url_for("pages.create") + "?" + urlencode(used | {"seed": -1}),
@@ -186,8 +196,18 @@ def _record_rows(report: JobReport) -> list[tuple[str, str]]:
             used.sampler and (used.sampler + (f", {used.scheduler}" if used.scheduler not in (None, "Automatic") else "")),
         ),
         ("Seed", None if used.seed == -1 else _span(used.seed, used.count)),
+        ("Kind", None if used.kind == "txt2img" else used.kind),
+        ("Strength", f"{used.strength:g}" if used.image and not used.upscales_only else None),
+        ("LoRA", ", ".join(f"{lora.name} {lora.weight:g}" for lora in loras_of(used))),
+        ("VAE", used.vae),
+        ("ControlNet", ", ".join(f"{control.model} {control.weight:g}" for control in used.controls)),
+        ("Hires fix", used.hires and f"{used.hires.scale:g} times, strength {used.hires.strength:g}, {used.hires.upscaler}"),
+        ("Refiner", used.refiner and f"{used.refiner.model} from {used.refiner.switch_at:g}"),
+        ("Enlarged", used.upscale and f"{used.upscale.scale:g} times, {used.upscale.upscaler}"),
+        ("Sweep", "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in used.sweep.items())),
         ("Model", f"{engine.model} [{engine.hash[:10]}]" if engine else used.model),
         ("Device", f"{engine.device_name}, {engine.precision}" if engine else None),
+        ("Memory", _memory(engine) if engine and report.completed else None),
         ("Time", _seconds(report) if report.completed and report.timings.denoise else None),
         ("Owner", used.owner),
         ("Priority", used.priority or None),
@@ -198,6 +218,11 @@ def _record_rows(report: JobReport) -> list[tuple[str, str]]:
         if value not in (None, ""):
             rows.append((label, str(value)))
     return rows
+
+
+def _memory(engine: EngineFacts) -> str:
+    peak = f", at most {engine.peak_bytes / 2**30:.1f} GiB in use" if engine.peak_bytes else ""
+    return engine.memory + peak + (f"; memory was short, so: {engine.rung}" if engine.rung else "")
 
 
 def _span(seed: int, count: int) -> str:

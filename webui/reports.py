@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from spooler import schedule
 from spooler.durable import UnreadableError
 from spooler.job import Job, JobError
-from spooler.models import ModelCard
+from spooler.models import Catalogue, merged
 from spooler.pending import Pending
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.spool import Place, Spool, State
@@ -55,6 +55,9 @@ class JobReport(BaseModel):
         None, description="What is run: every default and the seed filled in; null before it starts."
     )
     images: tuple[ImageReport, ...] = ()
+    withheld: tuple[Image, ...] = Field((), description="Pictures that a safety filter keeps back.")
+    sheet: str | None = Field(None, description="URL of a sweep's contact sheet.")
+    preview: str | None = Field(None, description="URL of a preview of the picture at work, while the job runs.")
     failure: Failure | None = None
     queued: str | None = Field(None, description="UTC, ISO 8601.")
     started: str | None = None
@@ -95,8 +98,7 @@ class ReadyReport(BaseModel):
     ready: bool
     reason: str | None = Field(description="Why not, in a sentence.")
     spoolers: tuple[SpoolerStatus, ...] = Field(description="Those that are alive.")
-    models: tuple[ModelCard, ...] = Field(description="What a job may name, as far as the spoolers have told.")
-    default_model: str | None
+    catalogue: Catalogue = Field(description="What a job may name, as far as the spoolers have told.")
 
 
 class Reports:
@@ -147,13 +149,17 @@ class Reports:
         progress = self._spool.read_progress(place) if place.state == "claimed" else None
         if not place.job_file.exists():
             raise FileNotFoundError(place.job_file)
+        images = progress.images if progress else record.images
         return JobReport(
             id=place.id,
             status=STATUS[place.state],
             job=job,
             position=position,
             progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
-            images=tuple(_with_url(place.id, image) for image in (progress.images if progress else record.images)),
+            images=tuple(_with_url(place.id, image) for image in images if image.file),
+            withheld=tuple(image for image in images if not image.file),
+            sheet=f"/api/v1/jobs/{place.id}/images/{record.sheet}" if record.sheet and place.state == "done" else None,
+            preview=f"/api/v1/jobs/{place.id}/preview" if progress and (place.path / "preview.jpg").exists() else None,
             queued=record.queued or self._spool.queued_at(place),
             **_shared(record),
         )
@@ -161,15 +167,14 @@ class Reports:
     def ready(self) -> ReadyReport:
         told = self._spool.spoolers()
         alive = tuple(status for status, lives in told if lives)
-        known = {card.name: card for status, _ in told for card in status.models}
-        default = next((status.default_model for status, _ in sorted(told, key=lambda pair: not pair[1])), None)
+        # The living first: their default is the one, and their cards are the newer.
+        catalogues = [status.catalogue for status, _ in sorted(told, key=lambda pair: not pair[1])]
         ready = any(status.state == "ready" and not status.paused for status in alive)
         return ReadyReport(
             ready=ready,
             reason=None if ready else _why_not(alive),
             spoolers=alive,
-            models=tuple(known.values()),
-            default_model=default,
+            catalogue=merged(catalogues),
         )
 
     def _position(self, place: Place) -> int | None:

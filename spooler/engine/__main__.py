@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
 
-from spooler import messages
+from spooler import messages, models
 from spooler.models import ModelError
+from spooler.settings import Settings
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m spooler.engine", description="Started by the spooler.")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--device", required=True)
-    options = parser.parse_args()
+    settings = Settings.parse(sys.argv[1:], "python -m spooler.engine", about="Started by the spooler.")
+    logging.basicConfig(level=logging.INFO, format="sdspool engine: %(message)s", stream=sys.stderr)
 
     # 1. Keep the spooler's pipe for messages: what a library prints goes to the log.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    # Compiled code outlives the process; the library reads this when it is imported.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache / "inductor"))
 
-    # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along.
-    from spooler.engine.worker import Commands
-
-    commands = Commands(sys.stdin.buffer)
-
-    # 3. Load once.
-    try:
-        from spooler.engine.pipeline import Pipeline, UnusableError
-    except ImportError as error:
-        reason = f"The engine's packages are not installed ({error}): pip install 'sdspool[engine]'."
+    def refuse(reason: str) -> int:
         out.write(messages.Refused(reason=reason).line())
         return 2
+
+    # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along.
     try:
-        pipeline = Pipeline.load(options.model, options.device)
-    except (UnusableError, ModelError) as error:
-        out.write(messages.Refused(reason=str(error)).line())
-        return 2
+        from spooler.engine.worker import Commands, Engine
+    except ImportError as error:
+        return refuse(f"The engine's packages are not installed ({error}): pip install 'sdspool[engine]'.")
+    commands = Commands(sys.stdin.buffer)
+
+    # 3. Confirm the device before anything is read; load once; let the filters say now if they cannot work.
+    from spooler.engine.device import UnusableError
+    from spooler.engine.safety import SafetyError
+
+    try:
+        library = models.scan(settings.models, settings.model)
+        engine = Engine.make(settings, library, commands, out)
+        facts = engine.warm_up()
+    except (UnusableError, ModelError, SafetyError) as error:
+        return refuse(str(error))
 
     # 4. Serve until told to stop.
-    from spooler.engine.worker import Worker
-
-    Worker(pipeline, commands, out).serve()
+    engine.serve(facts)
     return 0
 
 

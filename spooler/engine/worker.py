@@ -1,30 +1,53 @@
-"""Messages in, messages out, one job at a time. No torch of its own: it is handed the pipeline."""
+"""Messages in, messages out, one job at a time: batches, the out-of-memory ladder, the files."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import logging
 import os
 import threading
 import time
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from spooler import messages
+import torch
+from PIL.Image import Image as Picture
+from PIL.PngImagePlugin import PngInfo
+
+from spooler import messages, pictures, sheet
+from spooler.engine import device as devices
+from spooler.engine import draw
+from spooler.engine.device import UnusableError
+from spooler.engine.memory import Fits, Rung
+from spooler.engine.model import Model
+from spooler.engine.preview import Previews
+from spooler.engine.residents import Residents
+from spooler.engine.safety import Safety, SafetyError, SafetyOptions
+from spooler.engine.upscale import UpscalerError, Upscalers
 from spooler.infotext import infotext
+from spooler.job import Job
 from spooler.messages import FromEngine
-from spooler.record import Image, Timings
+from spooler.models import Library
+from spooler.record import EngineFacts, Flag, Image, Timings
+from spooler.settings import Settings
+from spooler.status import Phase
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-    from spooler.engine.pipeline import Pipeline
+log = logging.getLogger(__name__)
 
 #: Between signs of life while a job runs; more would only fill the pipe.
 SIGN_S = 0.05
 #: zlib's fastest: a third of the time of the default for a file a tenth larger (docs/benchmarks.md).
 PNG_LEVEL = 1
+WARM_UP = Job(
+    prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
+)
+#: Errors of a job's own making or of the libraries: they end the job, not the process.
+JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 
 
 class Commands:
@@ -60,107 +83,380 @@ class UnwantedError(Exception):
     """The job was cancelled, or the engine told to stop: raised at a step to get out of the denoising loop."""
 
 
+class MemoryShortError(RuntimeError):
+    """Memory ran out on the last rung too: met by whoever asked, the sentence says what would fit."""
+
+
 @dataclass
 class Clock:
     """Seconds spent in each part of a job."""
 
+    load: float = 0.0
     denoise: float = 0.0
     decode: float = 0.0
     encode: float = 0.0
 
 
-class Worker:
+@dataclass
+class Work:
+    """The job at work."""
+
+    run: messages.Run
+    clock: Clock
+    inputs: dict[str, Picture]
+    image: int = 0  # index of the first picture of the batch
+    batch: int = 1
+    planned: int = 1  # denoising steps of all stages of the batch
+    before: int = 0  # of those, the ones of the stages that are over
+    stage: int = 0  # steps of the stage at work
+    rung: Rung | None = None  # the lowest that it took
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.folder)
+
+
+class Engine:
     """Runs jobs until told to stop."""
 
-    def __init__(self, pipeline: Pipeline, commands: Commands, out: IO[bytes]):
-        self._pipeline = pipeline
+    def __init__(self, settings: Settings, residents: Residents, safety: Safety, commands: Commands, out: IO[bytes]):
+        self._settings = settings
+        self._residents = residents
+        self._safety = safety
         self._commands = commands
         self._out = out
+        self._send_lock = threading.Lock()
+        self._device = residents.device
+        self._upscalers = Upscalers(settings.models / "upscalers", residents.device)
+        # Previews would show what a filter is there to withhold.
+        self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
+        self._fits = Fits(settings.cache / "fits.json")
+        self._files = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._last_sign = 0.0
+        self._work: Work | None = None
+        self._resident_then = 0  # bytes, when a model was last loaded
+        self._loaded_then: list[str] = []
 
-    def serve(self) -> None:
-        self._send(messages.Ready(facts=self._pipeline.facts))
+    @classmethod
+    def make(cls, settings: Settings, library: Library, commands: Commands, out: IO[bytes]) -> Engine:
+        """The engine on the device of the settings, with its filters, and no model yet. Raises UnusableError, SafetyError."""
+        device = devices.choose(settings.device, settings.model)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32 == "on"
+        default = library.models[library.default]
+        options = SafetyOptions(
+            checker=settings.safety_checker == "on",
+            classifier=settings.classifier,
+            labels=tuple(label.strip() for label in settings.classifier_labels.split(",") if label.strip()),
+            threshold=settings.classifier_threshold,
+            action=settings.flagged,
+        )
+        dtype = devices.precision(settings.precision, device, default.card.family)
+        safety = Safety.load(options, None if default.is_file else default.path, device, dtype)
+        residents = Residents(settings, library, device)
+        engine = cls(settings, residents, safety, commands, out)
+        residents.on_load = engine.on_load
+        return engine
+
+    # -- the loop ------------------------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> EngineFacts:
+        """Load the default model and draw with it: the first kernels are slow, and one that cannot draw should say so now."""
+        begun = time.perf_counter()
+        name = self._residents.library.default
+        model = self._residents.get(name)
+        if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
+            self._work = Work(messages.Run(id="", folder="", job=WARM_UP, cells=()), Clock(), {})
+            draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
+            self._work = None
+        self._note_memory()
+        return self._facts(model, None, time.perf_counter() - begun)
+
+    def serve(self, facts: EngineFacts) -> None:
+        self._send(messages.Ready(facts=facts))
         while (run := self._commands.runs.get()) is not None and not self._commands.stopped:
             self._send(self.run(run))
 
     def run(self, run: messages.Run) -> messages.Finished | messages.Failed:
         """Run one job to its end, whatever end that is. A fault that outlives the job ends the process instead."""
-        clock = Clock()
+        devices.forget_peak(self._device)
+        work = Work(run, Clock(), {})
+        self._work = work
         try:
-            for index in range(run.job.count):
-                self._one_image(run, index, clock)
+            sheet_name = self._draw_all(work)
         except UnwantedError:
             return messages.Failed(id=run.id, code="cancelled", reason="Cancelled while it ran.")
+        except pictures.InputError as error:
+            return messages.Failed(id=run.id, code="invalid", reason=str(error))
         except FileNotFoundError as error:
             return messages.Failed(id=run.id, code="lost", reason=f"The job's folder is gone: {error}.")
         except OSError as error:
             return messages.Failed(id=run.id, code="no_space", reason=f"A picture could not be written: {error}.")
-        except (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError) as error:
+        except JOB_ERRORS as error:
             return self._failed(run, error)
-        return messages.Finished(id=run.id, timings=Timings(**{k: round(v, 4) for k, v in vars(clock).items()}))
+        finally:
+            self._work = None
+        timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
+        facts = self._facts(self._residents.get(run.cells[-1].model), work.rung, 0.0)
+        return messages.Finished(id=run.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._grown())
 
-    def _one_image(self, run: messages.Run, index: int, clock: Clock) -> None:
-        seed = (run.job.seed + index) % 2**32
+    # -- a job ---------------------------------------------------------------------------------------------------------------
 
-        def on_step(step: int, steps: int) -> None:
-            if self._commands.unwanted(run.id):
-                raise UnwantedError
-            self._sign(run.id, "denoise", index, step, steps)
-
-        # 1. Denoise.
-        on_step(0, run.job.steps or 1)
+    def _draw_all(self, work: Work) -> str | None:
+        """All cells, batch by batch. Returns the name of the contact sheet, if it is a sweep."""
+        run = work.run
+        for name in run.job.inputs:
+            work.inputs[name] = pictures.read(work.folder / "inputs" / name)
+        written: list[Future[sheet.Cell | None]] = []
+        positions = _positions(run)
+        for cell, at in zip(run.cells, positions, strict=True):
+            seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
+            while seeds:
+                drawn = self._batch(work, cell, seeds)
+                written += [
+                    self._files.submit(self._keep, work, cell, seed, work.image + offset, at, picture)
+                    for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False))
+                ]
+                work.image += len(drawn)
+                seeds = seeds[len(drawn) :]
         begun = time.perf_counter()
-        latents = self._pipeline.denoise(run.job, seed, on_step)
-        denoised = time.perf_counter()
+        kept = [found for future in written if (found := future.result())]
+        work.clock.encode += time.perf_counter() - begun
+        return self._sheet(work, kept) if run.job.sweep else None
 
-        # 2. Decode.
-        self._sign(run.id, "decode", index, 1, 1, always=True)
-        picture = self._pipeline.decode(latents)
-        decoded = time.perf_counter()
+    def _batch(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
+        """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
+        count = min(len(seeds), self._settings.batch)
+        top = Rung(self._residents.tricks(cell.model), self._settings.batch)
+        model_hash = self._residents.hashes.of(self._residents.entry(cell.model))
+        width, height = cell.width or 0, cell.height or 0
+        key = Fits.key(devices.name(self._device), model_hash, width, height, count, top)
+        rung = work.rung or self._fits.start(key, top)
+        while True:
+            if rung.name:
+                work.rung = rung
+                self._residents.use(cell.model, rung.tricks)
+            try:
+                drawn = self._draw(work, cell, seeds[: min(count, rung.batch)])
+            except JOB_ERRORS as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                what = str(error).splitlines()[0]
+            else:
+                self._fits.remember(key, rung)
+                return drawn
+            # Only out here, where the traceback no longer holds the tensors, is there anything to free.
+            devices.release(self._device)
+            lower = rung.lower()
+            if lower is None:
+                raise MemoryShortError(self._what_would_fit(cell, model_hash, what))
+            log.warning("job %s: out of memory (%s), again with %s", work.run.id, what, lower.name)
+            rung = lower
 
-        # 3. Write, under a name that nobody takes for a picture until it is whole.
-        self._sign(run.id, "encode", index, 1, 1, always=True)
-        name = f"{index}.png"
-        self._save(picture, Path(run.folder) / name, run, seed)
-        encoded = time.perf_counter()
+    def _draw(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
+        work.batch, work.planned, work.before, work.stage = len(seeds), draw.planned_steps(cell), 0, 0
+        self._sign("denoise", 0, always=True)
+        self._check_wanted()
+        begun, clock = time.perf_counter(), work.clock
+        load, decode = clock.load, clock.decode
+        drawn = draw.pictures(cell, seeds, self._studio(work))
+        clock.denoise += time.perf_counter() - begun - (clock.load - load) - (clock.decode - decode)
+        return drawn
 
-        clock.denoise += denoised - begun
-        clock.decode += decoded - denoised
-        clock.encode += encoded - decoded
-        image = Image(file=name, seed=seed, width=picture.width, height=picture.height)
-        self._send(messages.ImageDone(id=run.id, image=image))
+    def _studio(self, work: Work, quiet: bool = False) -> draw.Studio:
+        return draw.Studio(
+            models=_Shelf(self, work),
+            upscalers=self._upscalers,
+            inputs=work.inputs,
+            on_stage=(lambda phase, steps: None) if quiet else self._on_stage,
+            on_step=(lambda step, steps, latents, model: None) if quiet else self._on_step,
+            on_tile=(lambda tile, tiles: None) if quiet else self._on_tile,
+        )
 
-    def _save(self, picture: Picture, path: Path, run: messages.Run, seed: int) -> None:
-        from PIL.PngImagePlugin import PngInfo
+    def _on_stage(self, phase: str, steps: int) -> None:
+        assert self._work  # noqa: S101 - a stage is of a job
+        self._check_wanted()
+        if phase == "denoise":
+            self._work.before += self._work.stage
+            self._work.stage = steps
 
-        text = PngInfo()
-        # A1111's key and form, which other tools read; Pillow writes iTXt where Latin-1 does not do.
-        text.add_text("parameters", infotext(run.job, seed, picture.size, self._pipeline.facts))
-        draft = path.with_name(f".{path.name}")
-        picture.save(draft, format="PNG", pnginfo=text, compress_level=PNG_LEVEL)
-        draft.replace(path)
+    def _on_step(self, step: int, steps: int, latents: Any, model: Model) -> None:
+        work = self._work
+        assert work  # noqa: S101 - a step is of a job
+        self._check_wanted()
+        done = work.before + round(work.stage * min(1.0, step / steps))
+        self._sign("denoise", min(done, work.planned), always=step == steps)
+        self._previews.show(latents, model.latent_map, work.folder)
+
+    def _on_tile(self, tile: int, tiles: int) -> None:
+        self._check_wanted()
+        self._sign("upscale", self._work.planned if self._work else 0)
+
+    def on_decode(self) -> None:
+        if self._work and self._work.run.id:
+            self._sign("decode", self._work.planned, always=True)
+
+    def on_load(self, name: str) -> None:
+        """A model is about to be loaded: the spooler gives that its own time limit."""
+        if self._work and self._work.run.id:
+            self._sign("load", 0, always=True)
+
+    def _check_wanted(self) -> None:
+        if self._work and self._commands.unwanted(self._work.run.id):
+            raise UnwantedError
+
+    # -- files, off the device's thread ---------------------------------------------------------------------------------------
+
+    def _keep(self, work: Work, cell: Job, seed: int, index: int, at: tuple[int, ...], picture: Picture) -> sheet.Cell | None:
+        """Let the filters see a picture, and write what they leave of it. Returns it for the contact sheet."""
+        shown, verdict = self._safety.check(picture)
+        flag = None
+        if verdict:
+            flag = Flag(**vars(verdict), action="blur" if shown else "withhold")
+            log.warning("job %s: picture %d flagged by %s: %s %.2f", work.run.id, index, flag.layer, flag.label, flag.score)
+        name = f"{index}.png" if shown else ""
+        digest = None
+        if shown:
+            shown = shown.convert("RGB")
+            digest = hashlib.sha256(shown.tobytes()).hexdigest()
+            model = self._residents.entry(cell.model)
+            facts = (cell.model, self._residents.hashes.of(model))
+            _save(shown, work.folder / name, infotext(cell, seed, shown.size, *facts))
+        size = {"width": picture.width, "height": picture.height}
+        image = Image(file=name, index=index, seed=seed, **size, pixels=digest, cell=at, flagged=flag)
+        self._send(messages.ImageDone(id=work.run.id, image=image))
+        if not (shown and work.run.job.sweep):
+            return None
+        small = shown.copy()
+        small.thumbnail((512, 512))
+        return sheet.Cell(small, at)
+
+    def _sheet(self, work: Work, cells: list[sheet.Cell]) -> str | None:
+        axes = [sheet.Axis(field, tuple(_label(value) for value in values)) for field, values in work.run.job.sweep.items()]
+        try:
+            made = sheet.contact_sheet(cells, axes)
+        except ValueError as error:  # more columns than a sheet can show: the pictures are there all the same
+            log.warning("job %s: no contact sheet: %s", work.run.id, error)
+            return None
+        _save(made, work.folder / "sheet.png", None)
+        return "sheet.png"
+
+    # -- telling -------------------------------------------------------------------------------------------------------------
 
     def _failed(self, run: messages.Run, error: Exception) -> messages.Failed:
-        failed = messages.Failed(
-            id=run.id,
-            code=self._pipeline.code_of(error),
-            reason=f"The engine could not make the picture: {str(error) or type(error).__name__}"[:1000],
-            details="".join(traceback.format_exception(error)),
-        )
-        if self._pipeline.is_fatal(error):
+        code = "out_of_memory" if isinstance(error, MemoryShortError) else devices.code_of(error)
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, (MemoryShortError, UnusableError, UpscalerError, SafetyError, ValueError, ArithmeticError)):
+            reason = f"The engine could not make the picture: {reason}"
+        failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details="".join(traceback.format_exception(error)))
+        if devices.is_fatal(error):
             # A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
             self._send(failed)
             os._exit(3)
         return failed
 
-    def _sign(self, job_id: str, phase: Any, image: int, step: int, steps: int, always: bool = False) -> None:
-        now = time.monotonic()
-        if always or now - self._last_sign >= SIGN_S or step == steps:
+    def _what_would_fit(self, cell: Job, model_hash: str, what: str) -> str:
+        """The sentence after the last rung."""
+        known = self._fits.largest(devices.name(self._device), model_hash)
+        size = f"{cell.width}x{cell.height}"
+        if known and known != size:
+            advice = f"{known} fitted with this model before"
+        else:
+            width, height = (max(64, (side or 64) // 16 * 8) for side in (cell.width, cell.height))
+            advice = f"{width}x{height} needs about a quarter of it"
+        short = f"There is too little memory for {size} with the model {cell.model!r}, with the thriftiest settings too"
+        return f"{short}: {advice} ({what})."
+
+    def _facts(self, model: Model, rung: Rung | None, load_seconds: float) -> EngineFacts:
+        return EngineFacts(
+            model=model.name,
+            hash=model.hash,
+            family=model.entry.card.family,
+            device=str(self._device),
+            device_name=devices.name(self._device),
+            precision=str(model.dtype).removeprefix("torch."),
+            versions={
+                "torch": torch.__version__,
+                "diffusers": importlib.metadata.version("diffusers"),
+                "transformers": importlib.metadata.version("transformers"),
+            },
+            load_seconds=round(load_seconds, 3),
+            memory=str(model.tricks),
+            rung=rung.name if rung else None,
+            peak_bytes=devices.peak_bytes(self._device),
+            swaps=self._residents.swaps,
+        )
+
+    def _note_memory(self) -> None:
+        self._resident_then, self._loaded_then = devices.resident_bytes(), self._residents.names
+
+    def _grown(self) -> int:
+        """Bytes by which the process grew since the loaded models changed; a model that could not be freed counts as all."""
+        if self._residents.leaked:
+            return 1 << 62
+        if sorted(self._residents.names) != sorted(self._loaded_then):
+            self._note_memory()
+        return max(0, devices.resident_bytes() - self._resident_then)
+
+    def _sign(self, phase: Phase, step: int, always: bool = False) -> None:
+        now, work = time.monotonic(), self._work
+        if work and (always or now - self._last_sign >= SIGN_S):
             self._last_sign = now
-            self._send(messages.Progress(id=job_id, phase=phase, image=image, step=step, steps=steps))
+            progress = {"image": work.image, "batch": work.batch, "step": step, "steps": work.planned}
+            self._send(messages.Progress(id=work.run.id, phase=phase, **progress))
 
     def _send(self, message: FromEngine) -> None:
         try:
-            self._out.write(message.line())
+            with self._send_lock:
+                self._out.write(message.line())
         except BrokenPipeError:  # the spooler is dead
             os._exit(0)
+
+
+class _Shelf:
+    """The residents as drawing sees them: what loading and decoding cost is put down to the job's clock."""
+
+    def __init__(self, engine: Engine, work: Work):
+        self._engine = engine
+        self._work = work
+
+    def get(self, name: str) -> Model:
+        begun = time.perf_counter()
+        model = self._engine._residents.get(name)
+        self._work.clock.load += time.perf_counter() - begun
+        clock = self._work.clock
+        model.on_decode = self._engine.on_decode
+        model.on_decoded = lambda seconds: setattr(clock, "decode", clock.decode + seconds)
+        return model
+
+
+def _positions(run: messages.Run) -> list[tuple[int, ...]]:
+    """Where each cell sits on the axes, in the order of `Job.cells`: the first axis changes fastest."""
+    sizes = [len(values) for values in run.job.sweep.values()]
+    positions = []
+    for number in range(len(run.cells)):
+        at = []
+        for size in sizes:
+            number, index = divmod(number, size)
+            at.append(index)
+        positions.append(tuple(at))
+    return positions
+
+
+def _label(value: Any) -> Any:
+    """A swept value as the sheet shows it: objects by what is in them."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    if isinstance(value, list):
+        return "; ".join(str(_label(each)) for each in value) or "none"
+    return "none" if value is None else value
+
+
+def _save(picture: Picture, path: Path, text: str | None) -> None:
+    """Write a PNG under a name that nobody takes for a picture until it is whole."""
+    info = PngInfo()
+    if text:
+        # A1111's key and form, which other tools read; Pillow writes iTXt where Latin-1 does not do.
+        info.add_text("parameters", text)
+    draft = path.with_name(f".{path.name}")
+    picture.save(draft, format="PNG", pnginfo=info, compress_level=PNG_LEVEL)
+    draft.replace(path)

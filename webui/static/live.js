@@ -94,6 +94,9 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
     badge.className = `badge ${job.status}`;
     part('bar').value = job.progress ? job.progress.fraction_done : 0;
     if (part('doing').textContent !== doing(job)) part('doing').textContent = doing(job);
+    const preview = part('preview');
+    preview.hidden = !job.preview;
+    if (job.preview) preview.src = `${job.preview}?at=${job.progress?.image}-${job.progress?.step}`;
     for (const image of job.images) {
       if (seen.has(image.url)) continue;
       seen.add(image.url);

@@ -1,0 +1,86 @@
+"""An engine in this process, without a spool: for benches, and for tests that look at many pictures.
+
+What runs is the engine itself, with its ladder, filters and files; only the two pipes to the spooler are replaced by lists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.Image import Image as Picture
+
+from spooler import messages, models
+from spooler.engine.worker import Engine
+from spooler.job import Job, from_fields
+from spooler.models import resolve
+from spooler.record import EngineFacts
+from spooler.settings import Settings
+
+
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="sdspool-direct-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+class Nobody:
+    """Commands that never come."""
+
+    stopped = False
+
+    def unwanted(self, job_id: str) -> bool:
+        return False
+
+
+class Direct:
+    """An engine with the settings given by name, and its default model loaded."""
+
+    def __init__(self, scratch: Path | None = None, **settings: Any):
+        self.scratch = scratch or _scratch()
+        given = {"models": self.scratch / "models", "cache": self.scratch / "cache", "device": "cpu"} | settings
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        self.settings = Settings.parse(options, "direct", env={})
+        self.library = models.scan(self.settings.models, self.settings.model)
+        self.catalogue = self.library.catalogue()
+        self._out = io.BytesIO()
+        self.engine = Engine.make(self.settings, self.library, Nobody(), self._out)  # type: ignore[arg-type]
+        self.facts: EngineFacts = self.engine.warm_up()
+        self._number = 0
+
+    def run(self, fields: Mapping[str, Any] | Job, inputs: Mapping[str, Picture] | None = None) -> Path:
+        """Run a job to its end; the folder with its pictures. `ended` has the engine's last word. Raises JobError."""
+        job = fields if isinstance(fields, Job) else from_fields(dict(fields))
+        self.catalogue.check(job)
+        self._number += 1
+        folder = self.scratch / f"job{self._number}"
+        (folder / "inputs").mkdir(parents=True)
+        for name, picture in (inputs or {}).items():
+            picture.save(folder / "inputs" / name)
+        start = (inputs or {})[job.image].size if job.image else None
+        parameters, *cells = [
+            resolve(each, self.catalogue.card(each.model) or self.catalogue.models[0], 3, start) for each in (job, *job.cells())
+        ]
+        self._out.seek(0)
+        self._out.truncate()
+        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=tuple(cells))
+        self.ended = self.engine.run(run)
+        self.said = [messages.from_engine.validate_json(line) for line in self._out.getvalue().splitlines()]
+        return folder
+
+    def draw(self, inputs: Mapping[str, Picture] | None = None, **fields: Any) -> list[Picture]:
+        """The pictures of a job. Raises RuntimeError with the reason when it failed."""
+        folder = self.run(fields, inputs)
+        if isinstance(self.ended, messages.Failed):
+            raise RuntimeError(f"{self.ended.code}: {self.ended.reason}\n{self.ended.details}")
+        pictures = []
+        for path in sorted(folder.glob("[0-9]*.png"), key=lambda path: int(path.stem)):
+            with Image.open(path) as picture:
+                pictures.append(picture.convert("RGB"))
+        return pictures

@@ -1,0 +1,119 @@
+"""The device: which one, in which number format, how much memory is left, and which errors it does not survive."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+#: A CUDA context that met one of these is lost: every later call in the process fails.
+FATAL = ("illegal memory access", "device-side assert", "misaligned address", "launch failure", "CUDA error", "cuDNN error")
+#: Families whose activations overflow float16.
+BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
+
+
+class UnusableError(RuntimeError):
+    """The engine cannot work here as configured, and trying again would not help: met by the operator at the start."""
+
+
+class NotFiniteError(ArithmeticError):
+    """NaN or infinity where a picture should be: met by whoever would otherwise have got a black one."""
+
+
+def choose(setting: str, model: str) -> torch.device:
+    """The device of the setting `device`. Raises UnusableError when it is not there."""
+    if setting == "auto":
+        if torch.cuda.is_available():
+            setting = "cuda"
+        elif model == "demo":
+            setting = "cpu"
+        else:
+            raise UnusableError("`device` is auto, but no GPU was found: give --device cpu to draw on the CPU, slowly.")
+    try:
+        device = torch.device(setting)
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnusableError(f"`device` must be one that torch can use here, but {setting!r} is not: {reason}") from error
+    return device
+
+
+def precision(setting: str, device: torch.device, family: str) -> torch.dtype:
+    """The number format to compute in. bfloat16 and float16 on a CPU are possible and unusably slow: only when asked for."""
+    if setting != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if family in BFLOAT16 else torch.float16
+
+
+def name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory of the device."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else psutil.virtual_memory().total
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on the device."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def resident_bytes() -> int:
+    """Memory that this process has of the machine's."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def release(device: torch.device) -> None:
+    """Give back what is no longer referred to."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin a new measurement of the most memory in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts again from now
+    except OSError:
+        return
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory in use since `forget_peak`: allocated on the GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resident_bytes()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), resident_bytes())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less memory in use would help."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the process is of no more use after this error."""
+    return not is_out_of_memory(error) and any(text in str(error) for text in FATAL)
+
+
+def code_of(error: BaseException) -> str:
+    """A failure's code for programs."""
+    if is_out_of_memory(error):
+        return "out_of_memory"
+    return "not_finite" if isinstance(error, NotFiniteError) else "engine_error"

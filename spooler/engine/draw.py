@@ -1,0 +1,237 @@
+"""The kinds of work: from a job (one cell, every field filled in) and its seeds to finished pictures.
+
+    txt2img   noise -> denoise -> decode                     hires     txt2img -> enlarge -> img2img
+    img2img   picture -> noise over it -> denoise -> decode  refiner   base to its latents -> refiner from there
+    inpaint   img2img within a mask                          upscale   Lanczos or an ESRGAN, after any of these or alone
+
+Each is the diffusers pipeline of that task, called with the job's parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL.Image import Image as Picture
+
+from spooler import prompt as prompts
+from spooler.engine.model import Model, Task
+from spooler.engine.upscale import Upscalers
+from spooler.job import Job
+
+#: Called at each step with the number of the step within its stage, all steps of the stage, and the latents.
+OnStep = Callable[[int, int, Any, Model], None]
+
+
+class Shelf(Protocol):
+    """Where the models are."""
+
+    def get(self, name: str) -> Model:
+        """The model of that name, loaded."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What drawing needs besides the job."""
+
+    models: Shelf
+    upscalers: Upscalers
+    inputs: dict[str, Picture]  # RGB (a mask's: L), by the names that the job uses
+    on_stage: Callable[[str, int], None]  # "denoise" or "upscale" begins, with its number of steps
+    on_step: OnStep
+    on_tile: Callable[[int, int], None]
+
+
+@torch.inference_mode()
+def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
+    """One RGB picture for each seed, all drawn in one batch. Every default of `job` is filled in.
+
+    Raises NotFiniteError, torch.OutOfMemoryError, ValueError for what the model cannot do, and what `studio.on_step` raises.
+    """
+    if job.upscales_only:
+        drawn = [studio.inputs[job.image or ""]] * len(seeds)
+    elif job.mask:
+        drawn = _inpaint(job, seeds, studio)
+    elif job.image:
+        start = ImageOps.fit(studio.inputs[job.image], _size(job), Image.Resampling.LANCZOS)
+        drawn = _call(job, seeds, studio, "img2img", image=[start] * len(seeds), strength=job.strength)
+    elif job.refiner:
+        drawn = _base_and_refiner(job, seeds, studio)
+    else:
+        drawn = _txt2img(job, seeds, studio)
+    if job.hires and not job.image:
+        drawn = _hires(job, seeds, drawn, studio)
+    if job.upscale:
+        drawn = [_upscale(picture, job.upscale.upscaler, job.upscale.scale, studio) for picture in drawn]
+    return drawn
+
+
+def _txt2img(job: Job, seeds: list[int], studio: Studio) -> Any:
+    # The first pass of a latent hires fix is not decoded.
+    latent = bool(job.hires and job.hires.upscaler == "Latent")
+    return _call(job, seeds, studio, "txt2img", output_type="latent" if latent else "pil")
+
+
+def _base_and_refiner(job: Job, seeds: list[int], studio: Studio) -> Any:
+    """SDXL's ensemble of denoisers: the base hands its latents over, still noisy, and the refiner goes on from there."""
+    assert job.refiner  # noqa: S101 - for the type checker
+    latents = _call(job, seeds, studio, "txt2img", denoising_end=job.refiner.switch_at, output_type="latent")
+    refined = job.model_copy(update={"model": job.refiner.model, "loras": [], "refiner": None, "vae": ""})
+    part = {"image": latents, "denoising_start": job.refiner.switch_at}
+    return _call(refined, seeds, studio, "img2img", **part, output_type="latent" if _latent_hires(job) else "pil")
+
+
+def _hires(job: Job, seeds: list[int], first: Any, studio: Studio) -> Any:
+    """The second pass, over the first one's latents or pictures enlarged."""
+    assert job.hires and job.width and job.height  # noqa: S101 - for the type checker
+    multiple = 32 if job.width % 32 == 0 and job.height % 32 == 0 else 8
+    width, height = (round(side * job.hires.scale / multiple) * multiple for side in (job.width, job.height))
+    second = job.model_copy(update={"width": width, "height": height, "steps": job.hires.steps or job.steps, "refiner": None})
+    if _latent_hires(job):
+        model = studio.models.get(job.model)
+        factor = first.shape[-1] / job.width
+        size = (round(height * factor), round(width * factor))
+        image: Any = torch.nn.functional.interpolate(first.float(), size=size, mode="bilinear").to(model.dtype)
+    else:
+        enlarged = (_upscale(picture, job.hires.upscaler, job.hires.scale, studio) for picture in first)
+        image = [each.resize((width, height), Image.Resampling.LANCZOS) for each in enlarged]
+    return _call(second, seeds, studio, "img2img", image=image, strength=job.hires.strength)
+
+
+def _latent_hires(job: Job) -> bool:
+    return bool(job.hires and job.hires.upscaler == "Latent")
+
+
+def _inpaint(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
+    """Repaint where the mask is white; every other pixel is the input's own, to the bit."""
+    image, mask = studio.inputs[job.image or ""], studio.inputs[job.mask or ""].convert("L")
+    if mask.size != image.size:
+        mask = mask.resize(image.size, Image.Resampling.NEAREST)
+    mask = mask.point(lambda value: 255 if value >= 128 else 0)
+    box = mask.getbbox()
+    if box is None:
+        return [image.copy() for _ in seeds]
+    whole = job.inpaint_area == "whole"
+    box = (0, 0, *image.size) if whole else _window(box, job.inpaint_padding, image.size, _size(job))
+
+    # 1. Draw the window at the job's size.
+    start = image.crop(box).resize(_size(job), Image.Resampling.LANCZOS)
+    area = mask.crop(box).resize(_size(job), Image.Resampling.NEAREST)
+    count = len(seeds)
+    drawn = _call(job, seeds, studio, "inpaint", image=[start] * count, mask_image=[area] * count, strength=job.strength)
+
+    # 2. Lay it over the input, fading in inside the white: what the mask keeps black is not touched.
+    soft = ImageChops.multiply(mask.filter(ImageFilter.GaussianBlur(job.mask_blur)), mask)
+    results = []
+    for picture in drawn:
+        result = image.copy()
+        window = picture.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
+        result.paste(window, box[:2], soft.crop(box))
+        results.append(result)
+    return results
+
+
+def _window(
+    box: tuple[int, int, int, int], padding: int, size: tuple[int, int], drawn: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """The box with its padding, widened towards the shape that is drawn, within the picture."""
+    left, top, right, bottom = box[0] - padding, box[1] - padding, box[2] + padding, box[3] + padding
+    left, top, right, bottom = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
+    width, height = right - left, bottom - top
+    want_width = min(size[0], max(width, round(height * drawn[0] / drawn[1])))
+    want_height = min(size[1], max(height, round(width * drawn[1] / drawn[0])))
+    left = min(max(0, left - (want_width - width) // 2), size[0] - want_width)
+    top = min(max(0, top - (want_height - height) // 2), size[1] - want_height)
+    return left, top, left + want_width, top + want_height
+
+
+def _upscale(picture: Picture, upscaler: str, scale: float, studio: Studio) -> Picture:
+    studio.on_stage("upscale", 1)
+    return studio.upscalers.upscale(picture, upscaler, scale, studio.on_tile)
+
+
+def _size(job: Job) -> tuple[int, int]:
+    return job.width or 0, job.height or 0
+
+
+def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: str = "pil", **more: Any) -> Any:
+    """Call the job's model for one stage: a list of pictures, or latents (len(seeds), channels, h, w)."""
+    model = studio.models.get(job.model)
+    model.dress(job)
+    pipe = model.pipeline(task, tuple(control.model for control in job.controls), job.vae)
+    model.set_sampler(pipe, job)
+    parameters = inspect.signature(type(pipe).__call__).parameters
+
+    # 1. The prompt, how strongly it steers, and where chance comes from: picture i is that of its own seed.
+    arguments = model.encode(pipe, job, prompts.extract_loras(job.prompt)[0]) | model.guidance(pipe, job) | more
+    arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds), "output_type": output_type}
+    # On the CPU whatever the device is: the same seed draws the same noise everywhere.
+    arguments["generator"] = generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    arguments |= {name: value for name, value in (("width", job.width), ("height", job.height)) if name in parameters}
+    if task == "txt2img" and model.is_unet:
+        noise = model.noise(job, seeds)
+        for generator in generators:  # as far on as if the pipeline had drawn the noise itself
+            torch.randn((1, *noise.shape[1:]), generator=generator)
+        arguments["latents"] = noise.to(model.device)
+    if job.controls:
+        arguments |= _controls(job, studio, task)
+    # PixArt and Sana would draw another size of a fixed list, and PixArt strip HTML with a package that is not needed.
+    arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in parameters}
+
+    # 2. A sign of life at each step, where the job can also be stopped.
+    steps = _expected_steps(job, more)
+    studio.on_stage("denoise", steps)
+    if "callback_on_step_end" in parameters:
+
+        def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            studio.on_step(index + 1, getattr(pipe, "num_timesteps", None) or steps, tensors.get("latents"), model)
+            return {}
+
+        arguments["callback_on_step_end"] = step_end
+    else:  # PixArt's older way
+
+        def step(index: int, timestep: Any, latents: Any) -> None:
+            studio.on_step(index + 1, steps, latents, model)
+
+        arguments |= {"callback": step, "callback_steps": 1}
+
+    # 3. Draw.
+    if model.compiled:
+        model.compiled.paused = model.is_dressed
+    return pipe(**arguments).images
+
+
+def _controls(job: Job, studio: Studio, task: Task) -> dict[str, Any]:
+    """The arguments for the job's ControlNets: bare for one, lists for several."""
+    images = [studio.inputs[control.image].resize(_size(job), Image.Resampling.LANCZOS) for control in job.controls]
+    given: dict[str, list[Any]] = {
+        "image" if task == "txt2img" else "control_image": images,
+        "controlnet_conditioning_scale": [control.weight for control in job.controls],
+        "control_guidance_start": [control.start for control in job.controls],
+        "control_guidance_end": [control.end for control in job.controls],
+    }
+    return {name: values if len(values) > 1 else values[0] for name, values in given.items()}
+
+
+def _expected_steps(job: Job, more: Mapping[str, Any]) -> int:
+    """How many steps the stage will take, for the progress bar; the pipeline knows better once it runs."""
+    steps = job.steps or 1
+    if "strength" in more:
+        return max(1, int(steps * float(more["strength"])))
+    if "denoising_end" in more:
+        return max(1, round(steps * float(more["denoising_end"])))
+    return max(1, round(steps * (1 - float(more.get("denoising_start", 0.0)))))
+
+
+def planned_steps(job: Job) -> int:
+    """The denoising steps of all the job's stages."""
+    if job.upscales_only:
+        return 1
+    steps = _expected_steps(job, {"strength": job.strength} if job.image else {})
+    if job.hires and not job.image:
+        steps += max(1, int((job.hires.steps or job.steps or 1) * job.hires.strength))
+    return steps

@@ -1,0 +1,111 @@
+"""From a folder or file to a diffusers pipeline in memory. Only safetensors, only local files, no foreign code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from spooler.engine import single_file
+from spooler.engine.device import UnusableError
+from spooler.models import Entry
+
+for library in (diffusers, transformers):
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+
+#: What the libraries raise for weights that do not fit their config, are cut short, or are missing.
+LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def load(entry: Entry, dtype: torch.dtype) -> Any:
+    """The entry's pipeline on the CPU. Raises UnusableError; MemoryError and the like go through."""
+    try:
+        if entry.is_file:
+            card = entry.card
+            pipe = single_file.load(entry.path, card.family, dtype, entry.config, card.prediction_type)
+        else:
+            pipe = _load_folder(entry, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except LOADING_ERRORS as error:
+        raise UnusableError(f"The model {entry.card.name!r} could not be loaded: {error}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _load_folder(entry: Entry, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        # The half-precision files where there are any: half the bytes to read.
+        "variant": "fp16" if any(".fp16." in path.name for path in entry.weight_files()) else None,
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
+    index = json.loads((entry.path / "model_index.json").read_bytes())
+    if "safety_checker" in index:
+        # The checker is a layer of its own (safety.py): its weights are read only when it is switched on.
+        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if entry.card.family == "sdxl-refiner":
+        return diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(entry.path, **options)
+    return diffusers.AutoPipelineForText2Image.from_pretrained(entry.path, **options)
+
+
+def load_vae(path: Path, family: str, dtype: torch.dtype) -> Any:
+    """A VAE by itself: a diffusers folder, or a single file in the layout of the original. Raises UnusableError."""
+    try:
+        if path.is_dir():
+            return diffusers.AutoencoderKL.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True)
+        config = single_file.CONFIGS / family / "vae"
+        return diffusers.AutoencoderKL.from_single_file(
+            str(path), config=str(config), dtype=dtype, local_files_only=True, disable_mmap=False
+        )
+    except LOADING_ERRORS as error:
+        raise UnusableError(f"The VAE {path.stem!r} could not be loaded: {error}") from error
+
+
+def load_controlnet(path: Path, dtype: torch.dtype) -> Any:
+    """A ControlNet from its diffusers folder. Raises UnusableError."""
+    try:
+        return diffusers.ControlNetModel.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise UnusableError(f"The ControlNet {path.name!r} could not be loaded: {error}") from error
+
+
+class Hashes:
+    """SHA-256 of models' weights, kept in a file so that gigabytes are read for it only once."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            found = {}
+        self._found: dict[str, str] = found if isinstance(found, dict) else {}
+
+    def of(self, entry: Entry) -> str:
+        """SHA-256 over the names and bytes of the weight files that are read for the entry."""
+        files = entry.weight_files()
+        key = json.dumps([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files])
+        if known := self._found.get(key):
+            return known
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(str(path.relative_to(entry.path.parent)).encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        self._found[key] = digest.hexdigest()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._path.with_suffix(".draft")
+            draft.write_text(json.dumps(self._found))
+            draft.replace(self._path)
+        except OSError:
+            pass  # it is computed again the next time
+        return self._found[key]

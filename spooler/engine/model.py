@@ -1,0 +1,337 @@
+"""One model in memory: pipelines that share its parts, its samplers, and what a job lays over it."""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import diffusers
+import torch
+
+from spooler import families, samplers
+from spooler.engine import loading, memory, prompts
+from spooler.engine.compiled import Compiled
+from spooler.engine.device import NotFiniteError, UnusableError
+from spooler.engine.memory import Tricks
+from spooler.engine.preview import LatentMap
+from spooler.job import Job
+from spooler.models import Entry, Library, loras_of
+
+Task = Literal["txt2img", "img2img", "inpaint"]
+#: Prompts whose embeddings are kept.
+PROMPTS_KEPT = 32
+#: Control tasks and other combinations of parts that are kept; they cost no weights, only their construction.
+PIPELINES_KEPT = 8
+
+FROM_PIPE: dict[Task, Any] = {
+    "txt2img": diffusers.AutoPipelineForText2Image,
+    "img2img": diffusers.AutoPipelineForImage2Image,
+    "inpaint": diffusers.AutoPipelineForInpainting,
+}
+
+
+class Model:
+    """A model on its device."""
+
+    def __init__(
+        self, entry: Entry, library: Library, pipe: Any, digest: str, tricks: Tricks, device: torch.device, dtype: torch.dtype
+    ):
+        self.entry = entry
+        self.family = families.get(entry.card.family)
+        self.hash = digest
+        self.tricks = tricks
+        self.device = device
+        self.dtype = dtype
+        #: Called when the VAE begins to decode.
+        self.on_decode: Callable[[], None] = lambda: None
+        #: Called when it has, with the seconds that it took.
+        self.on_decoded: Callable[[float], None] = lambda seconds: None
+        self.latent_map: LatentMap | None = None
+        self.compiled: Compiled | None = None
+        self._library = library
+        self._base = pipe
+        self._pipelines: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._placed: Any = None
+        self._grouped: set[int] = set()
+        self._vaes: dict[str, Any] = {"": getattr(pipe, "vae", None)}
+        self._controlnets: dict[str, Any] = {}
+        self._dressed: dict[str, float] = {}
+        self._embeddings: set[str] = set()
+        self._prompts: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+        # The pipeline's constructor rewrites parts of the scheduler's config (steps_offset, clip_sample): take it from there.
+        self._scheduler_config = dict(pipe.scheduler.config)
+        if self._vaes[""] is not None:
+            self._guard(self._vaes[""])
+
+    @classmethod
+    def load(
+        cls, entry: Entry, library: Library, tricks: Tricks, device: torch.device, dtype: torch.dtype, hashes: loading.Hashes
+    ) -> Model:
+        """The entry's model, placed as the tricks say. Raises UnusableError, or torch.OutOfMemoryError."""
+        pipe = loading.load(entry, dtype)
+        try:
+            memory.prepare(pipe, tricks, dtype)
+        except ValueError as error:
+            raise UnusableError(f"The model {entry.card.name!r} cannot be run as configured: {error}.") from error
+        model = cls(entry, library, pipe, hashes.of(entry), tricks, device, dtype)
+        if model.is_unet:
+            model.latent_map = LatentMap.fitted(pipe.vae)  # before any hook hangs on the VAE
+        model._place(pipe)
+        return model
+
+    @property
+    def name(self) -> str:
+        return self.entry.card.name
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether it is of the Stable Diffusion 1.x, 2.x, XL line: our own noise, samplers and prompt weights."""
+        return self.family.name in ("sd1", "sd2", "sdxl", "sdxl-refiner")
+
+    @property
+    def backbone(self) -> Any:
+        """The UNet or the transformer."""
+        return getattr(self._base, "unet", None) or self._base.transformer
+
+    def bytes(self) -> int:
+        """What the weights take."""
+        modules = [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
+        modules += [*self._controlnets.values(), *(vae for name, vae in self._vaes.items() if name)]
+        return sum(tensor.numel() * tensor.element_size() for module in modules for tensor in module.parameters())
+
+    def watched(self) -> list[weakref.ref[Any]]:
+        """Weak references to the parts: after the model was dropped, all of them must be dead."""
+        return [weakref.ref(part) for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
+
+    def tile(self, tricks: Tricks) -> None:
+        """Switch the VAE's tricks without loading anything anew."""
+        self.tricks = tricks
+        for pipe in (self._base, *self._pipelines.values()):
+            memory.tile(pipe, tricks)
+
+    # -- pipelines -----------------------------------------------------------------------------------------------------------
+
+    def pipeline(self, task: Task, controls: tuple[str, ...] = (), vae: str = "") -> Any:
+        """The diffusers pipeline for a task, in place and ready to be called."""
+        key = (task, controls, vae)
+        if key not in self._pipelines:
+            self._pipelines[key] = self._make(task, controls, vae)
+            while len(self._pipelines) > PIPELINES_KEPT:
+                self._pipelines.popitem(last=False)
+        self._pipelines.move_to_end(key)
+        pipe = self._pipelines[key]
+        if pipe is not self._placed:
+            self._place(pipe)
+        return pipe
+
+    def _make(self, task: Task, controls: tuple[str, ...], vae: str) -> Any:
+        if task == "txt2img" and not controls and not vae:
+            return self._base
+        more: dict[str, Any] = {"vae": self._vae(vae)} if vae else {}
+        if controls:
+            nets = [self._controlnet(name) for name in controls]
+            more["controlnet"] = nets[0] if len(nets) == 1 else nets
+        pipe = FROM_PIPE[task].from_pipe(self._base, **more)
+        pipe.set_progress_bar_config(disable=True)
+        memory.tile(pipe, self.tricks)
+        return pipe
+
+    def _place(self, pipe: Any) -> None:
+        if self.tricks.offload == "group":
+            # A part that has these hooks must not get them twice, and brings them into any pipeline that it is part of.
+            new = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+            done = [name for name, part in new.items() if id(part) in self._grouped]
+            if len(done) < len(new):
+                pipe.enable_group_offload(
+                    onload_device=self.device,
+                    offload_device=torch.device("cpu"),
+                    offload_type="leaf_level",
+                    exclude_modules=done,
+                )
+            self._grouped |= {id(part) for part in new.values()}
+        else:
+            memory.place(pipe, self.tricks.offload, self.device)
+        self._placed = pipe
+
+    def _vae(self, name: str) -> Any:
+        if name not in self._vaes:
+            vae = loading.load_vae(self._library.add_ons["vaes"][name], self.family.name, self.dtype)
+            self._guard(vae)
+            self._vaes[name] = vae
+        return self._vaes[name]
+
+    def _controlnet(self, name: str) -> Any:
+        if name not in self._controlnets:
+            self._controlnets[name] = loading.load_controlnet(self._library.add_ons["controlnets"][name], self.dtype)
+        return self._controlnets[name]
+
+    def _guard(self, vae: Any) -> None:
+        """Let no decode of this VAE pass that is not finite: half precision overflows in some (SDXL's), float32 does not."""
+        decode = vae.decode
+
+        def guarded(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.on_decode()
+            begun = time.perf_counter()
+            if not torch.isfinite(latents).all():
+                raise NotFiniteError("The denoised latents are not finite; try another sampler or a lower guidance_scale.")
+            result = decode(latents, *args, **kwargs)
+            if not torch.isfinite(result[0]).all():
+                dtype = vae.dtype
+                vae.to(torch.float32)
+                try:
+                    result = decode(latents.float(), *args, **kwargs)
+                finally:
+                    vae.to(dtype)
+                if not torch.isfinite(result[0]).all():
+                    raise NotFiniteError("The decoded picture is not finite, in float32 too.")
+            self.on_decoded(time.perf_counter() - begun)
+            return result
+
+        vae.decode = guarded
+
+    # -- what a job sets -------------------------------------------------------------------------------------------------------
+
+    def set_sampler(self, pipe: Any, job: Job) -> None:
+        """Give the pipeline a fresh scheduler for the job's sampler and schedule; a family of its own ways keeps its own."""
+        sampler = samplers.find(job.sampler or "")
+        if "sampler" in self.family.kinds or self.family.name == "sdxl-refiner":
+            assert sampler and job.scheduler  # noqa: S101 - the spooler fills every field in
+            scheduler = getattr(diffusers, sampler.scheduler_class)
+            pipe.scheduler = scheduler.from_config(self._scheduler_config, **sampler.config(job.scheduler))
+        else:
+            pipe.scheduler = type(pipe.scheduler).from_config(self._scheduler_config)
+
+    def dress(self, job: Job) -> None:
+        """Lay the job's LoRAs over the model, take off what an earlier job had, and learn the embeddings that it names.
+
+        Raises ValueError for a file that does not fit this model.
+        """
+        wanted = {lora.name: lora.weight for lora in loras_of(job) if lora.weight}
+        if wanted != self._dressed:
+            self._take_off()
+            try:
+                for number, name in enumerate(wanted):
+                    path = self._library.add_ons["loras"][name]
+                    self._base.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{number}")
+                if wanted:
+                    self._base.set_adapters([f"lora{number}" for number in range(len(wanted))], list(wanted.values()))
+            except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
+                self._take_off()
+                raise ValueError(f"The LoRAs {', '.join(wanted)} do not fit the model {self.name!r}: {error}") from error
+            self._dressed = wanted
+            self._prompts.clear()  # a LoRA may change the text encoder
+            self._placed = None
+        for name, path in self._library.add_ons["embeddings"].items():
+            written = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", job.prompt + "\n" + job.negative_prompt)
+            if written and name not in self._embeddings and "embeddings" in self.family.kinds:
+                self._learn(name, path)
+
+    @property
+    def is_dressed(self) -> bool:
+        """Whether LoRAs are on it now."""
+        return bool(self._dressed)
+
+    def _take_off(self) -> None:
+        if hasattr(self._base, "unload_lora_weights"):
+            self._base.unload_lora_weights()
+        self._dressed = {}
+
+    def _learn(self, name: str, path: Path) -> None:
+        """Add a textual inversion's vectors to the text encoders under its name."""
+        from safetensors.torch import load_file
+
+        pipe = self._base
+        try:
+            state = load_file(path)
+            if self.family.name == "sdxl":
+                for key, tokenizer, encoder in (
+                    ("clip_l", pipe.tokenizer, pipe.text_encoder),
+                    ("clip_g", pipe.tokenizer_2, pipe.text_encoder_2),
+                ):
+                    vectors = state[key]
+                    pipe.load_textual_inversion(vectors, token=name, text_encoder=encoder, tokenizer=tokenizer)
+            else:
+                vectors = state["emb_params"] if "emb_params" in state else next(iter(state.values()))
+                pipe.load_textual_inversion(vectors, token=name)
+        except (ValueError, RuntimeError, KeyError, OSError, StopIteration) as error:
+            raise ValueError(f"The embedding {name!r} does not fit the model {self.name!r}: {error}") from error
+        self._embeddings.add(name)
+        self._prompts.clear()
+        self._placed = None
+
+    def encode(self, pipe: Any, job: Job, prompt: str) -> dict[str, Any]:
+        """The prompts as the pipeline takes them: embeddings, kept for the next picture, or texts for other families.
+
+        `prompt` is the job's without its LoRAs.
+        """
+        if not self.is_unet:
+            accepts = _parameters(pipe)
+            texts = {"prompt": prompt}
+            return texts | (
+                {"negative_prompt": job.negative_prompt} if job.negative_prompt and "negative_prompt" in accepts else {}
+            )
+        guidance = (job.guidance_scale or 0) > 1
+        key = (prompt, job.negative_prompt, job.clip_skip, guidance)
+        if key not in self._prompts:
+            self._prompts[key] = self._encode(pipe, *key)
+            while len(self._prompts) > PROMPTS_KEPT:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return self._prompts[key]
+
+    def _encode(self, pipe: Any, prompt: str, negative_prompt: str, clip_skip: int, guidance: bool) -> dict[str, Any]:
+        given = prompts.encode(pipe, self.family.name, prompt, negative_prompt, clip_skip, guidance)
+        if "prompt" not in given:
+            return given
+        found = pipe.encode_prompt(
+            prompt=prompt,
+            device=pipe._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guidance,
+            negative_prompt=negative_prompt or None,
+        )
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return {name: value for name, value in zip(names, found, strict=False) if value is not None}
+
+    def guidance(self, pipe: Any, job: Job) -> dict[str, Any]:
+        """The job's guidance_scale under the pipeline's own name for it."""
+        name = "true_cfg_scale" if self.family.name == "qwen-image" else "guidance_scale"
+        return {name: job.guidance_scale} if name in _parameters(pipe) else {}
+
+    def noise(self, job: Job, seeds: list[int]) -> torch.Tensor:
+        """The first latents for each seed, (len(seeds), channels, height/8, width/8), unscaled, on the CPU.
+
+        Drawn in float32 on the CPU whatever the device is: the same seed draws the same noise everywhere. The variation seed
+        is mixed in on the sphere, as A1111 does it.
+        """
+        factor = self._base.vae_scale_factor
+        shape = (1, self._base.vae.config.latent_channels, (job.height or 0) // factor, (job.width or 0) // factor)
+
+        def draw(seed: int) -> torch.Tensor:
+            return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+        noises = [draw(seed) for seed in seeds]
+        if job.variation_strength:
+            other = [draw((job.variation_seed + index) % 2**32) for index in range(len(seeds))]
+            noises = [slerp(job.variation_strength, one, two) for one, two in zip(noises, other, strict=True)]
+        return torch.cat(noises).to(self.dtype)
+
+
+def slerp(part: float, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """`low` turned by `part` of the angle towards `high`, both taken as single vectors: Gaussian noise stays Gaussian."""
+    cosine = torch.sum((low / low.norm()) * (high / high.norm())).clamp(-1, 1)
+    if cosine.abs() > 0.9995:
+        return (1 - part) * low + part * high
+    angle = torch.acos(cosine)
+    return (torch.sin((1 - part) * angle) * low + torch.sin(part * angle) * high) / torch.sin(angle)
+
+
+def _parameters(pipe: Any) -> dict[str, Any]:
+    import inspect
+
+    return cast(dict[str, Any], inspect.signature(type(pipe).__call__).parameters)

@@ -1,0 +1,128 @@
+"""The models that are loaded: as many as fit the memory that they may take, the least recently used goes first."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from spooler.engine import device as devices
+from spooler.engine import memory
+from spooler.engine.compiled import Compiled
+from spooler.engine.device import UnusableError
+from spooler.engine.loading import Hashes
+from spooler.engine.memory import Tricks
+from spooler.engine.model import Model
+from spooler.models import Entry, Library
+from spooler.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Residents:
+    """The models of the library, loaded when they are asked for."""
+
+    def __init__(self, settings: Settings, library: Library, device: torch.device):
+        self.library = library
+        self.device = device
+        self.swaps = 0  # models that were loaded after the first
+        self.leaked = False  # whether a model was dropped and its memory did not come back
+        self.hashes = Hashes(settings.cache / "hashes.json")
+        self._settings = settings
+        #: Called with the name of a model that is about to be loaded.
+        self.on_load: Callable[[str], None] = lambda name: None
+        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._tricks: dict[str, Tricks] = {}  # what the ladder chose, instead of the settings' own
+        self._ever = False
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are loaded, the least recently used first."""
+        return list(self._models)
+
+    def entry(self, name: str) -> Entry:
+        """Raises UnusableError for a name that the library does not have."""
+        if name not in self.library.models:
+            raise UnusableError(f"There is no model {name!r} on this machine.")
+        return self.library.models[name]
+
+    def tricks(self, name: str) -> Tricks:
+        """The tricks with which the model is, or would be, loaded."""
+        if name in self._tricks:
+            return self._tricks[name]
+        if name in self._models:
+            return self._models[name].tricks
+        return self._choose(self.entry(name))
+
+    def get(self, name: str) -> Model:
+        """The model, loaded when it is not. Raises UnusableError, or torch.OutOfMemoryError."""
+        if name in self._models:
+            self._models.move_to_end(name)
+            return self._models[name]
+        entry = self.entry(name)
+        self.on_load(name)
+        self._make_room(entry.card.weight_bytes)
+        tricks = self._tricks.get(name) or self._choose(entry)
+        dtype = devices.precision(self._settings.precision, self.device, entry.card.family)
+        model = Model.load(entry, self.library, tricks, self.device, dtype, self.hashes)
+        if self._settings.compile != "off" and tricks.offload == "none":
+            model.compiled = Compiled(model.backbone, self._settings.compile)
+        self._models[name] = model
+        self.swaps += self._ever
+        self._ever = True
+        log.info("model %s: loaded, %s, %s", name, str(dtype).removeprefix("torch."), tricks)
+        return model
+
+    def use(self, name: str, tricks: Tricks) -> None:
+        """From now on run the model with these tricks. One whose weights lie elsewhere then is dropped, to be loaded anew."""
+        self._tricks[name] = tricks
+        model = self._models.get(name)
+        if model is None or model.tricks == tricks:
+            return
+        if model.tricks.offload == tricks.offload:
+            model.tile(tricks)
+            return
+        del model
+        self.drop(name)
+
+    def drop(self, name: str) -> None:
+        """Free the model, and look whether its memory came back."""
+        model = self._models.pop(name, None)
+        if model is None:
+            return
+        watched = model.watched()
+        if model.compiled:
+            model.compiled.stop()
+        del model
+        devices.release(self.device)
+        left = sum(reference() is not None for reference in watched)
+        if left:
+            gc.collect()
+            left = sum(reference() is not None for reference in watched)
+        if left:
+            self.leaked = True
+            log.error("model %s: dropped, but %d of its %d parts are still held", name, left, len(watched))
+        else:
+            log.info("model %s: dropped, all its memory came back", name)
+
+    def _make_room(self, wanted: int) -> None:
+        """Drop models, the least recently used first, until `wanted` bytes more are within what models may take."""
+        budget = int(self._settings.keep_gib * memory.GIB) or int(0.9 * devices.total_bytes(self.device))
+        factor = 1 if self.device.type == "cuda" else 2  # the estimate is for half precision
+        while self._models and sum(model.bytes() for model in self._models.values()) + factor * wanted > budget:
+            self.drop(next(iter(self._models)))
+
+    def _choose(self, entry: Entry) -> Tricks:
+        card = entry.card
+        factor = 0.5 if self._settings.weights in ("fp8", "int8") else 1.0
+        return memory.choose_tricks(
+            self._settings,
+            weights=int(card.weight_bytes * factor),
+            largest_part=int(0.75 * card.weight_bytes * factor),  # the UNet's part: 74 % in SDXL, 81 % in SD 1.5
+            working=memory.working_bytes(card.width, card.height),
+            free=devices.free_bytes(self.device),
+            gpu=self.device.type == "cuda",
+        )
