@@ -78,6 +78,9 @@ set_up() ( # a subshell, so that the lock ends with it
 )
 
 get_test_tools() {
+  # Without its dependency torchvision, of which there is no CPU build that fits: the tests have a stand-in for it.
+  "$python" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("spandrel") and u.find_spec("einops")))' ||
+    "$python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps spandrel==0.4.2 einops==0.8.2
   command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && return
   local root_here=(sudo -n)
   [ "$(id -u)" != 0 ] || root_here=()

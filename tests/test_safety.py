@@ -122,8 +122,11 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return red_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+def red_classifier(folder: Path) -> Path:
     """A ViT of a thousand weights that has learnt, in a second, to tell red pictures from others."""
-    folder = tmp_path_factory.mktemp("classifier")
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=8,

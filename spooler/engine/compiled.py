@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -13,6 +14,7 @@ import torch
 log = logging.getLogger(__name__)
 
 Shape = tuple[Any, ...]
+SWITCH_S = 0.0001
 
 
 class Compiled:
@@ -58,20 +60,31 @@ class Compiled:
         return self._eager(*args, **kwargs)
 
     def _work(self) -> None:
-        while (work := self._wanted.get()) is not None:
-            shape, args, kwargs = work
-            try:
-                with torch.inference_mode():
-                    if self._compiled is None:
-                        self._compiled = self._compile()
-                    self._compiled(*args, **kwargs)
-            except (RuntimeError, OSError, ValueError, TypeError, ImportError, AttributeError) as error:
-                # No compiler on this machine, an operation that cannot be compiled: eager code goes on serving.
-                self.failed = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-                log.warning("torch.compile does not work here, eager code goes on: %s", self.failed)
-                return
-            self._ready.add(shape)
-            log.info("compiled for %s", shape)
+        try:
+            while (work := self._wanted.get()) is not None:
+                shape, args, kwargs = work
+                self._compile_for(args, kwargs)
+                self._ready.add(shape)
+                log.info("compiled for %s", shape)
+        except (RuntimeError, OSError, ValueError, TypeError, ImportError, AttributeError) as error:
+            # No compiler on this machine, an operation that cannot be compiled: eager code goes on serving.
+            self.failed = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            log.warning("torch.compile does not work here, eager code goes on: %s", self.failed)
+        finally:
+            self.failed = self.failed or "the compiler's thread has ended"
+
+    def _compile_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        usual_s = sys.getswitchinterval()
+        # The compiler is Python that does not let go of the interpreter by itself. Each of the thousand operations of an
+        # eager step would wait out the usual 5 ms to get it back; a job in the foreground would stand still.
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            with torch.inference_mode():
+                if self._compiled is None:
+                    self._compiled = self._compile()
+                self._compiled(*args, **kwargs)
+        finally:
+            sys.setswitchinterval(usual_s)
 
     def _compile(self) -> Callable[..., Any]:
         if self._mode == "regional":

@@ -1,0 +1,153 @@
+"""The command line's verbs that look back and look round: replay and doctor. And the filters, which all ways in share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from house import ROOT, Spooler, drop, picture, spooler, wait_for, wait_state
+
+from spooler.settings import Settings
+from spooler.spool import Spool
+from webui.app import create_app
+
+RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 6}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spooler.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    made.create()
+    return made
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
+    spool = Spool(tmp_path_factory.mktemp("cli") / "spool")
+    spool.create()
+    with spooler(spool) as running:
+        yield running
+
+
+# -- replay --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_gives_the_same_pixels(warm: Spooler) -> None:
+    drop(warm.spool, "first.json", {"prompt": RED_ON_BLUE["prompt"], "steps": 6, "count": 2})  # with a seed at random
+    wait_state(warm.spool, "first", "done", "failed")
+    replayed = run("replay", "first", "--spool", str(warm.spool.root))
+    assert (replayed.returncode, replayed.stdout) == (0, "0.png: the same pixels\n1.png: the same pixels\n"), replayed.stderr
+
+
+def test_a_replay_that_comes_out_otherwise_says_where_and_what_differs(warm: Spooler) -> None:
+    drop(warm.spool, "second.json", RED_ON_BLUE)
+    place = wait_state(warm.spool, "second", "done", "failed")
+    record = json.loads((place.path / "record.json").read_bytes())
+    record["parameters"]["seed"] += 1  # as if something that the picture depends on had changed since
+    record["engine"]["versions"]["torch"] = "1.0"
+    (place.path / "record.json").write_text(json.dumps(record))
+    replayed = run("replay", "second", "--spool", str(warm.spool.root))
+    assert replayed.returncode == 1
+    assert replayed.stdout.startswith("0.png: differs: ") and "versions: {" in replayed.stdout
+
+
+def test_only_a_job_that_is_done_can_be_replayed(warm: Spooler) -> None:
+    assert run("replay", "nothing", "--spool", str(warm.spool.root)).returncode == 3
+
+
+# -- doctor ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_tells_what_there_is_and_what_to_change(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "old.ckpt").write_bytes(b"\x80\x04.")
+    options = ["--spool", str(tmp_path / "spool"), "--models", str(tmp_path / "models"), "--json"]
+    told = run("doctor", *options)
+    findings = {each["subject"]: each for each in json.loads(told.stdout)}
+    assert told.returncode == 0, told.stdout
+    assert {"device", "packages", "model demo", "not taken", "spool", "disk", "permissions"} <= set(findings)
+    assert "sd1, 128x128" in findings["model demo"]["text"] and "is a pickle" in findings["not taken"]["text"]
+    assert not (tmp_path / "spool").exists(), "it changes nothing"
+
+    # For people.
+    text = run("doctor", *options[:-1]).stdout
+    assert "ok    model demo: " in text and "note  not taken: old.ckpt is a pickle" in text
+
+
+def test_the_doctor_says_what_keeps_jobs_from_being_drawn(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("/(/\n")
+    told = run("doctor", "--model", "/nowhere", "--deny-list", str(tmp_path / "list.txt"), "--json", "--spool", str(tmp_path))
+    bad = {each["subject"]: each["text"] for each in json.loads(told.stdout) if each["level"] == "bad"}
+    assert told.returncode == 1 and "'/nowhere' is none" in bad["models"] and "line 1" in bad["deny list"]
+    assert set(bad) <= {"models", "deny list", "device"}
+
+
+# -- filters, through the whole product ------------------------------------------------------------------------------------
+
+
+def test_the_deny_list_holds_at_every_way_in(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# words\npurple\n")
+    option = ("--deny-list", str(tmp_path / "list.txt"))
+    client = create_app(Settings(spool=spool.root, deny_list=option[1])).test_client()
+    refused = client.post("/api/v1/jobs", json={"prompt": "a (Purple:1.2) ring"})
+    assert refused.status_code == 400 and "has 'purple'" in refused.json["error"]["message"]  # type: ignore[index]
+    assert refused.json["error"]["fields"]["prompt"]  # type: ignore[index]
+    with spooler(spool, *option):
+        drop(spool, "bad.json", {"prompt": "a purple ring"})
+        drop(spool, "swept.json", {"prompt": ["a red ring", "a purple ring"]})
+        drop(spool, "good.json", RED_ON_BLUE | {"negative_prompt": "purple"})
+        for name in ("bad", "swept"):
+            wait_for((spool.rejected_folder / f"{name}.json").exists, f"{name} to be set aside")
+            assert "has 'purple'" in (spool.rejected_folder / f"{name}.json.reason.txt").read_text()
+        assert wait_state(spool, "good", "done", "failed").state == "done"
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (("--classifier", "/nowhere"), "/nowhere"),
+        (("--safety-checker", "on"), "safety_checker"),
+        (("--deny-list", "/nowhere"), "deny list"),
+        (("--classifier", "nudenet", "--classifier-labels", "NO_SUCH"), "NO_SUCH"),
+    ],
+)
+def test_a_filter_that_cannot_load_stops_the_start(spool: Spool, option: tuple[str, ...], sentence: str) -> None:
+    refused = Spooler(spool, *option)
+    assert refused.ended() == 2
+    assert sentence in refused.log
+
+
+@pytest.mark.parametrize("action", ["withhold", "blur"])
+def test_a_flagged_picture_is_withheld_or_blurred_and_the_record_says_why(spool: Spool, tmp_path: Path, action: str) -> None:
+    from test_safety import red_classifier
+
+    folder = red_classifier(tmp_path / "classifier")
+    options = ("--classifier", str(folder), "--classifier-labels", "red", "--flagged", action)
+    with spooler(spool, *options):
+        drop(spool, "red.json", RED_ON_BLUE | {"prompt": "a large red square on a red background", "steps": 12})
+        drop(spool, "blue.json", RED_ON_BLUE | {"prompt": "a large blue square on a blue background", "steps": 12})
+        red = wait_state(spool, "red", "done", "failed")
+        blue = wait_state(spool, "blue", "done", "failed")
+        record = spool.read_record(red)
+        assert record and record.images[0].flagged
+        flag = record.images[0].flagged
+        assert (flag.layer, flag.label, flag.action) == ("classifier", "red", action) and flag.score > 0.5
+        assert not (red.path / "preview.jpg").exists()
+        page = create_app(Settings(spool=spool.root)).test_client().get("/jobs/red").text
+        if action == "withhold":
+            assert record.images[0].file == "" and not (red.path / "0.png").exists()
+            assert "kept back by a safety filter (red)" in page
+        else:
+            blurred = picture(red.path / "0.png")
+            assert len(blurred.getcolors(1 << 20) or ()) > 1 and blurred.size == (128, 128)
+        clean = spool.read_record(blue)
+        assert clean and clean.images[0].flagged is None and (blue.path / "0.png").exists()
