@@ -76,7 +76,11 @@ class Child:
                 log.warning("the engine said what is no message: %r", line[:200])
                 continue
             self._hear(self, message)
-        self._hear(self, Gone(describe_exit(self._process.wait())))
+        status = self._process.wait()
+        self._stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # what it did not read any more
+            self._stdin.close()
+        self._hear(self, Gone(describe_exit(status)))
 
 
 def describe_exit(status: int) -> str:

@@ -124,12 +124,13 @@ def mistakes(job: Job, model: str, family: Family) -> Iterator[Mistake]:
 
 
 def markdown_table() -> str:
-    """The table of docs/engine.md: kinds of work by families."""
-    rows = ["| | " + " | ".join(family.title for family in FAMILIES) + " | other |", "|---" * (len(FAMILIES) + 2) + "|"]
+    """The table of docs/engine.md: kinds of work by families, in each cell the name of its test in tests/test_kinds.py."""
+    columns = [family for family in FAMILIES if family.name != "sdxl-refiner"]
+    rows = ["| | " + " | ".join(family.title for family in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for kind in ("txt2img", *KINDS, "upscale", "sweep"):
-        cells = []
-        for family in (*FAMILIES, OTHER):
-            able = kind in family.kinds or (kind not in KINDS and family.name != "sdxl-refiner")
-            cells.append("yes" if able else "–")  # noqa: RUF001
+        cells = [
+            f"`{family.name}-{kind}`" if kind in family.kinds or kind not in KINDS else f"no: `{family.name}-{kind}`"
+            for family in columns
+        ]
         rows.append(f"| {KINDS.get(kind, kind)} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"

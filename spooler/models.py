@@ -275,6 +275,8 @@ def _candidates(folder: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ADD_ONS:
             continue
+        if path.suffix == ".config" and path.with_suffix(".safetensors").exists():
+            continue  # of that single file
         if path.suffix.lower() in PICKLES:
             refused.append(f"{path.name} is a pickle, which runs whatever code is in it: only safetensors files are loaded.")
         elif path.suffix == ".safetensors" or (path / "model_index.json").exists():

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.Image import Image as Picture
+from PIL.Image import Transpose
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 20 << 20
 #: A small file may unpack to many pixels: this many are looked at before any is decoded.
 MAX_PIXELS = 32_000_000
+#: What Pillow raises for a file that is damaged: which of them depends on the byte.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)
+#: How a picture is turned upright, by the number in its EXIF that says how the camera was held.
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 class InputError(ValueError):
@@ -25,27 +43,44 @@ def check(path: Path) -> tuple[int, int]:
 
 
 def size(path: Path) -> tuple[int, int]:
-    """The width and height that the file tells, turned as its camera says, without decoding it. Raises InputError."""
+    """The width and height that the file tells, turned as its camera says. Raises InputError, or FileNotFoundError."""
     with _opened(path) as image:
         width, height = image.size
-        return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def read(path: Path) -> Picture:
-    """The picture in RGB, upright; what was transparent is white. Raises InputError, or FileNotFoundError."""
-    with _opened(path) as image:
+def read(path: Path, ground: str = "white") -> Picture:
+    """The picture in RGB, upright; what was transparent is of the colour `ground`. Raises InputError, or FileNotFoundError."""
+    with _opened(path) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Pillow can read all the same
         try:
-            upright = ImageOps.exif_transpose(image)
+            image.load()
+            turn = UPRIGHT.get(_orientation(image))
+            upright = image.copy() if turn is None else image.transpose(turn)
+            if upright.mode.startswith("I;16"):  # Pillow's own way to eight bits makes white of all but the darkest
+                upright = upright.point(lambda value: value / 257).convert("L")
             if "A" in upright.getbands() or "transparency" in upright.info:
                 clear = upright.convert("RGBA")
-                white = Image.new("RGBA", clear.size, "white")
-                return Image.alpha_composite(white, clear).convert("RGB")
+                return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
             return upright.convert("RGB")
-        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        except (*DAMAGED, MemoryError) as error:
             raise InputError(f"`{path.name}` must be a whole picture, but cannot be decoded: {error}.") from error
 
 
-def _opened(path: Path) -> Picture:
+def _orientation(image: Picture) -> int:
+    """The number in the picture's EXIF, 1 for upright. EXIF that is damaged spoils no picture: it says nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(ORIENTATION)
+        except DAMAGED:
+            return 1
+    return value if value in UPRIGHT else 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Picture]:
+    """The picture, its pixels counted and none of them decoded yet. Raises InputError, or FileNotFoundError."""
     # Never through a link, never waiting for the writer of a FIFO.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -53,20 +88,17 @@ def _opened(path: Path) -> Picture:
         raise
     except OSError as error:
         raise InputError(f"`{path.name}` must be an ordinary file: {error.strerror}.") from error
-    file = os.fdopen(fd, "rb")
-    try:
+    with os.fdopen(fd, "rb") as file:  # Pillow closes only what it has opened itself
         length = os.fstat(fd).st_size
         if length > MAX_FILE_BYTES:
             raise InputError(f"`{path.name}` must have at most {MAX_FILE_BYTES >> 20} MiB, but has {length / (1 << 20):.1f}.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the pixels are counted right below
-            image = Image.open(file, formats=FORMATS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the pixels are counted right below
+                image = Image.open(file, formats=FORMATS)
+        except (UnidentifiedImageError, *DAMAGED, Image.DecompressionBombError) as error:
+            raise InputError(f"`{path.name}` must be a PNG, JPEG or WebP picture, but is none that can be read.") from error
         if image.width * image.height > MAX_PIXELS:
             limit = MAX_PIXELS // 1_000_000
             raise InputError(f"`{path.name}` must have at most {limit} million pixels, but has {image.width}x{image.height}.")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        file.close()
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"`{path.name}` must be a PNG, JPEG or WebP picture, but is none that can be read.") from error
-    return image
+        yield image

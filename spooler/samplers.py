@@ -83,3 +83,13 @@ def split(name: str) -> tuple[str, str | None]:
             if head and name.strip().lower().endswith(f" {schedule.lower()}") and (find(head) or schedule == "Karras"):
                 return head, schedule
     return name, None
+
+
+def markdown_table() -> str:
+    """The table of docs/engine.md."""
+    rows = ["| sampler | aliases | diffusers scheduler | schedules |", "|---|---|---|---|"]
+    for sampler in SAMPLERS:
+        arguments = ", ".join(f"{name}={value}" for name, value in sampler.arguments.items())
+        scheduler = sampler.scheduler_class + (f" ({arguments})" if arguments else "")
+        rows.append(f"| {sampler.name} | {', '.join(sampler.aliases)} | {scheduler} | {', '.join(sampler.schedules)} |")
+    return "\n".join(rows) + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from house import ROOT
 
-from spooler import settings
+from spooler import families, samplers, settings
 
 MODULES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -25,6 +25,11 @@ def test_no_module_but_the_engine_loads_torch() -> None:
     script = f"import sys, importlib\nfor name in {MODULES}: importlib.import_module(name)\n"
     script += "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("table", [families.markdown_table(), samplers.markdown_table()], ids=["families", "samplers"])
+def test_the_engine_page_has_the_code_s_tables(table: str) -> None:
+    assert table in (ROOT / "docs" / "engine.md").read_text()
 
 
 def test_the_settings_page_has_the_code_s_table() -> None:

@@ -204,14 +204,15 @@ def _xl_unet(text_width: int, time_ids: int) -> Any:
 
 
 def _sdxl() -> Any:
+    # Its own layer is the last but one: with three, clip_skip has one to skip.
     tokenizer = _clip_tokenizer()
     return diffusers.StableDiffusionXLPipeline(
         unet=_xl_unet(64, 6),
         vae=_vae(),
         tokenizer=tokenizer,
-        text_encoder=_clip(tokenizer),
+        text_encoder=_clip(tokenizer, num_hidden_layers=3),
         tokenizer_2=tokenizer,
-        text_encoder_2=_clip(tokenizer, "CLIPTextModelWithProjection"),
+        text_encoder_2=_clip(tokenizer, "CLIPTextModelWithProjection", num_hidden_layers=3),
         scheduler=_euler(),
     )
 

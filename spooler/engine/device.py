@@ -11,6 +11,8 @@ import torch
 
 #: A CUDA context that met one of these is lost: every later call in the process fails.
 FATAL = ("illegal memory access", "device-side assert", "misaligned address", "launch failure", "CUDA error", "cuDNN error")
+#: Memory that ran out somewhere else than in torch's own allocator. The context lives on.
+FULL = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 #: Families whose activations overflow float16.
 BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
 
@@ -104,7 +106,7 @@ def peak_bytes(device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether less memory in use would help."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in FULL)
 
 
 def is_fatal(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ Each is the diffusers pipeline of that task, called with the job's parameters.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +19,6 @@ import torch
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image as Picture
 
-from spooler import prompt as prompts
 from spooler.engine.model import Model, Task
 from spooler.engine.upscale import Upscalers
 from spooler.job import Job
@@ -58,7 +58,7 @@ def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
         drawn = _inpaint(job, seeds, studio)
     elif job.image:
         start = ImageOps.fit(studio.inputs[job.image], _size(job), Image.Resampling.LANCZOS)
-        drawn = _call(job, seeds, studio, "img2img", image=[start] * len(seeds), strength=job.strength)
+        drawn = _over(job, seeds, studio, [start] * len(seeds), job.strength)
     elif job.refiner:
         drawn = _base_and_refiner(job, seeds, studio)
     else:
@@ -99,7 +99,24 @@ def _hires(job: Job, seeds: list[int], first: Any, studio: Studio) -> Any:
     else:
         enlarged = (_upscale(picture, job.hires.upscaler, job.hires.scale, studio) for picture in first)
         image = [each.resize((width, height), Image.Resampling.LANCZOS) for each in enlarged]
-    return _call(second, seeds, studio, "img2img", image=image, strength=job.hires.strength)
+    return _over(second, seeds, studio, image, job.hires.strength)
+
+
+def _over(job: Job, seeds: list[int], studio: Studio, image: Any, strength: float) -> Any:
+    """img2img over one picture for each seed, or over latents; of strength 0 the pictures as they are."""
+    if strength == 0 and isinstance(image, list):
+        return image
+    return _call(job, seeds, studio, "img2img", image=image, strength=_strength(job, strength))
+
+
+def _strength(job: Job, strength: float) -> float:
+    """The strength, but of one step at least: the pipelines take `int(steps * strength)` steps, and fail with none.
+
+    Not a hair more: others take `steps - int(steps - steps * strength)`, which would be two.
+    """
+    steps = job.steps or 1
+    one = 1 / steps
+    return max(strength, one if steps * one >= 1 else math.nextafter(one, 1))
 
 
 def _latent_hires(job: Job) -> bool:
@@ -113,7 +130,7 @@ def _inpaint(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
         mask = mask.resize(image.size, Image.Resampling.NEAREST)
     mask = mask.point(lambda value: 255 if value >= 128 else 0)
     box = mask.getbbox()
-    if box is None:
+    if box is None or job.strength == 0:
         return [image.copy() for _ in seeds]
     whole = job.inpaint_area == "whole"
     box = (0, 0, *image.size) if whole else _window(box, job.inpaint_padding, image.size, _size(job))
@@ -122,7 +139,8 @@ def _inpaint(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
     start = image.crop(box).resize(_size(job), Image.Resampling.LANCZOS)
     area = mask.crop(box).resize(_size(job), Image.Resampling.NEAREST)
     count = len(seeds)
-    drawn = _call(job, seeds, studio, "inpaint", image=[start] * count, mask_image=[area] * count, strength=job.strength)
+    inputs: dict[str, Any] = {"image": [start] * count, "mask_image": [area] * count}
+    drawn = _call(job, seeds, studio, "inpaint", **inputs, strength=_strength(job, job.strength))
 
     # 2. Lay it over the input, fading in inside the white: what the mask keeps black is not touched.
     soft = ImageChops.multiply(mask.filter(ImageFilter.GaussianBlur(job.mask_blur)), mask)
@@ -167,7 +185,7 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     parameters = inspect.signature(type(pipe).__call__).parameters
 
     # 1. The prompt, how strongly it steers, and where chance comes from: picture i is that of its own seed.
-    arguments = model.encode(pipe, job, prompts.extract_loras(job.prompt)[0]) | model.guidance(pipe, job) | more
+    arguments = model.encode(pipe, job) | model.guidance(pipe, job) | more
     arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds), "output_type": output_type}
     # On the CPU whatever the device is: the same seed draws the same noise everywhere.
     arguments["generator"] = generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

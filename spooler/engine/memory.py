@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import accelerate
 import torch
 
 from spooler.settings import Settings
@@ -74,7 +75,7 @@ class Rung:
             return replace(self, batch=self.batch // 2, name=f"batch {self.batch // 2}")
         if self.tricks.offload in ("none", "group"):
             return replace(self, tricks=replace(self.tricks, offload="model"), name="offload")
-        if self.tricks.offload == "model":
+        if self.tricks.offload == "model" and self.tricks.weights != "int8":
             return replace(self, tricks=replace(self.tricks, offload="sequential"), name="sequential")
         return None
 
@@ -107,6 +108,8 @@ def choose_tricks(settings: Settings, weights: int, largest_part: int, working: 
     if mode == "auto":
         # A CPU's memory is the model's home anyway: there is nowhere to offload to.
         mode = choose_mode(weights, largest_part, working, free) if gpu else "full"
+        if mode == "sequential" and settings.weights == "int8":
+            mode = "offload"  # accelerate cannot move torchao's weights layer by layer
     named = MODES[mode]
 
     def switch(setting: str, auto: bool) -> bool:
@@ -135,6 +138,8 @@ def prepare(pipe: Any, tricks: Tricks, dtype: torch.dtype) -> None:
             raise ValueError("`weights` fp8 does not work with this family")
         backbone.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     elif tricks.weights == "int8":
+        if tricks.offload == "sequential":
+            raise ValueError("`weights` int8 does not work with `memory` sequential; fp8 does")
         try:
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
         except ImportError as error:
@@ -164,6 +169,11 @@ def place(pipe: Any, offload: Offload, device: torch.device) -> None:
         pipe.to(device)
     elif offload == "model":
         pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential" and device.type == "cpu":
+        # diffusers makes "cpu:0" of the device, which torch takes for another one than "cpu", and accelerate stumbles over it.
+        pipe.remove_all_hooks()
+        for part in (part for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+            accelerate.cpu_offload(part, device, offload_buffers=len(part._parameters) > 0)
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)
     else:
@@ -207,7 +217,8 @@ class Fits:
         except OSError as error:
             log.warning("what fitted into memory cannot be noted in %s: %s", self._path, error)
 
-    def largest(self, device: str, model_hash: str) -> str | None:
-        """The largest size, "WxH", that is known to have fitted with the model."""
+    def largest(self, device: str, model_hash: str, below: int) -> str | None:
+        """The largest size, "WxH", of less than `below` pixels that is known to have fitted with the model."""
         sizes = [key.split(" | ")[2] for key in self._found if key.startswith(f"{device} | {model_hash[:10]} | ")]
-        return max(sizes, key=lambda size: int(size.split("x")[0]) * int(size.split("x")[1]), default=None)
+        pixels = {size: int(size.split("x")[0]) * int(size.split("x")[1]) for size in sizes}
+        return max((size for size in sizes if pixels[size] < below), key=lambda size: pixels[size], default=None)

@@ -12,21 +12,25 @@ from typing import Any, Literal, cast
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 
 from spooler import families, samplers
 from spooler.engine import loading, memory, prompts
 from spooler.engine.compiled import Compiled
 from spooler.engine.device import NotFiniteError, UnusableError
 from spooler.engine.memory import Tricks
-from spooler.engine.preview import LatentMap
+from spooler.engine.preview import LatentMap, OwnDecoder
 from spooler.job import Job
 from spooler.models import Entry, Library, loras_of
+from spooler.prompt import extract_loras
 
 Task = Literal["txt2img", "img2img", "inpaint"]
 #: Prompts whose embeddings are kept.
 PROMPTS_KEPT = 32
 #: Control tasks and other combinations of parts that are kept; they cost no weights, only their construction.
 PIPELINES_KEPT = 8
+#: What a file that is damaged, or for another model, raises on its way into this one.
+ADD_ON_ERRORS = (ValueError, RuntimeError, KeyError, OSError, TypeError, SafetensorError)
 
 FROM_PIPE: dict[Task, Any] = {
     "txt2img": diffusers.AutoPipelineForText2Image,
@@ -51,7 +55,7 @@ class Model:
         self.on_decode: Callable[[], None] = lambda: None
         #: Called when it has, with the seconds that it took.
         self.on_decoded: Callable[[float], None] = lambda seconds: None
-        self.latent_map: LatentMap | None = None
+        self.latent_map: LatentMap | OwnDecoder | None = None
         self.compiled: Compiled | None = None
         self._library = library
         self._base = pipe
@@ -80,7 +84,7 @@ class Model:
             raise UnusableError(f"The model {entry.card.name!r} cannot be run as configured: {error}.") from error
         model = cls(entry, library, pipe, hashes.of(entry), tricks, device, dtype)
         if model.is_unet:
-            model.latent_map = LatentMap.fitted(pipe.vae)  # before any hook hangs on the VAE
+            model.latent_map = OwnDecoder.of(pipe.vae) or LatentMap.fitted(pipe.vae)  # before any hook hangs on the VAE
         model._place(pipe)
         return model
 
@@ -220,7 +224,7 @@ class Model:
                     self._base.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{number}")
                 if wanted:
                     self._base.set_adapters([f"lora{number}" for number in range(len(wanted))], list(wanted.values()))
-            except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
+            except ADD_ON_ERRORS as error:
                 self._take_off()
                 raise ValueError(f"The LoRAs {', '.join(wanted)} do not fit the model {self.name!r}: {error}") from error
             self._dressed = wanted
@@ -258,25 +262,25 @@ class Model:
             else:
                 vectors = state["emb_params"] if "emb_params" in state else next(iter(state.values()))
                 pipe.load_textual_inversion(vectors, token=name)
-        except (ValueError, RuntimeError, KeyError, OSError, StopIteration) as error:
+        except (*ADD_ON_ERRORS, StopIteration) as error:
             raise ValueError(f"The embedding {name!r} does not fit the model {self.name!r}: {error}") from error
         self._embeddings.add(name)
         self._prompts.clear()
         self._placed = None
 
-    def encode(self, pipe: Any, job: Job, prompt: str) -> dict[str, Any]:
-        """The prompts as the pipeline takes them: embeddings, kept for the next picture, or texts for other families.
-
-        `prompt` is the job's without its LoRAs.
-        """
-        if not self.is_unet:
-            accepts = _parameters(pipe)
-            texts = {"prompt": prompt}
-            return texts | (
-                {"negative_prompt": job.negative_prompt} if job.negative_prompt and "negative_prompt" in accepts else {}
-            )
+    def encode(self, pipe: Any, job: Job) -> dict[str, Any]:
+        """The prompts as the pipeline takes them: embeddings, kept for the next picture, or texts for other families."""
+        # What names a LoRA is no text: `dress` has seen to it. Nor is the space before it, which some tokenizers keep.
+        prompt, negative_prompt = (extract_loras(text)[0].strip() for text in (job.prompt, job.negative_prompt))
         guidance = (job.guidance_scale or 0) > 1
-        key = (prompt, job.negative_prompt, job.clip_skip, guidance)
+        if not self.is_unet:
+            if self.family.name == "qwen-image" and guidance:
+                negative_prompt = negative_prompt or " "  # without one its pipeline takes no notice of the guidance
+            given = {"prompt": prompt}
+            if negative_prompt and "negative_prompt" in _parameters(pipe):
+                given["negative_prompt"] = negative_prompt
+            return given
+        key = (prompt, negative_prompt, job.clip_skip, guidance)
         if key not in self._prompts:
             self._prompts[key] = self._encode(pipe, *key)
             while len(self._prompts) > PROMPTS_KEPT:

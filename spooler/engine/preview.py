@@ -1,11 +1,17 @@
-"""Previews of the picture at work: latents to colours by one small matrix, fitted to the model's VAE at its loading."""
+"""Previews of the picture at work: latents to colours by one small matrix, fitted to the model's VAE at its loading.
+
+The latents of a tiny autoencoder need not be colours in any linear way (the demo model's are not), but its own decoder is
+cheap: a copy of that draws the preview.
+"""
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from PIL import Image
@@ -13,6 +19,8 @@ from PIL import Image
 #: Pixels of the side of the picture that the map is fitted on: 8x8 of its pixels make one latent.
 SIDE = 256
 LONG_SIDE = 512
+#: Latents of the longer side that a decoder is given: a few hundredths of a second on a CPU, however large the picture.
+DECODED_SIDE = 24
 
 
 class LatentMap:
@@ -45,10 +53,40 @@ class LatentMap:
         """The preview of one picture's latents (channels, h, w), enlarged eight times but to at most 512 pixels."""
         rows = latents.float().cpu().flatten(1).T
         colours = rows @ self._matrix[:-1] + self._matrix[-1]  # (h * w, 3) in about -1..1
-        bytes_ = ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-        small = Image.fromarray(np.ascontiguousarray(bytes_.reshape(*latents.shape[-2:], 3)))
-        factor = min(8.0, LONG_SIDE / max(small.size))
-        return small.resize((round(small.width * factor), round(small.height * factor)), Image.Resampling.BICUBIC)
+        return _enlarged(colours.reshape(*latents.shape[-2:], 3), latents)
+
+
+class OwnDecoder:
+    """A tiny autoencoder's decoder, copied to the CPU, where no offloading moves it."""
+
+    def __init__(self, decoder: torch.nn.Module, scaling_factor: float):
+        self._decoder = decoder
+        self._scaling_factor = scaling_factor
+
+    @classmethod
+    def of(cls, vae: Any) -> OwnDecoder | None:
+        """The decoder of the VAE; None for one that is not tiny."""
+        if not isinstance(vae, diffusers.AutoencoderTiny):
+            return None
+        tiny: Any = vae
+        return cls(copy.deepcopy(tiny.decoder).to("cpu", torch.float32), tiny.config.scaling_factor)
+
+    @torch.inference_mode()
+    def picture(self, latents: torch.Tensor) -> Image.Image:
+        """The preview of one picture's latents (channels, h, w), at most 512 pixels."""
+        step = -(-max(latents.shape[-2:]) // DECODED_SIDE)
+        # Every so many, not their mean: halfway between the codes of two colours may lie the code of a third.
+        few = latents[:, ::step, ::step].float().cpu() / self._scaling_factor
+        return _enlarged(self._decoder(few[None])[0].permute(1, 2, 0), latents)
+
+
+def _enlarged(colours: torch.Tensor, latents: torch.Tensor) -> Image.Image:
+    """Colours (height, width, 3) in about -1..1 as a picture eight times as large as the latents, but at most 512 pixels."""
+    bytes_ = ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    height, width = latents.shape[-2:]
+    factor = min(8.0, LONG_SIDE / max(height, width))
+    size = round(width * factor), round(height * factor)
+    return Image.fromarray(np.ascontiguousarray(bytes_)).resize(size, Image.Resampling.BICUBIC)
 
 
 class Previews:
@@ -58,7 +96,7 @@ class Previews:
         self._every_s = every_s
         self._next = 0.0
 
-    def show(self, latents: Any, latent_map: LatentMap | None, folder: Path) -> None:
+    def show(self, latents: Any, latent_map: LatentMap | OwnDecoder | None, folder: Path) -> None:
         """Write the preview of the first picture of the batch `latents`, if it is time for one."""
         now = time.monotonic()
         if not self._every_s or latent_map is None or now < self._next or getattr(latents, "ndim", 0) != 4:

@@ -35,7 +35,8 @@ class Residents:
         #: Called with the name of a model that is about to be loaded.
         self.on_load: Callable[[str], None] = lambda name: None
         self._models: OrderedDict[str, Model] = OrderedDict()
-        self._tricks: dict[str, Tricks] = {}  # what the ladder chose, instead of the settings' own
+        self._configured: dict[str, Tricks] = {}  # what the settings say, with `auto` decided when the model came in
+        self._tricks: dict[str, Tricks] = {}  # what the ladder chose, instead of those
         self._ever = False
 
     @property
@@ -49,13 +50,21 @@ class Residents:
             raise UnusableError(f"There is no model {name!r} on this machine.")
         return self.library.models[name]
 
+    def configured(self, name: str) -> Tricks:
+        """The tricks that the settings give the model, whatever the ladder chose since; `auto` sees the memory free for it."""
+        if name not in self._configured:
+            entry = self.entry(name)
+            self._make_room(entry.card.weight_bytes)
+            self._configured[name] = self._choose(entry)
+        return self._configured[name]
+
     def tricks(self, name: str) -> Tricks:
-        """The tricks with which the model is, or would be, loaded."""
-        if name in self._tricks:
-            return self._tricks[name]
-        if name in self._models:
-            return self._models[name].tricks
-        return self._choose(self.entry(name))
+        """The tricks with which the model was last run, or would be: the ladder's choice, else the configured ones."""
+        return self._tricks.get(name) or self.configured(name)
+
+    def precision(self, name: str) -> torch.dtype:
+        """The number format in which the model computes."""
+        return devices.precision(self._settings.precision, self.device, self.entry(name).card.family)
 
     def get(self, name: str) -> Model:
         """The model, loaded when it is not. Raises UnusableError, or torch.OutOfMemoryError."""
@@ -65,8 +74,8 @@ class Residents:
         entry = self.entry(name)
         self.on_load(name)
         self._make_room(entry.card.weight_bytes)
-        tricks = self._tricks.get(name) or self._choose(entry)
-        dtype = devices.precision(self._settings.precision, self.device, entry.card.family)
+        tricks = self.tricks(name)
+        dtype = self.precision(name)
         model = Model.load(entry, self.library, tricks, self.device, dtype, self.hashes)
         if self._settings.compile != "off" and tricks.offload == "none":
             model.compiled = Compiled(model.backbone, self._settings.compile)
@@ -113,7 +122,11 @@ class Residents:
         budget = int(self._settings.keep_gib * memory.GIB) or int(0.9 * devices.total_bytes(self.device))
         factor = 1 if self.device.type == "cuda" else 2  # the estimate is for half precision
         while self._models and sum(model.bytes() for model in self._models.values()) + factor * wanted > budget:
-            self.drop(next(iter(self._models)))
+            oldest = next(iter(self._models))
+            self.drop(oldest)
+            # When it comes back there may be more room for it, or less.
+            self._configured.pop(oldest, None)
+            self._tricks.pop(oldest, None)
 
     def _choose(self, entry: Entry) -> Tricks:
         card = entry.card

@@ -47,7 +47,7 @@ WARM_UP = Job(
     prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
 )
 #: Errors of a job's own making or of the libraries: they end the job, not the process.
-JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
 
 
 class Commands:
@@ -169,7 +169,7 @@ class Engine:
             draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
             self._work = None
         self._note_memory()
-        return self._facts(model, None, time.perf_counter() - begun)
+        return self._facts(name, None, time.perf_counter() - begun)
 
     def serve(self, facts: EngineFacts) -> None:
         self._send(messages.Ready(facts=facts))
@@ -196,7 +196,7 @@ class Engine:
         finally:
             self._work = None
         timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
-        facts = self._facts(self._residents.get(run.cells[-1].model), work.rung, 0.0)
+        facts = self._facts(run.cells[-1].model, work.rung, 0.0)
         return messages.Finished(id=run.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._grown())
 
     # -- a job ---------------------------------------------------------------------------------------------------------------
@@ -204,8 +204,11 @@ class Engine:
     def _draw_all(self, work: Work) -> str | None:
         """All cells, batch by batch. Returns the name of the contact sheet, if it is a sweep."""
         run = work.run
+        masks = {cell.mask for cell in run.cells} - {cell.image for cell in run.cells}
         for name in run.job.inputs:
-            work.inputs[name] = pictures.read(work.folder / "inputs" / name)
+            # Where nothing was painted on a mask, nothing is to be repainted.
+            ground = "black" if name in masks else "white"
+            work.inputs[name] = pictures.read(work.folder / "inputs" / name, ground)
         written: list[Future[sheet.Cell | None]] = []
         positions = _positions(run)
         for cell, at in zip(run.cells, positions, strict=True):
@@ -226,7 +229,7 @@ class Engine:
     def _batch(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
         """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
         count = min(len(seeds), self._settings.batch)
-        top = Rung(self._residents.tricks(cell.model), self._settings.batch)
+        top = Rung(self._residents.configured(cell.model), count)
         model_hash = self._residents.hashes.of(self._residents.entry(cell.model))
         width, height = cell.width or 0, cell.height or 0
         key = Fits.key(devices.name(self._device), model_hash, width, height, count, top)
@@ -234,7 +237,7 @@ class Engine:
         while True:
             if rung.name:
                 work.rung = rung
-                self._residents.use(cell.model, rung.tricks)
+            self._residents.use(cell.model, rung.tricks)  # the topmost too: another size may have gone down before
             try:
                 drawn = self._draw(work, cell, seeds[: min(count, rung.batch)])
             except JOB_ERRORS as error:
@@ -356,31 +359,34 @@ class Engine:
 
     def _what_would_fit(self, cell: Job, model_hash: str, what: str) -> str:
         """The sentence after the last rung."""
-        known = self._fits.largest(devices.name(self._device), model_hash)
+        known = self._fits.largest(devices.name(self._device), model_hash, (cell.width or 0) * (cell.height or 0))
         size = f"{cell.width}x{cell.height}"
-        if known and known != size:
+        if known:
             advice = f"{known} fitted with this model before"
+        elif cell.width and cell.height and min(cell.width, cell.height) >= 128:
+            advice = f"{cell.width // 16 * 8}x{cell.height // 16 * 8} needs about a quarter of it"
         else:
-            width, height = (max(64, (side or 64) // 16 * 8) for side in (cell.width, cell.height))
-            advice = f"{width}x{height} needs about a quarter of it"
+            advice = "a smaller model may fit"
         short = f"There is too little memory for {size} with the model {cell.model!r}, with the thriftiest settings too"
         return f"{short}: {advice} ({what})."
 
-    def _facts(self, model: Model, rung: Rung | None, load_seconds: float) -> EngineFacts:
+    def _facts(self, name: str, rung: Rung | None, load_seconds: float) -> EngineFacts:
+        """What ran a job. The model itself may be gone again by now: a refiner may have needed its room."""
+        entry = self._residents.entry(name)
         return EngineFacts(
-            model=model.name,
-            hash=model.hash,
-            family=model.entry.card.family,
+            model=name,
+            hash=self._residents.hashes.of(entry),
+            family=entry.card.family,
             device=str(self._device),
             device_name=devices.name(self._device),
-            precision=str(model.dtype).removeprefix("torch."),
+            precision=str(self._residents.precision(name)).removeprefix("torch."),
             versions={
                 "torch": torch.__version__,
                 "diffusers": importlib.metadata.version("diffusers"),
                 "transformers": importlib.metadata.version("transformers"),
             },
             load_seconds=round(load_seconds, 3),
-            memory=str(model.tricks),
+            memory=str(self._residents.tricks(name)),
             rung=rung.name if rung else None,
             peak_bytes=devices.peak_bytes(self._device),
             swaps=self._residents.swaps,
