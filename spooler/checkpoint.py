@@ -6,6 +6,7 @@ The layout of the file is 8 bytes of length (little endian), a JSON object of th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ LOOKALIKES = {
 LORA_PARTS = ("lora_down", "lora_up", "lora_A", "lora_B", "_lora.down.", "_lora.up.", "lora_linear_layer.")
 #: How the names of a ControlNet's weights begin: inside a whole checkpoint, on its own, and in diffusers' layout.
 CONTROLNET_STARTS = ("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "controlnet_down_blocks.")
+
+
+#: Width of the text embeddings that a family's UNet reads.
+WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
 class CheckpointError(ValueError):
@@ -125,3 +130,19 @@ def _entry(path: Path, name: str, tensor: Any) -> tuple[tuple[int, ...], int]:
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+
+
+def family_of_lora(shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """The family that a LoRA was made for, by the width of the text that its cross-attention reads; None: it does not tell."""
+    for name, shape in shapes.items():
+        if re.search(r"attn2[._]to_[kv]", name) and re.search(r"lora_(down|A)", name) and len(shape) >= 2:
+            return WIDTHS.get(shape[1])
+    return None
+
+
+def family_of_embedding(shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """The family that a textual inversion was made for; None when it does not tell."""
+    if "clip_g" in shapes:
+        return "sdxl"
+    widths = {shape[-1] for shape in shapes.values() if shape}
+    return WIDTHS.get(widths.pop()) if len(widths) == 1 else None

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -72,6 +73,9 @@ class Catalogue(BaseModel):
     controlnets: tuple[str, ...] = ()
     upscalers: tuple[str, ...] = BUILT_IN_UPSCALERS
     default: str = ""
+    made_for: dict[str, str] = Field(
+        {}, description="Family that an add-on was made for, where its file tells: by `loras/name`."
+    )
 
     def card(self, name: str) -> ModelCard | None:
         """The card of that name, the default's for no name."""
@@ -109,6 +113,18 @@ class Catalogue(BaseModel):
                 yield _unknown("refiner.model", job.refiner.model, names)
             elif not refiner.family.startswith("sdxl"):
                 yield Mistake("refiner.model", f"`refiner.model` must be an SDXL model, but {refiner.name!r} is none.")
+        if card:
+            used = {f"loras/{lora.name}": "loras" for lora in loras_of(job)}
+            used |= {f"controlnets/{control.model}": "controls" for control in job.controls}
+            words = job.prompt + "\n" + job.negative_prompt
+            used |= {f"embeddings/{name}": "prompt" for name in self.embeddings if written(name, words)}
+            for key, field_name in used.items():
+                if (family := self.made_for.get(key)) and card.family in checkpoint.WIDTHS.values() and family != card.family:
+                    known, own = families.get(family).title, families.get(card.family).title
+                    name = key.partition("/")[2]
+                    yield Mistake(
+                        field_name, f"`{field_name}`: {name!r} was made for {known}, but {card.name!r} is of the family {own}."
+                    )
         if job.vae and job.vae not in self.vaes:
             yield _unknown("vae", job.vae, self.vaes)
         for control in job.controls:
@@ -137,6 +153,8 @@ def merged(catalogues: Sequence[Catalogue]) -> Catalogue:
     }
     together["upscalers"] = together["upscalers"] or BUILT_IN_UPSCALERS
     default = next((catalogue.default for catalogue in catalogues if catalogue.default), "")
+    for catalogue in reversed(catalogues):
+        together["made_for"] = together.get("made_for", {}) | catalogue.made_for
     return Catalogue(models=tuple(cards.values()), default=default, **together)
 
 
@@ -179,6 +197,7 @@ class Library:
     def catalogue(self) -> Catalogue:
         named: dict[str, Any] = {kind: tuple(sorted(found)) for kind, found in self.add_ons.items()}
         named["upscalers"] = (*BUILT_IN_UPSCALERS, *named["upscalers"])
+        named["made_for"] = _made_for(self.add_ons)
         return Catalogue(models=tuple(entry.card for entry in self.models.values()), default=self.default, **named)
 
 
@@ -320,6 +339,26 @@ def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
                 else:
                     refused.append(f"{kind}/{path.name} has no safetensors weights.")
     return found
+
+
+def _made_for(add_ons: dict[AddOn, dict[str, Path]]) -> dict[str, str]:
+    """The family of each add-on whose file tells it."""
+    found: dict[str, str | None] = {}
+    for kind, family_of in (("loras", checkpoint.family_of_lora), ("embeddings", checkpoint.family_of_embedding)):
+        for name, path in add_ons[cast(AddOn, kind)].items():
+            try:
+                found[f"{kind}/{name}"] = family_of(checkpoint.read_shapes(path))
+            except checkpoint.CheckpointError:
+                continue  # the job that names it will hear why
+    for name, path in add_ons["controlnets"].items():
+        width = _read_json(path / "config.json", f"The ControlNet {name!r}").get("cross_attention_dim")
+        found[f"controlnets/{name}"] = checkpoint.WIDTHS.get(width) if isinstance(width, int) else None
+    return {key: family for key, family in found.items() if family}
+
+
+def written(name: str, text: str) -> bool:
+    """Whether the text has the name of an embedding as a word of its own."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def _of_file(path: Path) -> dict[str, Any]:

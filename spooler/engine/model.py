@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from collections import OrderedDict
@@ -21,7 +20,7 @@ from spooler.engine.device import NotFiniteError, UnusableError
 from spooler.engine.memory import Tricks
 from spooler.engine.preview import LatentMap, OwnDecoder
 from spooler.job import Job
-from spooler.models import Entry, Library, loras_of
+from spooler.models import Entry, Library, loras_of, written
 from spooler.prompt import extract_loras
 
 Task = Literal["txt2img", "img2img", "inpaint"]
@@ -230,9 +229,9 @@ class Model:
             self._dressed = wanted
             self._prompts.clear()  # a LoRA may change the text encoder
             self._placed = None
+        words = job.prompt + "\n" + job.negative_prompt
         for name, path in self._library.add_ons["embeddings"].items():
-            written = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", job.prompt + "\n" + job.negative_prompt)
-            if written and name not in self._embeddings and "embeddings" in self.family.kinds:
+            if "embeddings" in self.family.kinds and name not in self._embeddings and written(name, words):
                 self._learn(name, path)
 
     @property
