@@ -33,6 +33,7 @@ PROMPTS = (
     "an orange ring on a blue background",
     "a large red circle on a blue background",
 )
+SWEEP = {"prompt": "a large orange star on a purple background", "seed": 5, "steps": [4, 8, 20], "guidance_scale": [1, 2, 4]}
 LONG = {"steps": 150, "count": 20}
 
 
@@ -62,6 +63,8 @@ def main() -> None:
             for number, prompt in enumerate(PROMPTS):
                 drop(spool, f"picture-{number}.json", {"prompt": prompt, "seed": 5, "count": 3 if number == 7 else 1})
                 wait_state(spool, f"picture-{number}", "done")
+            drop(spool, "sweep.json", SWEEP)
+            wait_state(spool, "sweep", "done")
             drop(spool, "typing-error.json", b'{"prompt": "a ring", "stepps": 20, "width": 100}')
             drop(spool, "long.json", LONG | {"prompt": "a large white star on a green background", "owner": "anna"})
             wait_running(spool, "long")
@@ -72,6 +75,7 @@ def main() -> None:
             take("create", "")
             take("job", "jobs/picture-7")
             take("running", "jobs/long")
+            take("sweep", "jobs/sweep")
             take("queue", "queue")
             take("gallery", "gallery")
             take("failed", "failed")

@@ -215,7 +215,7 @@ def _record_rows(report: JobReport) -> list[tuple[str, str]]:
         ("Spooler", report.spooler),
         ("Versions", ", ".join(f"{name} {version}" for name, version in engine.versions.items()) if engine else None),
     ):
-        if value not in (None, ""):
+        if value not in (None, "") and label.lower().replace(" ", "_") not in used.sweep:  # what is swept is told there
             rows.append((label, str(value)))
     return rows
 

@@ -59,7 +59,9 @@ const doing = job => {
   if (job.status === 'held') return 'Held: it waits until it is moved back to pending/';
   const at = job.progress;
   if (!at || !at.steps) return 'Starting';
-  const which = at.count > 1 ? `Picture ${Math.min(at.image + 1, at.count)} of ${at.count}, ` : '';
+  if (at.phase === 'load') return 'Loading the model';
+  const upTo = at.batch > 1 ? ` to ${at.image + at.batch}` : '';
+  const which = at.count > 1 ? `Picture ${Math.min(at.image + 1, at.count)}${upTo} of ${at.count}, ` : '';
   return `${which}step ${at.step} of ${at.steps}`;
 };
 
@@ -78,7 +80,7 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
     get.href = `${image.url}?download`;
     get.download = '';
     get.textContent = 'Download';
-    caption.append(`seed ${image.seed} `, get);
+    caption.append(image.cell.length ? '' : `seed ${image.seed} `, get); // of a sweep, the finished page says more
     link.append(img);
     made.append(link, caption);
     return made;
