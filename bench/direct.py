@@ -74,6 +74,12 @@ class Direct:
         self.said = [messages.from_engine.validate_json(line) for line in self._out.getvalue().splitlines()]
         return folder
 
+    def close(self) -> None:
+        """Free the models' memory, for the next engine in this process."""
+        for name in self.engine._residents.names:
+            self.engine._residents.drop(name)
+        self.engine._files.shutdown()
+
     def draw(self, inputs: Mapping[str, Picture] | None = None, **fields: Any) -> list[Picture]:
         """The pictures of a job. Raises RuntimeError with the reason when it failed."""
         folder = self.run(fields, inputs)

@@ -101,6 +101,7 @@ class Failed(_Message):
     reason: str
     details: str = ""
     facts: EngineFacts | None = None
+    fatal: bool = Field(False, description="Whether the process is of no more use: it ends now.")
 
 
 ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]

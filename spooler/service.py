@@ -296,6 +296,8 @@ class Service:
                 log.warning("job %s: %s: %s", running.place.id, message.code, message.reason)
                 if message.details:
                     self._write_error(running.place, message.details)
+                if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
+                    self._kill("it met an error that no later job would survive")
 
     def _whole_timings(self, record: Record, measured: Timings) -> Timings:
         load, self._load_seconds = self._load_seconds, 0.0
@@ -390,7 +392,7 @@ class Service:
 
     def _feed(self, now: float) -> None:
         """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
-        while self.engine and not self.running and not self.stopping and not self._recycling:
+        while self.engine and not (self.running or self.stopping or self._recycling or self._killed_for):
             if self._recovered:
                 self._begin_or_fail(self._recovered.pop(0), now)
             elif self.spool.paused:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,13 +37,16 @@ def wait_for(condition: Callable[[], T | None], what: str, deadline_s: float = D
 class Spooler:
     """A real spooler process, `python -m spooler`, on a spool of its own or a shared one."""
 
-    def __init__(self, spool: Spool, *options: str, name: str = "test"):
+    def __init__(self, spool: Spool, *options: str, name: str = "test", env: Mapping[str, str] | None = None):
         self.spool = spool
         self.name = name
         self.log_path = spool.root.parent / f"spooler-{name}.log"
         command = [sys.executable, "-m", "spooler", "--spool", str(spool.root), "--spooler", name, *options]
         self._log = self.log_path.open("ab")
-        self.process = subprocess.Popen(command, stderr=self._log, stdout=self._log, cwd=ROOT, start_new_session=True)
+        environment = {**os.environ, **(env or {})}
+        self.process = subprocess.Popen(
+            command, stderr=self._log, stdout=self._log, cwd=ROOT, start_new_session=True, env=environment
+        )
 
     @property
     def log(self) -> str:
@@ -93,8 +96,8 @@ class Spooler:
 
 
 @contextmanager
-def spooler(spool: Spool, *options: str, name: str = "test") -> Iterator[Spooler]:
-    made = Spooler(spool, *options, name=name)
+def spooler(spool: Spool, *options: str, name: str = "test", env: Mapping[str, str] | None = None) -> Iterator[Spooler]:
+    made = Spooler(spool, *options, name=name, env=env)
     try:
         yield made.ready()
     finally:

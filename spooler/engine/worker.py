@@ -350,8 +350,9 @@ class Engine:
         reason = str(error) or type(error).__name__
         if not isinstance(error, (MemoryShortError, UnusableError, UpscalerError, SafetyError, ValueError, ArithmeticError)):
             reason = f"The engine could not make the picture: {reason}"
-        failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details="".join(traceback.format_exception(error)))
-        if devices.is_fatal(error):
+        details, fatal = "".join(traceback.format_exception(error)), devices.is_fatal(error)
+        failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details=details, fatal=fatal)
+        if fatal:
             # A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
             self._send(failed)
             os._exit(3)
