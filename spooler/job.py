@@ -30,6 +30,8 @@ from spooler import samplers
 MAX_BYTES = 1 << 20
 MAX_PROMPT = 10_000
 MAX_SEED = 2**32 - 1
+MAX_NAME = 128
+MAX_LORA = 5
 #: Pictures that one job may make, over all cells of its sweep.
 MAX_PICTURES = 64
 #: Name of a picture beside the job: no path can be written with these letters.
@@ -87,9 +89,16 @@ def _prompt(value: Any) -> Any:
     """A text whose weights and <lora:...> can be read."""
     if isinstance(_text(value), str):
         try:
-            prompts.parse(prompts.extract_loras(value)[0])
+            text, loras = prompts.extract_loras(value)
+            prompts.parse(text)
         except prompts.PromptError as error:
             raise PydanticCustomError("syntax", "{why}", {"why": str(error)}) from None
+        for name, weight in loras:
+            if len(name) > MAX_NAME or abs(weight) > MAX_LORA:
+                why = f"a LoRA must have a name of at most {MAX_NAME} characters and a weight from -{MAX_LORA} to {MAX_LORA}"
+                raise PydanticCustomError(
+                    "syntax", "{why}", {"why": f"{why}, but this is {show(f'<lora:{name}:{weight:g}>')}."}
+                )
     return value
 
 
@@ -129,7 +138,7 @@ def did_you_mean(value: str, names: tuple[str, ...] | list[str]) -> str:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT), BeforeValidator(_prompt)]
-Name = Annotated[str, Field(max_length=128), BeforeValidator(_text)]
+Name = Annotated[str, Field(max_length=MAX_NAME), BeforeValidator(_text)]
 Input = Annotated[str, BeforeValidator(_input)]
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -143,7 +152,7 @@ class Lora(_Part):
     """A LoRA to lay over the model; `<lora:name:weight>` in the prompt does the same."""
 
     name: Name = Field(description="Name of a LoRA that the server has.")
-    weight: Annotated[float, Field(ge=-5, le=5)] = Field(1.0, description="How strongly.")
+    weight: Annotated[float, Field(ge=-MAX_LORA, le=MAX_LORA)] = Field(1.0, description="How strongly.")
 
 
 class Control(_Part):

@@ -367,6 +367,11 @@ class Service:
                     self._reject(waiting.place.path, "\n".join(str(mistake) for mistake in error.mistakes))
                     self.pending.forget(waiting)
                 continue  # a job for another spooler's model is that one's to run
+            except ValueError as error:  # a mistake of this program's: it must cost one job, not the queue
+                log.exception("job %s: cannot be checked", waiting.place.id)
+                self._reject(waiting.place.path, f"The spooler could not check this job: {error!r}"[:1000])
+                self.pending.forget(waiting)
+                continue
             checked[waiting.place.path.name] = waiting
         self._checked = checked
 
