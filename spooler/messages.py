@@ -101,6 +101,7 @@ class Failed(_Message):
     reason: str
     details: str = ""
     facts: EngineFacts | None = None
+    grown_bytes: int = 0
     fatal: bool = Field(False, description="Whether the process is of no more use: it ends now.")
 
 

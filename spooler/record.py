@@ -158,9 +158,10 @@ class Record(_Part):
         record = self.end_attempt("done")
         return record._with(completed=utc_now(), images=images, timings=timings, engine=engine or record.engine, sheet=sheet)
 
-    def fail(self, code: str, reason: str) -> Record:
+    def fail(self, code: str, reason: str, engine: EngineFacts | None = None) -> Record:
         failure = Failure(code=code, reason=reason)
-        return self.end_attempt(code)._with(completed=utc_now(), failure=failure)
+        record = self.end_attempt(code)
+        return record._with(completed=utc_now(), failure=failure, engine=engine or record.engine)
 
     def retry(self) -> Record:
         return self._with(retried=(*self.retried, utc_now()), completed=None)

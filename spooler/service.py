@@ -288,16 +288,20 @@ class Service:
                 self._learn(message.facts)
                 running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
-                if message.grown_bytes > self.settings.recycle_gib * (1 << 30):
-                    self._recycling = True
+                self._recycle_if_grown(message.grown_bytes)
             case messages.Failed():
-                running.record = running.record.fail(message.code, message.reason)
+                running.record = running.record.fail(message.code, message.reason, message.facts)
+                self._recycle_if_grown(message.grown_bytes)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
                 log.warning("job %s: %s: %s", running.place.id, message.code, message.reason)
                 if message.details:
                     self._write_error(running.place, message.details)
                 if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
                     self._kill("it met an error that no later job would survive")
+
+    def _recycle_if_grown(self, grown_bytes: int) -> None:
+        if grown_bytes > self.settings.recycle_gib * (1 << 30):
+            self._recycling = True
 
     def _whole_timings(self, record: Record, measured: Timings) -> Timings:
         load, self._load_seconds = self._load_seconds, 0.0

@@ -28,6 +28,7 @@ from spooler import messages, models, service
 from spooler.child import Child
 from spooler.denylist import DenyList
 from spooler.engine import device as devices
+from spooler.engine import memory
 from spooler.engine.memory import Rung, Tricks
 from spooler.job import Job
 from spooler.record import EngineFacts, Record
@@ -201,13 +202,33 @@ def test_after_the_last_rung_the_job_fails_with_what_would_fit_and_the_queue_goe
         assert "with the thriftiest settings too" in record.failure.reason
         assert re.search(advice, record.failure.reason), record.failure.reason
         assert not list(place.path.glob("*.png"))
+        assert record.engine and record.engine.rung == "sequential" and record.engine.peak_bytes
     assert ill.struck == ["oom"] * 8, "all as configured, tiled, offloaded, layer by layer; one picture is no batch to halve"
     assert ill.ended(quick)[0].state == "done"
     assert fits(ill) == known
 
 
+def test_memory_that_runs_out_while_the_model_is_loaded_is_met_by_the_ladder_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place, too_much = memory.place, {"none", "model"}
+
+    def full(pipe: Any, offload: memory.Offload, device: torch.device) -> None:
+        if offload in too_much:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        place(pipe, offload, device)
+
+    monkeypatch.setattr(memory, "place", full)
+    started = Direct(tmp_path / "one")
+    assert started.facts.rung == "sequential" and started.facts.memory.startswith("sequential, vae_tiling")
+    assert look(started.draw(**CIRCLE)[0]).colour == "red"
+    too_much.add("sequential")
+    with pytest.raises(devices.UnusableError, match="needs more memory than there is, with the thriftiest settings too: CUDA"):
+        Direct(tmp_path / "two")
+
+
 @pytest.mark.parametrize(
-    ("error", "memory", "fatal"),
+    ("error", "short", "fatal"),
     [
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might ..."), True, False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
@@ -218,8 +239,8 @@ def test_after_the_last_rung_the_job_fails_with_what_would_fit_and_the_queue_goe
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False, False),
     ],
 )
-def test_an_error_is_told_by_what_helps_against_it(error: Exception, memory: bool, fatal: bool) -> None:
-    assert (devices.is_out_of_memory(error), devices.is_fatal(error)) == (memory, fatal)
+def test_an_error_is_told_by_what_helps_against_it(error: Exception, short: bool, fatal: bool) -> None:
+    assert (devices.is_out_of_memory(error), devices.is_fatal(error)) == (short, fatal)
 
 
 def test_the_ladder_ends_for_each_way_to_start() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -109,7 +109,12 @@ class Work:
     planned: int = 1  # denoising steps of all stages of the batch
     before: int = 0  # of those, the ones of the stages that are over
     stage: int = 0  # steps of the stage at work
-    rung: Rung | None = None  # the lowest that it took
+    rungs: dict[str, Rung] = field(default_factory=dict)  # by model: the lowest that the job came to
+
+    @property
+    def rung(self) -> Rung | None:
+        """The rung that the job came to last."""
+        return next(reversed(self.rungs.values()), None)
 
     @property
     def folder(self) -> Path:
@@ -163,13 +168,34 @@ class Engine:
         """Load the default model and draw with it: the first kernels are slow, and one that cannot draw should say so now."""
         begun = time.perf_counter()
         name = self._residents.library.default
-        model = self._residents.get(name)
-        if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
-            self._work = Work(messages.Run(id="", folder="", job=WARM_UP, cells=()), Clock(), {})
-            draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
-            self._work = None
+        rung = Rung(self._residents.configured(name), 1)
+        while short := self._too_much(name, rung):
+            log.warning("model %s: out of memory at the start (%s)", name, short)
+            devices.release(self._device)
+            lower = rung.lower()
+            if lower is None:
+                raise UnusableError(
+                    f"The model {name!r} needs more memory than there is, with the thriftiest settings too: {short}"
+                )
+            rung = lower
+            self._residents.use(name, rung.tricks)
         self._note_memory()
-        return self._facts(name, None, time.perf_counter() - begun)
+        return self._facts(name, rung, time.perf_counter() - begun)
+
+    def _too_much(self, name: str, rung: Rung) -> str | None:
+        """Load the model and draw the warm-up picture; what was said when memory ran out over it, None when all went well."""
+        try:
+            model = self._residents.get(name)
+            if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
+                self._work = Work(messages.Run(id="", folder="", job=WARM_UP, cells=()), Clock(), {})
+                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
+        except JOB_ERRORS as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        finally:
+            self._work = None
+        return None
 
     def serve(self, facts: EngineFacts) -> None:
         self._send(messages.Ready(facts=facts))
@@ -192,7 +218,7 @@ class Engine:
         except OSError as error:
             return messages.Failed(id=run.id, code="no_space", reason=f"A picture could not be written: {error}.")
         except JOB_ERRORS as error:
-            return self._failed(run, error)
+            return self._failed(work, error)
         finally:
             self._work = None
         timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
@@ -233,11 +259,12 @@ class Engine:
         model_hash = self._residents.hashes.of(self._residents.entry(cell.model))
         width, height = cell.width or 0, cell.height or 0
         key = Fits.key(devices.name(self._device), model_hash, width, height, count, top)
-        rung = work.rung or self._fits.start(key, top)
+        rung = work.rungs.get(cell.model) or self._fits.start(key, top)
         while True:
             if rung.name:
-                work.rung = rung
-            self._residents.use(cell.model, rung.tricks)  # the topmost too: another size may have gone down before
+                work.rungs[cell.model] = rung
+            for name in (cell.model, *([cell.refiner.model] if cell.refiner else [])):
+                self._residents.use(name, rung.tricks)  # the topmost too: another size may have gone down before
             try:
                 drawn = self._draw(work, cell, seeds[: min(count, rung.batch)])
             except JOB_ERRORS as error:
@@ -345,13 +372,17 @@ class Engine:
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
-    def _failed(self, run: messages.Run, error: Exception) -> messages.Failed:
+    def _failed(self, work: Work, error: Exception) -> messages.Failed:
+        run = work.run
         code = "out_of_memory" if isinstance(error, MemoryShortError) else devices.code_of(error)
         reason = str(error) or type(error).__name__
         if not isinstance(error, (MemoryShortError, UnusableError, UpscalerError, SafetyError, ValueError, ArithmeticError)):
             reason = f"The engine could not make the picture: {reason}"
         details, fatal = "".join(traceback.format_exception(error)), devices.is_fatal(error)
         failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details=details, fatal=fatal)
+        if not fatal and run.cells[0].model in self._residents.library.models:
+            facts = self._facts(run.cells[-1].model, work.rung, 0.0)
+            failed = failed.model_copy(update={"facts": facts, "grown_bytes": self._grown()})
         if fatal:
             # A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
             self._send(failed)
