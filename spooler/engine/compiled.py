@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 
 Shape = tuple[Any, ...]
 SWITCH_S = 0.0001
+STOP_WAIT_S = 120.0
+MAX_GRAPHS = 64
+TRIES = 2
 
 
 class Compiled:
@@ -29,11 +33,17 @@ class Compiled:
         self._eager: Callable[..., Any] = module.forward
         self._compiled: Callable[..., Any] | None = None
         self._mode = mode
+        self._blocks: list[_Block] = []
         self._ready: set[Shape] = set()
         self._wanted: SimpleQueue[tuple[Shape, tuple[Any, ...], dict[str, Any]] | None] = SimpleQueue()
-        self._asked: set[Shape] = set()
+        self._tries: Counter[Shape] = Counter()
+        self._at_work = False
         self.failed: str | None = None
-        self.paused = False  # while a LoRA is on: its layers are others each time
+        #: While a LoRA is on: its layers are others each time. And for the warm-up, whose shape no job has.
+        self.paused = False
+        # A graph for each size and batch; past the limit, code would run eager and be taken for compiled.
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         module.forward = self._forward
         self._thread = threading.Thread(target=self._work, name="compiler", daemon=True)
         self._thread.start()
@@ -44,29 +54,47 @@ class Compiled:
         return len(self._ready)
 
     def stop(self) -> None:
-        """Let go of the module, so that its memory can be freed."""
+        """Let go of the module, so that its memory can be freed; waits for a compilation at work, which holds it too."""
         self._wanted.put(None)
+        self._thread.join(STOP_WAIT_S)
         self._module.forward = self._eager
+        for block in self._blocks:
+            block.take_off()
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.paused or self.failed:
             return self._eager(*args, **kwargs)
+        # Some schedulers count their steps in whole numbers, others not. The UNet takes either: one graph is enough.
+        args = tuple(_as_float(each) for each in args)
         shape = _shape((args, kwargs))
         if shape in self._ready and self._compiled:
             return self._compiled(*args, **kwargs)
-        if shape not in self._asked:
-            self._asked.add(shape)
+        if self._tries[shape] == 0:
+            self._tries[shape] = 1
             self._wanted.put((shape, _zeros(args), _zeros(kwargs)))
-        return self._eager(*args, **kwargs)
+        try:
+            return self._eager(*args, **kwargs)
+        except NameError:
+            # The compiler's tracer patches Module.__call__ for the whole process for a moment, and says this to a stranger.
+            if not self._at_work:
+                raise
+            return self._eager(*args, **kwargs)
 
     def _work(self) -> None:
         try:
             while (work := self._wanted.get()) is not None:
                 shape, args, kwargs = work
-                self._compile_for(args, kwargs)
+                try:
+                    self._compile_for(args, kwargs)
+                except (torch.OutOfMemoryError, OSError) as error:  # of this shape, or of this moment
+                    log.warning("not compiled for %s: %s", shape, error)
+                    if self._tries[shape] < TRIES:
+                        self._tries[shape] += 1
+                        self._wanted.put(work)
+                    continue
                 self._ready.add(shape)
                 log.info("compiled for %s", shape)
-        except (RuntimeError, OSError, ValueError, TypeError, ImportError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError, NameError) as error:
             # No compiler on this machine, an operation that cannot be compiled: eager code goes on serving.
             self.failed = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             log.warning("torch.compile does not work here, eager code goes on: %s", self.failed)
@@ -78,22 +106,54 @@ class Compiled:
         # The compiler is Python that does not let go of the interpreter by itself. Each of the thousand operations of an
         # eager step would wait out the usual 5 ms to get it back; a job in the foreground would stand still.
         sys.setswitchinterval(SWITCH_S)
+        self._at_work = True
         try:
             with torch.inference_mode():
                 if self._compiled is None:
                     self._compiled = self._compile()
                 self._compiled(*args, **kwargs)
         finally:
+            self._at_work = False
             sys.setswitchinterval(usual_s)
 
     def _compile(self) -> Callable[..., Any]:
-        if self._mode == "regional":
-            repeated = set(getattr(self._module, "_repeated_blocks", None) or ())
-            for part in self._module.modules():
-                if type(part).__name__ in repeated:
-                    part.compile(dynamic=False)
-            return self._eager
-        return torch.compile(self._eager, dynamic=False)
+        if self._mode != "regional":
+            return torch.compile(self._eager, dynamic=False)
+        repeated = set(getattr(self._module, "_repeated_blocks", None) or ())
+        self._blocks = [_Block(part) for part in self._module.modules() if type(part).__name__ in repeated]
+
+        def regional(*args: Any, **kwargs: Any) -> Any:
+            _Block.switch.on = True
+            try:
+                return self._eager(*args, **kwargs)
+            finally:
+                _Block.switch.on = False
+
+        return regional
+
+
+class _Block:
+    """One of the repeated parts of a backbone: it runs compiled where the thread's switch is on, else eager."""
+
+    switch = threading.local()
+
+    def __init__(self, part: torch.nn.Module):
+        self._part = part
+        self._eager: Callable[..., Any] = part.forward
+        self._compiled: Callable[..., Any] = torch.compile(self._eager, dynamic=False)
+        part.forward = self._forward
+
+    def take_off(self) -> None:
+        self._part.forward = self._eager
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._compiled if getattr(self.switch, "on", False) else self._eager)(*args, **kwargs)
+
+
+def _as_float(value: Any) -> Any:
+    """A time step as float32, as the UNet makes of it anyway; anything else as it is."""
+    is_step = isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_floating_point()
+    return value.float() if is_step else value
 
 
 def _shape(value: Any) -> Shape:

@@ -44,6 +44,7 @@ class Studio:
     on_stage: Callable[[str, int], None]  # "denoise" or "upscale" begins, with its number of steps
     on_step: OnStep
     on_tile: Callable[[int, int], None]
+    is_warm_up: bool = False
 
 
 @torch.inference_mode()
@@ -219,7 +220,7 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
 
     # 3. Draw.
     if model.compiled:
-        model.compiled.paused = model.is_dressed
+        model.compiled.paused = model.is_dressed or studio.is_warm_up
     return pipe(**arguments).images
 
 

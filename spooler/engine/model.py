@@ -179,9 +179,9 @@ class Model:
 
         def guarded(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.on_decode()
-            begun = time.perf_counter()
-            if not torch.isfinite(latents).all():
+            if not torch.isfinite(latents).all():  # waits for the device: what follows is decoding alone
                 raise NotFiniteError("The denoised latents are not finite; try another sampler or a lower guidance_scale.")
+            begun = time.perf_counter()
             result = decode(latents, *args, **kwargs)
             if not torch.isfinite(result[0]).all():
                 dtype = vae.dtype

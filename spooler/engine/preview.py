@@ -30,14 +30,19 @@ class LatentMap:
         self._matrix = matrix  # (channels + 1, 3): the last row is what no latent adds
 
     @classmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def fitted(cls, vae: Any) -> LatentMap | None:
         """The map that is best, in least squares, on a picture of many colours; None for a VAE that is not of this kind."""
         side = SIDE
         colours = torch.rand((1, 3, 16, 16), generator=torch.Generator("cpu").manual_seed(0)) * 2 - 1
         picture = torch.nn.functional.interpolate(colours, size=(side, side), mode="bilinear", align_corners=False)
         weight = next(vae.parameters())
-        encoded = vae.encode(picture.to(weight.device, weight.dtype))
+        dtype = weight.dtype
+        on_cpu = weight.device.type == "cpu"  # where half precision is slow
+        if on_cpu:
+            vae.to(torch.float32)
+        encoded = vae.encode(picture.to(weight.device, torch.float32 if on_cpu else dtype))
+        vae.to(dtype)
         # AutoencoderKL gives a distribution, AutoencoderTiny the latents themselves.
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents  # (1, c, h, w)
         latents = latents.float().cpu()

@@ -54,7 +54,7 @@ class Residents:
         """The tricks that the settings give the model, whatever the ladder chose since; `auto` sees the memory free for it."""
         if name not in self._configured:
             entry = self.entry(name)
-            self._make_room(entry.card.weight_bytes)
+            self._make_room(entry)
             self._configured[name] = self._choose(entry)
         return self._configured[name]
 
@@ -73,7 +73,7 @@ class Residents:
             return self._models[name]
         entry = self.entry(name)
         self.on_load(name)
-        self._make_room(entry.card.weight_bytes)
+        self._make_room(entry)
         tricks = self.tricks(name)
         dtype = self.precision(name)
         model = Model.load(entry, self.library, tricks, self.device, dtype, self.hashes)
@@ -117,11 +117,19 @@ class Residents:
         else:
             log.info("model %s: dropped, all its memory came back", name)
 
-    def _make_room(self, wanted: int) -> None:
-        """Drop models, the least recently used first, until `wanted` bytes more are within what models may take."""
-        budget = int(self._settings.keep_gib * memory.GIB) or int(0.9 * devices.total_bytes(self.device))
-        factor = 1 if self.device.type == "cuda" else 2  # the estimate is for half precision
-        while self._models and sum(model.bytes() for model in self._models.values()) + factor * wanted > budget:
+    def _make_room(self, entry: Entry) -> None:
+        """Drop models, the least recently used first, until one more is within what models may take."""
+        gpu = self.device.type == "cuda"
+        total = devices.total_bytes(self.device)
+        spare = 2 * memory.working_bytes(entry.card.width, entry.card.height) if gpu else 0  # to draw with, too
+        budget = int(self._settings.keep_gib * memory.GIB) or int(0.9 * total) - spare
+        wanted = self._weight_bytes(entry)
+
+        def held() -> int:
+            # A GPU has of an offloaded model what it needs at the moment, and nothing between two jobs.
+            return sum(model.bytes() for model in self._models.values() if not gpu or model.tricks.offload == "none")
+
+        while self._models and held() + wanted > budget:
             oldest = next(iter(self._models))
             self.drop(oldest)
             # When it comes back there may be more room for it, or less.
@@ -130,12 +138,19 @@ class Residents:
 
     def _choose(self, entry: Entry) -> Tricks:
         card = entry.card
-        factor = 0.5 if self._settings.weights in ("fp8", "int8") else 1.0
+        weights = self._weight_bytes(entry)
         return memory.choose_tricks(
             self._settings,
-            weights=int(card.weight_bytes * factor),
-            largest_part=int(0.75 * card.weight_bytes * factor),  # the UNet's part: 74 % in SDXL, 81 % in SD 1.5
+            weights=weights,
+            largest_part=int(0.82 * weights),  # the UNet's part: 74 % in SDXL, 81 % in SD 1.5
             working=memory.working_bytes(card.width, card.height),
             free=devices.free_bytes(self.device),
             gpu=self.device.type == "cuda",
         )
+
+    def _weight_bytes(self, entry: Entry) -> int:
+        """What the model's weights take in the precision and the form that the settings give them."""
+        factor = 2.0 if self.precision(entry.card.name) == torch.float32 else 1.0
+        if self._settings.weights != "full":
+            factor = 0.5 + 0.2 * factor  # the UNet's at a byte each, the other parts as they are
+        return int(factor * entry.card.weight_bytes)

@@ -300,6 +300,7 @@ class Engine:
             on_stage=(lambda phase, steps: None) if quiet else self._on_stage,
             on_step=(lambda step, steps, latents, model: None) if quiet else self._on_step,
             on_tile=(lambda tile, tiles: None) if quiet else self._on_tile,
+            is_warm_up=quiet,
         )
 
     def _on_stage(self, phase: str, steps: int) -> None:
