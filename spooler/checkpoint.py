@@ -132,17 +132,17 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
 
 
-def family_of_lora(shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """The family that a LoRA was made for, by the width of the text that its cross-attention reads; None: it does not tell."""
+def width_of_lora(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Width of the text that the cross-attention of a LoRA's model reads; None when the LoRA does not reach that."""
     for name, shape in shapes.items():
-        if re.search(r"attn2[._]to_[kv]", name) and re.search(r"lora_(down|A)", name) and len(shape) >= 2:
-            return WIDTHS.get(shape[1])
+        if re.search(r"attn2[._]to_[kv]", name) and re.search(r"lora_(down|A)|lora\.down", name) and len(shape) >= 2:
+            return shape[1]
     return None
 
 
-def family_of_embedding(shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """The family that a textual inversion was made for; None when it does not tell."""
-    if "clip_g" in shapes:
-        return "sdxl"
+def width_of_embedding(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Width of the text embeddings of a textual inversion's model; None when it does not tell."""
+    if "clip_g" in shapes and "clip_l" in shapes:
+        return shapes["clip_g"][-1] + shapes["clip_l"][-1]
     widths = {shape[-1] for shape in shapes.values() if shape}
-    return WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+    return widths.pop() if len(widths) == 1 else None

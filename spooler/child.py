@@ -23,6 +23,10 @@ from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+#: What the libraries say at their import is of packages that are optional to them; their errors are enough in our log.
+ENVIRONMENT = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+
 
 @dataclass(frozen=True)
 class Gone:
@@ -40,7 +44,7 @@ class Child:
         # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
         # descriptors, the life lock's among them, are closed in it.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, env=ENVIRONMENT | os.environ | OFFLINE
         )
         assert self._process.stdin and self._process.stdout  # noqa: S101 - for the type checker: both are pipes
         self._stdin: IO[bytes] = self._process.stdin

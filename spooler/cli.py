@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spooler import doctor, job, settings
+from spooler.models import merged
 from spooler.settings import Settings
 from spooler.spool import ID, Place, Spool, SpoolError, TakenError
 
@@ -102,7 +103,12 @@ def _submit(options: argparse.Namespace) -> int:
         if isinstance(path := fields.get(name), str) and Path(path).is_file():
             fields[name] = Path(path).name
             inputs[fields[name]] = Path(path).read_bytes()
+        elif isinstance(path, str) and "/" in path:
+            raise job.JobError(job.Mistake(name, f"`{name}` must be a picture's file, but there is none at {job.show(path)}."))
     order = job.from_fields(fields)
+    # What the spoolers of this spool have told of themselves; before any has, the spooler will look itself.
+    if (catalogue := merged([status.catalogue for status, _ in spool.spoolers()])).models:
+        catalogue.check(order)
     if missing := [name for name in order.inputs if name not in inputs]:
         raise job.JobError(job.Mistake("image", f"`{missing[0]}` must be given along: --input {missing[0]}"))
     try:
@@ -178,6 +184,9 @@ def _replay(options: argparse.Namespace) -> int:
     again = spool.read_record(again_place) if again_place else None
     if again is None:
         return _missing(again_id)
+    if not all(image.pixels for image in (*record.images, *again.images)):
+        print("sdspool: a picture was withheld by a safety filter, so there are no pixels to compare", file=sys.stderr)
+        return 1
     same = [one.pixels == two.pixels for one, two in zip(record.images, again.images, strict=False)]
     alike = len(record.images) == len(again.images) and all(same)
     for number, (one, two) in enumerate(zip(record.images, again.images, strict=False)):
@@ -222,6 +231,9 @@ def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
             time.sleep(POLL_S)
             place = spool.find(job_id)
     if place is None:
+        if rejected := next((each for each in spool.rejected() if each.name in (job_id, f"{job_id}.json")), None):
+            print(f"sdspool: the job was set aside: {rejected.reason}", file=sys.stderr)
+            return 1
         return _missing(job_id)
     record = spool.read_record(place)
     if place.state != "done":
@@ -229,7 +241,11 @@ def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
         print(f"sdspool: the job is {place.state}: {reason}", file=sys.stderr)
         return 1
     for image in record.images if record and not quiet else ():
-        print(place.path / image.file if image.file else f"withheld by a safety filter: {image.flagged}")
+        if image.file:
+            print(place.path / image.file)
+        elif image.flagged:
+            said = f"{image.flagged.layer}: {image.flagged.label}, score {image.flagged.score:.2f}"
+            print(f"sdspool: picture {image.index} was withheld by a safety filter ({said})", file=sys.stderr)
     if record and record.sheet and not quiet:
         print(place.path / record.sheet)
     return 0

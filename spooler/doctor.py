@@ -75,9 +75,11 @@ def _device(settings: Settings, facts: dict[str, Any] | str) -> list[Finding]:
             Finding("bad", "device", f"torch cannot be used: {facts}", "pip install 'sdspool[engine]', or run ./run.sh setup")
         ]
     memory = psutil.virtual_memory()
-    machine = f"{facts['cpu_threads']} threads, {memory.total / GIB:.1f} GiB of memory, {memory.available / GIB:.1f} free"
+    threads = facts["cpu_threads"]
+    machine = f"{threads} thread{'s' if threads != 1 else ''}, "
+    machine += f"{memory.total / GIB:.1f} GiB of memory, {memory.available / GIB:.1f} free"
     if not facts["gpus"]:
-        allowed = settings.model == "demo" or settings.device == "cpu"
+        allowed = settings.device == "cpu" or (settings.device == "auto" and settings.model == "demo")
         advice = (
             "A GPU needs its driver and a CUDA build of torch; this torch is a CPU build."
             if facts["cuda"] is None
@@ -122,9 +124,7 @@ def _models(settings: Settings, facts: dict[str, Any] | str) -> list[Finding]:
         text += ", the default" if name == library.default else ""
         fits = _fits(card.weight_bytes, card.width * card.height, free) if gpus else ""
         findings.append(Finding("good", f"model {name}", text, fits))
-    added = {kind: len(found) for kind, found in library.add_ons.items() if found}
-    if added:
-        findings.append(Finding("good", "add-ons", ", ".join(f"{count} {kind}" for kind, count in added.items())))
+    findings += [Finding("good", kind, ", ".join(sorted(found))) for kind, found in library.add_ons.items() if found]
     findings += [Finding("note", "not taken", reason) for reason in library.refused]
     if not settings.models.is_dir():
         findings.append(

@@ -12,14 +12,18 @@ from spooler.job import Job
 
 
 def infotext(job: Job, seed: int, size: tuple[int, int], model: str, model_hash: str) -> str:
-    """The prompt, the negative prompt and one line of settings of one picture. `size` is width and height in pixels."""
+    """The prompt, the negative prompt and one line of settings of one picture. `size` is width and height in pixels of the finished picture."""
+    if job.upscales_only and job.upscale:
+        done = f"Postprocess upscale by: {job.upscale.scale:g}, Postprocess upscaler: {job.upscale.upscaler}"
+        return f"{done}, Version: sdspool {__version__}"
     settings: dict[str, object] = {
         "Steps": job.steps,
         "Sampler": job.sampler,
         "Schedule type": job.scheduler if job.sampler else None,
         "CFG scale": f"{job.guidance_scale:g}",
         "Seed": seed,
-        "Size": f"{size[0]}x{size[1]}",
+        # The size that is drawn first, as A1111 has it: a reader multiplies it by "Hires upscale" again.
+        "Size": f"{job.width}x{job.height}",
         "Model hash": model_hash[:10],
         "Model": model,
         "VAE": job.vae or None,

@@ -37,7 +37,7 @@ MAX_PICTURES = 64
 #: Name of a picture beside the job: no path can be written with these letters.
 INPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|jpg|jpeg|webp)", re.IGNORECASE)
 
-NO_PROMPT = "`prompt` is required, but is missing."
+NO_PROMPT = "`prompt` is required, but is missing (only an `image` with `upscale` needs none)."
 
 #: A1111's spellings of our fields.
 ALIASES = {
@@ -421,7 +421,7 @@ def _rename_aliases(given: dict[str, Any], mistakes: list[Mistake]) -> dict[str,
     if counts:
         names = " and ".join(f"`{alias}`" for alias, _ in counts)
         if "count" in fields:
-            mistakes.append(Mistake("count", f"{names} make up `count`: only one way may be given."))
+            mistakes.append(Mistake("count", f"{names} and `count` say the same: only one of them may be given."))
         for alias, value in counts:
             if type(value) is not int or not 1 <= value <= 64:
                 mistakes.append(Mistake(alias, f"`{alias}` must be a whole number from 1 to 64, but is {show(value)}."))
@@ -432,14 +432,17 @@ def _rename_aliases(given: dict[str, Any], mistakes: list[Mistake]) -> dict[str,
         if schedule:
             fields["sampler"] = sampler
             fields.setdefault("scheduler", schedule)
-    return _gather_sweep(fields)
+    return _gather_sweep(fields, mistakes)
 
 
-def _gather_sweep(fields: dict[str, Any]) -> dict[str, Any]:
+def _gather_sweep(fields: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
     """Lists in the place of values moved into `sweep`; the field itself keeps the first."""
     sweep: Any = dict(fields["sweep"]) if isinstance(fields.get("sweep"), dict) else {}
     for name, value in list(fields.items()):
-        if name in SWEEPABLE and isinstance(value, list) and (name not in LISTS or (value and isinstance(value[0], list))):
+        if name in SWEEPABLE - LISTS and value == []:
+            mistakes.append(Mistake(name, f"`{name}` must have at least one value to be swept, but the list is empty."))
+            del fields[name]
+        elif name in SWEEPABLE and isinstance(value, list) and (name not in LISTS or (value and isinstance(value[0], list))):
             sweep.setdefault(name, value)
     for name, values in sweep.items():
         if name in SWEEPABLE and isinstance(values, list) and values:
@@ -476,6 +479,10 @@ def _mistake(detail: ErrorDetails) -> Mistake:
     rule = rule.replace("a finite number", "a finite number, not NaN or infinity")
     if kind == "string_too_long":
         return Mistake(name, f"`{name}` {rule}, but has {len(value)}.")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        rule = "must be an object, {...}"
+    if kind == "list_type":
+        rule = "must be a list of objects, [{...}]"
     if kind == "literal_error":
         rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
     return Mistake(name, f"`{name}` {rule}, but is {show(value)}.")

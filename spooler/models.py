@@ -14,6 +14,7 @@ Pickles (.ckpt, .pt, .pth, .bin) are refused: loading one runs whatever code is 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -33,6 +34,13 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 AddOn = Literal["loras", "embeddings", "vaes", "controlnets", "upscalers"]
 ADD_ONS: tuple[AddOn, ...] = get_args(AddOn)
+#: The fields of a card that fill in what a job leaves out.
+DEFAULTS = ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")
+#: Those that a model's own JSON file may set.
+OWN = frozenset({*DEFAULTS, "family", "prediction_type", "inpainting"})
+#: What the file of an add-on looks like inside.
+LOOKS: dict[AddOn, str] = {"loras": "lora", "embeddings": "embedding", "vaes": "vae", "upscalers": "upscaler"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: Upscalers that need no file.
 BUILT_IN_UPSCALERS = ("Lanczos",)
 
@@ -57,6 +65,7 @@ class ModelCard(BaseModel):
     hash: str | None = Field(None, description="SHA-256 over its weight files, once they were read.")
     weight_bytes: int = Field(0, description="Bytes of its weights at half precision, as an estimate of the memory they need.")
     clip_skip: int = Field(12, description="The largest clip_skip that its text encoders have a layer for.")
+    text_width: int | None = Field(None, description="Width of the text embeddings that its UNet reads.")
     inpainting: bool = Field(False, description="Whether it was trained to repaint: its UNet sees the mask.")
     prediction_type: str | None = Field(None, description="For a single file that does not say: epsilon or v_prediction.")
 
@@ -73,8 +82,8 @@ class Catalogue(BaseModel):
     controlnets: tuple[str, ...] = ()
     upscalers: tuple[str, ...] = BUILT_IN_UPSCALERS
     default: str = ""
-    made_for: dict[str, str] = Field(
-        {}, description="Family that an add-on was made for, where its file tells: by `loras/name`."
+    made_for: dict[str, int] = Field(
+        {}, description="Text width of the models that an add-on was made for, where its file tells: by `loras/name`."
     )
 
     def card(self, name: str) -> ModelCard | None:
@@ -119,11 +128,12 @@ class Catalogue(BaseModel):
             words = job.prompt + "\n" + job.negative_prompt
             used |= {f"embeddings/{name}": "prompt" for name in self.embeddings if written(name, words)}
             for key, field_name in used.items():
-                if (family := self.made_for.get(key)) and card.family in checkpoint.WIDTHS.values() and family != card.family:
-                    known, own = families.get(family).title, families.get(card.family).title
+                width = self.made_for.get(key)
+                if width and card.text_width and width != card.text_width:
                     name = key.partition("/")[2]
+                    made_for, own = _of_width(width), _of_width(card.text_width)
                     yield Mistake(
-                        field_name, f"`{field_name}`: {name!r} was made for {known}, but {card.name!r} is of the family {own}."
+                        field_name, f"`{field_name}`: {name!r} was made for {made_for}, but {card.name!r} is one of {own}."
                     )
         if job.vae and job.vae not in self.vaes:
             yield _unknown("vae", job.vae, self.vaes)
@@ -132,7 +142,7 @@ class Catalogue(BaseModel):
                 yield _unknown("controls.model", control.model, self.controlnets)
         for lora in loras_of(job):
             if lora.name not in self.loras:
-                yield _unknown("loras.name", lora.name, self.loras)
+                yield _unknown("loras.name" if lora in job.loras else "prompt", lora.name, self.loras, "The LoRA ")
         if job.upscale and job.upscale.upscaler not in self.upscalers:
             yield _unknown("upscale.upscaler", job.upscale.upscaler, self.upscalers)
         if job.hires and job.hires.upscaler not in ("Latent", *self.upscalers):
@@ -233,17 +243,30 @@ def scan(folder: Path, model: str) -> Library:
 def read(path: Path, name: str) -> Entry:
     """The model in that folder or file. Raises ModelError for one that the engine could not load."""
     fields = _of_file(path) if path.is_file() else _of_folder(path)
-    own = path.with_suffix(".json") if path.is_file() else path / "sdspool.json"
-    if own.exists():
-        fields |= _read_json(own, f"The model {name!r}")
+    beside = path.with_suffix(".json") if path.is_file() else path.with_name(f"{path.name}.json")
+    for own in (path / "sdspool.json", beside):
+        if own.is_file():
+            fields |= _own_fields(own, name)
     try:
         card = ModelCard.model_validate({"name": name} | fields)
+        defaults = {field: getattr(card, field) for field in DEFAULTS}
+        Job.model_validate({"prompt": "x"} | defaults)  # what a job comes to that leaves them out must be a job
     except ValidationError as error:
-        raise ModelError(f"The file {own.name} of the model {name!r} is wrong: {error}") from error
-    sampler = samplers.find(card.sampler)
-    if sampler is None or card.scheduler not in sampler.schedules:
-        raise ModelError(f"The default sampler {card.sampler!r} with {card.scheduler!r} of the model {name!r} is not known.")
+        detail = error.errors(include_url=False)[0]
+        what = f"`{'.'.join(map(str, detail['loc']))}`: {detail['msg']}, but is {show(detail['input'])}"
+        raise ModelError(f"The defaults of the model {name!r} are wrong: {what if detail['loc'] else detail['msg']}") from error
     return Entry(card, path)
+
+
+def _own_fields(path: Path, name: str) -> dict[str, Any]:
+    """The fields of a card that the operator wrote down. Raises ModelError for one that a card does not have."""
+    fields = _read_json(path, f"The model {name!r}")
+    known = sorted(OWN)
+    for field_name in fields:
+        if field_name not in OWN:
+            near = did_you_mean(field_name, known)
+            raise ModelError(f"{path.name} of the model {name!r} has {show(field_name)}, which is none of its fields{near}.")
+    return fields
 
 
 def resolve(job: Job, card: ModelCard, random_seed: int, input_size: tuple[int, int] | None = None) -> Job:
@@ -280,11 +303,18 @@ def loras_of(job: Job) -> list[Lora]:
     return list(named.values())
 
 
-def _unknown(name: str, value: str, known: tuple[str, ...] | list[str]) -> Mistake:
+def _of_width(width: int) -> str:
+    """Models that read text of that width, in words."""
+    family = checkpoint.WIDTHS.get(width)
+    return f"{families.get(family).title} models" if family else f"models that read text {width} wide"
+
+
+def _unknown(name: str, value: str, known: tuple[str, ...] | list[str], what: str = "") -> Mistake:
+    subject = f"{what}in `{name}`" if what and name == "prompt" else f"`{name}`"
     if not known:
-        return Mistake(name, f"`{name}` must be one that the server has, but it has none, and this is {show(value)}.")
+        return Mistake(name, f"{subject} must be one that the server has, but it has none, and this is {show(value)}.")
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    return Mistake(name, f"`{name}` must be one of {shown}{did_you_mean(value, known)}, but is {show(value)}.")
+    return Mistake(name, f"{subject} must be one of {shown}{did_you_mean(value, known)}, but is {show(value)}.")
 
 
 def _candidates(folder: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
@@ -314,7 +344,10 @@ def _of_hub(path: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     for name, hub_id in listed.items():
-        repository = cache / f"models--{str(hub_id).replace('/', '--')}"
+        if not isinstance(hub_id, str) or not HUB_ID.fullmatch(hub_id):
+            refused.append(f"hub.json must name models as organisation/repository, but {name!r} is {show(hub_id)}.")
+            continue
+        repository = cache / f"models--{hub_id.replace('/', '--')}"
         try:
             snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
         except OSError:
@@ -332,7 +365,10 @@ def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
                     f"{kind}/{path.name} is a pickle, which runs whatever code is in it: only safetensors are loaded."
                 )
             elif path.suffix == ".safetensors" and kind != "controlnets":
-                found[kind][path.stem] = path
+                if problem := _add_on_problem(kind, path):
+                    refused.append(f"{kind}/{path.name} {problem}")
+                else:
+                    found[kind][path.stem] = path
             elif kind in ("vaes", "controlnets") and (path / "config.json").exists():
                 if any(path.glob("*.safetensors")):
                     found[kind][path.name] = path
@@ -341,19 +377,33 @@ def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
     return found
 
 
-def _made_for(add_ons: dict[AddOn, dict[str, Path]]) -> dict[str, str]:
-    """The family of each add-on whose file tells it."""
-    found: dict[str, str | None] = {}
-    for kind, family_of in (("loras", checkpoint.family_of_lora), ("embeddings", checkpoint.family_of_embedding)):
+def _add_on_problem(kind: AddOn, path: Path) -> str | None:
+    """Why the file cannot be what its folder says; None when it may."""
+    try:
+        looks = checkpoint.kind_of(checkpoint.read_shapes(path))
+    except checkpoint.CheckpointError as error:
+        return f"cannot be read: {error}"
+    if looks and looks != LOOKS[kind]:
+        return f"must be of the kind {LOOKS[kind]}, but looks like: {looks}."
+    if kind == "upscalers":
+        missing = [name for name in ("spandrel", "torchvision") if not importlib.util.find_spec(name)]
+        if missing:
+            return f"needs the Python package {missing[0]}: pip install 'sdspool[upscale]'"
+    return None
+
+
+def _made_for(add_ons: dict[AddOn, dict[str, Path]]) -> dict[str, int]:
+    """The width of the text that each add-on's model reads, where its file tells it."""
+    found: dict[str, Any] = {}
+    for kind, width_of in (("loras", checkpoint.width_of_lora), ("embeddings", checkpoint.width_of_embedding)):
         for name, path in add_ons[cast(AddOn, kind)].items():
             try:
-                found[f"{kind}/{name}"] = family_of(checkpoint.read_shapes(path))
+                found[f"{kind}/{name}"] = width_of(checkpoint.read_shapes(path))
             except checkpoint.CheckpointError:
                 continue  # the job that names it will hear why
     for name, path in add_ons["controlnets"].items():
-        width = _read_json(path / "config.json", f"The ControlNet {name!r}").get("cross_attention_dim")
-        found[f"controlnets/{name}"] = checkpoint.WIDTHS.get(width) if isinstance(width, int) else None
-    return {key: family for key, family in found.items() if family}
+        found[f"controlnets/{name}"] = _read_json(path / "config.json", f"The ControlNet {name!r}").get("cross_attention_dim")
+    return {key: width for key, width in found.items() if isinstance(width, int)}
 
 
 def written(name: str, text: str) -> bool:
@@ -383,6 +433,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         "guidance_scale": family.guidance_scale,
         "weight_bytes": 2 * sum(_product(shape) for shape in shapes.values()),
         "inpainting": entrance[1] == 9,
+        "text_width": next((width for width, name in checkpoint.WIDTHS.items() if name == kind), None),
         "clip_skip": 11 if kind == "sdxl" else 12,
     }
 
@@ -395,7 +446,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
         raise ModelError(f"The model {name!r} must have its weights as safetensors, but it has none (pickles are not loaded).")
     pipeline = str(index.get("_class_name"))
     family = families.of_pipeline(pipeline)
-    side, channels = family.side, 4
+    side, channels, text_width = family.side, 4, None
     if (unet_file := path / "unet" / "config.json").exists():
         unet = _read_json(unet_file, f"The model {name!r}")
         if family.name == "sd1" and unet.get("cross_attention_dim") == 1024:
@@ -403,6 +454,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
         if isinstance(unet.get("sample_size"), int):
             side = unet["sample_size"] * 8
         channels = unet.get("in_channels", 4)
+        text_width = unet.get("cross_attention_dim")
     fields: dict[str, Any] = {
         "family": family.name if family is not families.OTHER else pipeline,
         "width": side,
@@ -410,6 +462,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
         "steps": family.steps,
         "guidance_scale": family.guidance_scale,
         "inpainting": channels == 9,
+        "text_width": text_width if isinstance(text_width, int) else None,
     }
     layers = [
         _read_json(file, f"The model {name!r}").get("num_hidden_layers") for file in path.glob("text_encoder*/config.json")

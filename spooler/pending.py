@@ -87,6 +87,10 @@ class Pending:
         if job.inputs and not place.is_folder:
             names = ", ".join(job.inputs)
             return f"A job with pictures must be a folder in pending/ with job.json and {names} in it, but this is a file."
+        if place.is_folder and not (place.path / "record.json").exists():  # one that came back by retry has what it has
+            extra = [entry.name for entry in _entries(place.path) if entry.name not in ("job.json", "inputs", *job.inputs)]
+            if extra := [name for name in extra if not name.startswith(".")]:
+                return f"A job's folder must hold what the job names, but {extra[0]!a} is none of that."
         for name in job.inputs:
             try:
                 pictures.check(self._spool.input_file(place, name))

@@ -82,7 +82,7 @@ class EngineFacts(_Part):
     peak_bytes: int | None = Field(
         None, description="Most memory that was in use during the job: of the GPU, else of the process."
     )
-    swaps: int = Field(0, description="How often this engine had changed the model by then.")
+    swaps: int = Field(0, description="How many models this engine had loaded by then, after its first.")
 
 
 class Failure(_Part):

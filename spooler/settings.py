@@ -49,8 +49,8 @@ class Settings:
     )
     memory: str = _row(
         "auto",
-        "Memory mode: full (all on the GPU), tiled (VAE in tiles), offload (one part at a time), sequential (one layer at a "
-        "time), or auto, by the free memory and the size of the model.",
+        "Memory mode: full (all on the GPU), tiled (VAE in tiles), offload (one part at a time), group (layers after "
+        "each other), sequential (one layer at a time), or auto, by the free memory and the size of the model.",
         ("auto", "full", "tiled", "offload", "group", "sequential"),
     )
     vae_tiling: str = _row("auto", "Decode in tiles, for large pictures; auto: as the memory mode says.", ("auto", "on", "off"))

@@ -70,7 +70,7 @@ def test_an_idempotent_resend_with_its_picture_makes_one_job(warm: Spooler, clie
 @pytest.mark.parametrize(
     ("job", "files", "sentence"),
     [
-        (JOB, {}, "`start.png` must be sent along as a file of that name, but is not."),
+        (JOB, {}, "`start.png`, which the job names, must be sent along as a file of that name, but is not."),
         (JOB, {"start_png": b"no picture"}, "`start.png` must be a PNG, JPEG or WebP picture"),
         (JOB, {"start_png": png()[:60]}, "`start.png` must be a"),
         (JOB, {"start_png": png(), "other_png": png()}, "`other.png` is a file that the job does not name."),

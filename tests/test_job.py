@@ -69,7 +69,7 @@ def test_every_mistake_is_named_at_once_with_field_rule_and_value() -> None:
         (b'{"prompt": "x <lora:ink:much>"}', "prompt", "cannot be read"),
         (b'{"prompt": "x", "id": "cat"}', "id", "a job's id is its file's name"),
         (b'{"prompt": "x", "cfg_scale": 3, "guidance_scale": 4}', "cfg_scale", "another spelling"),
-        (b'{"prompt": "x", "batch_size": 2, "count": 4}', "count", "only one way"),
+        (b'{"prompt": "x", "batch_size": 2, "count": 4}', "count", "only one"),
         (b'{"prompt": "x", "batch_size": 65}', "batch_size", "from 1 to 64"),
         (b'{"prompt": "x", "batch_size": 60, "n_iter": 60}', "count", "less than or equal to 64"),
         (b'{"prompt": "x", "\\u001b[31mred": 1}', "\x1b[31mred", "is not a field"),

@@ -54,9 +54,12 @@ def test_the_folder_is_scanned_and_what_cannot_be_used_is_told(tmp_path: Path) -
     safetensors(tmp_path / "style.safetensors", lora_unet_x__lora_down__weight=(4, 8), lora_unet_x__lora_up__weight=(8, 4))
     (tmp_path / "old.ckpt").write_bytes(b"\x80\x04.")
     (tmp_path / "page.safetensors").write_bytes(b"<!DOCTYPE html><html>not a model</html>")
-    (tmp_path / "hub.json").write_text('{"far": "someone/far-model"}')
+    (tmp_path / "hub.json").write_text('{"far": "someone/far-model", "off": "far away"}')
     safetensors(tmp_path / "loras" / "ink.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
     (tmp_path / "loras" / "bad.pt").write_bytes(b"\x80")
+    safetensors(tmp_path / "vaes" / "v.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
+    diffusers_folder(tmp_path / "typing", stepps=3)
+    diffusers_folder(tmp_path / "many", steps=900)
     library = models.scan(tmp_path, "first")
     assert list(library.models) == ["first", "flat"] and library.default == "first"
     assert library.models["first"].card.steps == 30 and library.models["flat"].card.width == 640
@@ -67,13 +70,17 @@ def test_the_folder_is_scanned_and_what_cannot_be_used_is_told(tmp_path: Path) -
         "old.ckpt is a pickle",
         "page.safetensors",
         "looks like a lora",
-        "'Nonsense'",
+        '"Nonsense"',
         "bad.pt is a pickle",
         "hf download",
+        "looks like: lora",
+        '"far away"',
+        "did you mean steps?",
+        "less than or equal to 150, but is 900",
     ):
         assert part in refused, part
     catalogue = library.catalogue()
-    assert catalogue.loras == ("ink",) and catalogue.made_for == {"loras/ink": "sd1"} and catalogue.upscalers == ("Lanczos",)
+    assert catalogue.loras == ("ink",) and catalogue.made_for == {"loras/ink": 768} and catalogue.upscalers == ("Lanczos",)
     assert str(tmp_path) not in catalogue.model_dump_json(), "paths are nobody else's business"
 
 
@@ -106,8 +113,8 @@ def test_a_default_that_cannot_be_used_is_an_error(tmp_path: Path, model: str, p
 
 CATALOGUE = Catalogue(
     models=(
-        ModelCard(name="one", family="sd1", width=512, height=512, clip_skip=2),
-        ModelCard(name="two", family="sdxl", width=1024, height=1024, sampler="Euler a"),
+        ModelCard(name="one", family="sd1", width=512, height=512, clip_skip=2, text_width=768),
+        ModelCard(name="two", family="sdxl", width=1024, height=1024, sampler="Euler a", text_width=2048),
         ModelCard(name="fine", family="sdxl-refiner", width=1024, height=1024),
         ModelCard(name="dit", family="flux", width=1024, height=1024),
         ModelCard(name="holes", family="sd1", width=512, height=512, inpainting=True),
@@ -116,7 +123,7 @@ CATALOGUE = Catalogue(
     loras=("ink", "xl"),
     embeddings=("calm",),
     controlnets=("edges",),
-    made_for={"loras/ink": "sd1", "loras/xl": "sdxl", "embeddings/calm": "sd1", "controlnets/edges": "sd1"},
+    made_for={"loras/ink": 768, "loras/xl": 2048, "embeddings/calm": 768, "controlnets/edges": 768},
     default="one",
 )
 
@@ -137,7 +144,7 @@ CATALOGUE = Catalogue(
         ({"clip_skip": 3}, "clip_skip", "at most 2"),
         ({"vae": "none"}, "vae", "it has none"),
         ({"loras": [{"name": "inc"}]}, "loras.name", "did you mean ink?"),
-        ({"prompt": "x <lora:inc:1>"}, "loras.name", "did you mean ink?"),
+        ({"prompt": "x <lora:inc:1>"}, "prompt", "The LoRA in `prompt` must be one of ink, xl (did you mean ink?)"),
         ({"prompt": "x <lora:xl:1>"}, "loras", "'xl' was made for Stable Diffusion XL"),
         ({"model": "two", "prompt": "calm sea"}, "prompt", "'calm' was made for Stable Diffusion 1.x"),
         ({"model": "two", "controls": [{"model": "edges", "image": "a.png"}]}, "controls", "'edges' was made for"),

@@ -182,6 +182,12 @@ def _send_image(path: Path, download_name: str, final: bool) -> Response:
     return response
 
 
+@blueprint.get("/api/v1/models")
+def models() -> Response:
+    """What a job may name: models with their families and defaults, LoRAs, VAEs and so on."""
+    return _send(office().reports.ready().catalogue)
+
+
 @blueprint.get("/api/v1/rejected")
 def rejected() -> Response:
     """The dropped files that were no valid jobs, with their reasons."""

@@ -50,7 +50,12 @@ class Office:
         ]
         for name in job.inputs:
             if name not in given:
-                mistakes.append(Mistake("image", f"`{name}` must be sent along as a file of that name, but is not."))
+                mistakes.append(
+                    Mistake(
+                        "image",
+                        f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
+                    )
+                )
                 continue
             draft = self.spool.tmp / unique_name()
             try:

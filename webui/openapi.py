@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
 from spooler.job import MAX_BYTES, Job
+from spooler.models import Catalogue
 from spooler.spool import ID
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 
@@ -33,7 +34,7 @@ class Health(BaseModel):
     status: str
 
 
-_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, Error, Health)
+_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, Catalogue, Error, Health)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -125,6 +126,14 @@ _ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[
         [_ID],
         False,
         {200: ("The preview.", "image/jpeg"), 404: ("There is no such job, or no preview of it just now.", Error)},
+    ),
+    (
+        "/api/v1/models",
+        "get",
+        "List what a job may name: models, LoRAs, VAEs and so on",
+        [],
+        False,
+        {200: ("As far as the spoolers have told.", Catalogue)},
     ),
     (
         "/api/v1/rejected",

@@ -23,6 +23,18 @@ PAGE = 24
 #: The form's fields that are numbers in a job file.
 NUMBERS = ("steps", "guidance_scale", "width", "height", "seed", "count", "priority", "strength", "clip_skip")
 TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "model", "vae", "owner")
+#: What a job may have and the form has no field for, in words: a link to the form leaves it out, and says so.
+NOT_IN_THE_FORM = {
+    "image": "its picture",
+    "mask": "its mask",
+    "loras": "LoRAs",
+    "hires": "hires fix",
+    "refiner": "the refiner",
+    "controls": "ControlNets",
+    "upscale": "upscaling",
+    "variation_strength": "the variation",
+    "sweep": "the sweep",
+}
 #: Those that are pictures.
 FILES = ("image", "mask")
 
@@ -107,7 +119,10 @@ def _sizes(card: ModelCard | None) -> list[tuple[str, int, int]]:
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     report = _report(job_id)
-    return render_template("job.html", job=report, again=_again(report), record=_record_rows(report), **_frame())
+    left_out = [words for name, words in NOT_IN_THE_FORM.items() if getattr(report.job, name)]
+    return render_template(
+        "job.html", job=report, again=_again(report), left_out=left_out, record=_record_rows(report), **_frame()
+    )
 
 
 @blueprint.post("/jobs/<job_id>/cancel")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 
 from spooler import messages, models
 from spooler.models import ModelError
@@ -49,4 +50,11 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except BaseException:  # noqa: BLE001 - told below, and the process ends
+        traceback.print_exc()
+        status = 1
+    sys.stderr.flush()
+    # Not sys.exit: a thread still reads standard input, and the interpreter's end would be an abort that hides the error.
+    os._exit(status)

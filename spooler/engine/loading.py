@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
 from spooler.engine import single_file
@@ -21,7 +22,10 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
 
 #: What the libraries raise for weights that do not fit their config, are cut short, or are missing.
-LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+LOADING_ERRORS = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError),
+    *(SafetensorError, SingleFileComponentError),
+)
 
 
 def load(entry: Entry, dtype: torch.dtype) -> Any:

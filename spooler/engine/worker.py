@@ -217,7 +217,7 @@ class Engine:
             return messages.Failed(id=run.id, code="lost", reason=f"The job's folder is gone: {error}.")
         except OSError as error:
             return messages.Failed(id=run.id, code="no_space", reason=f"A picture could not be written: {error}.")
-        except JOB_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
             return self._failed(work, error)
         finally:
             self._work = None
