@@ -11,8 +11,8 @@ from spooler import __version__
 from spooler.job import Job
 
 
-def infotext(job: Job, seed: int, size: tuple[int, int], model: str, model_hash: str) -> str:
-    """The prompt, the negative prompt and one line of settings of one picture. `size` is width and height in pixels of the finished picture."""
+def infotext(job: Job, seed: int, model: str, model_hash: str) -> str:
+    """The prompt, the negative prompt and one line of settings of one picture."""
     if job.upscales_only and job.upscale:
         done = f"Postprocess upscale by: {job.upscale.scale:g}, Postprocess upscaler: {job.upscale.upscaler}"
         return f"{done}, Version: sdspool {__version__}"

@@ -351,7 +351,7 @@ class Engine:
             digest = hashlib.sha256(shown.tobytes()).hexdigest()
             model = self._residents.entry(cell.model)
             facts = (cell.model, self._residents.hashes.of(model))
-            _save(shown, work.folder / name, infotext(cell, seed, shown.size, *facts))
+            _save(shown, work.folder / name, infotext(cell, seed, *facts))
         size = {"width": picture.width, "height": picture.height}
         image = Image(file=name, index=index, seed=seed, **size, pixels=digest, cell=at, flagged=flag)
         self._send(messages.ImageDone(id=work.run.id, image=image))
