@@ -92,7 +92,7 @@ def _spool_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    if options.id is not None and not ID.fullmatch(options.id):
+    if options.id is not None and (not ID.fullmatch(options.id) or options.id.endswith(".json")):
         raise job.JobError(job.Mistake("id", f"`id` must be letters, digits, dots and dashes, but is {job.show(options.id)}."))
     spool = Spool(options.spool)
     spool.create()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.job import Job, JobError, Mistake
+from spooler.prompt import PromptError, extract_loras, parse
 
 #: What a prompt may put around or between words without changing them, in the dialects that people paste from:
 #: (word:1.2) [word] {word} word++ <word> \(word\) red|blue and the underscores of tags.
@@ -76,12 +77,21 @@ class DenyList:
         """The first entry, as its line has it, that the prompt has; None when it has none."""
         as_written = _normal(prompt)
         # An entry may itself have brackets or a colon, so both readings are searched: the marks kept, and the marks gone.
-        readings = (as_written, _spaced(_MARKS.sub(" ", _WEIGHT.sub(" ", as_written))))
+        readings = (as_written, _spaced(_MARKS.sub(" ", _WEIGHT.sub(" ", as_written))), _spaced(_normal(_as_drawn(prompt))))
         folded = tuple(_fold(reading) for reading in readings)
         for rule in self.rules:
             if any(rule.pattern.search(reading) for reading in (folded if rule.folds else readings)):
                 return rule.entry
         return None
+
+
+def _as_drawn(prompt: str) -> str:
+    """The words as the text encoder gets them: marks within a word are gone, not spaces."""
+    try:
+        chunks = parse(extract_loras(prompt)[0])
+    except PromptError:
+        return ""
+    return " ".join("".join(fragment.text for fragment in chunk) for chunk in chunks)
 
 
 def _rule(entry: str) -> _Rule:

@@ -12,6 +12,7 @@ sweep: the job makes one picture for each, and a contact sheet.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -32,6 +33,8 @@ MAX_PROMPT = 10_000
 MAX_SEED = 2**32 - 1
 MAX_NAME = 128
 MAX_LORA = 5
+#: Pictures that one job may start from, over all cells.
+MAX_INPUTS = 16
 #: Pictures that one job may make, over all cells of its sweep.
 MAX_PICTURES = 64
 #: Name of a picture beside the job: no path can be written with these letters.
@@ -87,19 +90,23 @@ def _text(value: Any) -> Any:
 
 def _prompt(value: Any) -> Any:
     """A text whose weights and <lora:...> can be read."""
-    if isinstance(_text(value), str):
-        try:
-            text, loras = prompts.extract_loras(value)
-            prompts.parse(text)
-        except prompts.PromptError as error:
-            raise PydanticCustomError("syntax", "{why}", {"why": str(error)}) from None
-        for name, weight in loras:
-            if len(name) > MAX_NAME or abs(weight) > MAX_LORA:
-                why = f"a LoRA must have a name of at most {MAX_NAME} characters and a weight from -{MAX_LORA} to {MAX_LORA}"
-                raise PydanticCustomError(
-                    "syntax", "{why}", {"why": f"{why}, but this is {show(f'<lora:{name}:{weight:g}>')}."}
-                )
+    if isinstance(_text(value), str) and len(value) <= MAX_PROMPT and (why := _syntax_problem(value)):
+        raise PydanticCustomError("syntax", "{why}", {"why": why})
     return value
+
+
+@functools.lru_cache(4096)  # every cell of a sweep, and every look at a waiting job, asks again
+def _syntax_problem(prompt: str) -> str | None:
+    try:
+        text, loras = prompts.extract_loras(prompt)
+        prompts.parse(text)
+    except prompts.PromptError as error:
+        return str(error)
+    for name, weight in loras:
+        if len(name) > MAX_NAME or abs(weight) > MAX_LORA:
+            rule = f"a LoRA must have a name of at most {MAX_NAME} characters and a weight from -{MAX_LORA} to {MAX_LORA}"
+            return f"{rule}, but this is {show(f'<lora:{name}:{weight:g}>')}."
+    return None
 
 
 def _input(value: Any) -> Any:
@@ -323,6 +330,9 @@ class Job(_Part):
                 raise PydanticCustomError("together", "{why}", {"field": name, "why": why})
         if self.pictures > MAX_PICTURES:
             why = f"A job must make at most {MAX_PICTURES} pictures, but its sweep and `count` make {self.pictures}."
+            raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
+        if self.sweep and len(self.inputs) > MAX_INPUTS:
+            why = f"A job must name at most {MAX_INPUTS} pictures, but its sweep names {len(self.inputs)}."
             raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
         if self.sweep:
             self.cells()  # each one a valid job, or its mistakes are the sweep's

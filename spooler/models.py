@@ -14,6 +14,7 @@ Pickles (.ckpt, .pt, .pth, .bin) are refused: loading one runs whatever code is 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -34,6 +35,8 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 AddOn = Literal["loras", "embeddings", "vaes", "controlnets", "upscalers"]
 ADD_ONS: tuple[AddOn, ...] = get_args(AddOn)
+#: Of a finished picture: 8192 x 8192 and a little.
+MAX_PIXELS = 72_000_000
 #: The fields of a card that fill in what a job leaves out.
 DEFAULTS = ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")
 #: Those that a model's own JSON file may set.
@@ -147,6 +150,8 @@ class Catalogue(BaseModel):
             yield _unknown("upscale.upscaler", job.upscale.upscaler, self.upscalers)
         if job.hires and job.hires.upscaler not in ("Latent", *self.upscalers):
             yield _unknown("hires.upscaler", job.hires.upscaler, ("Latent", *self.upscalers))
+        if card and (mistake := too_large(job, card)):
+            yield mistake
         if job.hires and card:
             sides = [round((job.width or card.width) * job.hires.scale), round((job.height or card.height) * job.hires.scale)]
             if max(sides) > 4096:
@@ -289,6 +294,27 @@ def resolve(job: Job, card: ModelCard, random_seed: int, input_size: tuple[int, 
     return Job.model_validate(filled)
 
 
+def too_large(job: Job, card: ModelCard, input_size: tuple[int, int] | None = None) -> Mistake | None:
+    """What is wrong with a job (or a cell) whose finished picture would have too many pixels; None when it is small enough.
+
+    `input_size` is that of the picture to start from, when it is known.
+    """
+    if job.upscales_only or job.mask:
+        if input_size is None:
+            return None
+        width, height = input_size
+    else:
+        own = fitting(input_size) if input_size else (card.width, card.height)
+        width, height = job.width or own[0], job.height or own[1]
+    factor = (job.hires.scale if job.hires and not job.image else 1.0) * (job.upscale.scale if job.upscale else 1.0)
+    pixels = int(width * factor) * int(height * factor)
+    if pixels <= MAX_PIXELS:
+        return None
+    made = f"{int(width * factor)}x{int(height * factor)}"
+    rule = f"A finished picture must have at most {MAX_PIXELS // 10**6} million pixels, but would have {made}."
+    return Mistake("upscale.scale" if job.upscale else "hires.scale", rule)
+
+
 def fitting(size: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
     """The size to draw at for a picture of that size: its shape, sides that are multiples of `multiple` from 64 to 2048."""
     factor = min(1.0, 2048 / max(size))
@@ -324,11 +350,14 @@ def _candidates(folder: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ADD_ONS:
             continue
+        if not path.name.isprintable() or path.name != path.name.encode(errors="replace").decode():
+            refused.append(f"{path.name!a} must have a name that UTF-8 can hold.")
+            continue
         if path.suffix == ".config" and path.with_suffix(".safetensors").exists():
             continue  # of that single file
         if path.suffix.lower() in PICKLES:
             refused.append(f"{path.name} is a pickle, which runs whatever code is in it: only safetensors files are loaded.")
-        elif path.suffix == ".safetensors" or (path / "model_index.json").exists():
+        elif (path.suffix == ".safetensors" and path.is_file()) or (path / "model_index.json").exists():
             yield path.stem if path.is_file() else path.name, path
         elif path.name == "hub.json":
             yield from _of_hub(path, refused)
@@ -360,6 +389,9 @@ def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
     found: dict[AddOn, dict[str, Path]] = {kind: {} for kind in ADD_ONS}
     for kind in ADD_ONS:
         for path in sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else ():
+            if not path.name.isprintable() or path.name != path.name.encode(errors="replace").decode():
+                refused.append(f"{kind}/{path.name!a} must have a name that UTF-8 can hold.")
+                continue
             if path.suffix.lower() in PICKLES:
                 refused.append(
                     f"{kind}/{path.name} is a pickle, which runs whatever code is in it: only safetensors are loaded."
@@ -380,8 +412,10 @@ def _add_ons(folder: Path, refused: list[str]) -> dict[AddOn, dict[str, Path]]:
 def _add_on_problem(kind: AddOn, path: Path) -> str | None:
     """Why the file cannot be what its folder says; None when it may."""
     try:
+        if not path.is_file():
+            return "must be an ordinary file."
         looks = checkpoint.kind_of(checkpoint.read_shapes(path))
-    except checkpoint.CheckpointError as error:
+    except (checkpoint.CheckpointError, OSError) as error:
         return f"cannot be read: {error}"
     if looks and looks != LOOKS[kind]:
         return f"must be of the kind {LOOKS[kind]}, but looks like: {looks}."
@@ -402,13 +436,26 @@ def _made_for(add_ons: dict[AddOn, dict[str, Path]]) -> dict[str, int]:
             except checkpoint.CheckpointError:
                 continue  # the job that names it will hear why
     for name, path in add_ons["controlnets"].items():
-        found[f"controlnets/{name}"] = _read_json(path / "config.json", f"The ControlNet {name!r}").get("cross_attention_dim")
+        try:
+            found[f"controlnets/{name}"] = _read_json(path / "config.json", "It").get("cross_attention_dim")
+        except ModelError:
+            continue
     return {key: width for key, width in found.items() if isinstance(width, int)}
 
 
 def written(name: str, text: str) -> bool:
     """Whether the text has the name of an embedding as a word of its own."""
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+    return _word(name).search(text) is not None
+
+
+def spelled(text: str, name: str, token: str) -> str:
+    """The text with the name of an embedding replaced by its token."""
+    return _word(name).sub(lambda match: token, text)
+
+
+@functools.cache
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
 
 
 def _of_file(path: Path) -> dict[str, Any]:
@@ -486,8 +533,10 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _read_json(path: Path, who: str) -> dict[str, Any]:
     try:
+        if not path.is_file():  # a FIFO would be waited for
+            raise FileNotFoundError(f"there is no file {path.name}")
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{who} has no readable {path.name}: {error}.") from error
     if not isinstance(value, dict):
         raise ModelError(f"{who} has a {path.name} that is no JSON object.")

@@ -15,6 +15,9 @@ from spooler.spool import Place, Spool, clean_id
 Signature = tuple[int, int, int]
 
 
+UNSEEN: Signature = (0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Suspect:
     """Something in pending/ that is no job: for good, or perhaps not yet (a copy that is still arriving)."""
@@ -28,8 +31,10 @@ class Suspect:
 class Pending:
     """The index of pending/. Not thread-safe: each scan is one call from one thread."""
 
-    def __init__(self, spool: Spool):
+    def __init__(self, spool: Spool, decode: bool = True):
+        """`decode`: whether the pictures of jobs are looked at too, which takes its time."""
         self._spool = spool
+        self._decode = decode
         self._seen: dict[str, tuple[Signature, Waiting | Suspect]] = {}
 
     @property
@@ -50,6 +55,15 @@ class Pending:
                         self._look(entry.name, Path(entry.path), before, now)
                     except FileNotFoundError:  # RACE: taken away since the listing
                         continue
+                    except OSError as error:  # one that cannot be looked at must not hide the others
+                        self._seen[entry.name] = (UNSEEN, self._unseen(Path(entry.path), error, before, now))
+
+    def _unseen(
+        self, path: Path, error: OSError, before: dict[str, tuple[Signature, Waiting | Suspect]], now: float
+    ) -> Suspect:
+        known = before.get(path.name)
+        since = known[1].since if known and isinstance(known[1], Suspect) else now
+        return Suspect(path, f"A job must be readable, but: {error.strerror or error}.", final=False, since=since)
 
     def forget(self, waiting: Waiting) -> None:
         """Drop one that was claimed, without waiting for the next scan to notice."""
@@ -69,7 +83,7 @@ class Pending:
                 # Perhaps still on its way: a copy of a folder brings the files one by one.
                 found = Suspect(path, problem, final=not place.is_folder, since=now)
             if _signature(place) != signature:  # it changed while it was read: look again at the next scan
-                signature = (0, 0, 0)
+                signature = UNSEEN
         except IncompleteError as error:
             found = Suspect(path, str(error), final=False, since=now)
         except (JobError, durable.UnreadableError) as error:
@@ -87,10 +101,10 @@ class Pending:
         if job.inputs and not place.is_folder:
             names = ", ".join(job.inputs)
             return f"A job with pictures must be a folder in pending/ with job.json and {names} in it, but this is a file."
-        if place.is_folder and not (place.path / "record.json").exists():  # one that came back by retry has what it has
-            extra = [entry.name for entry in _entries(place.path) if entry.name not in ("job.json", "inputs", *job.inputs)]
-            if extra := [name for name in extra if not name.startswith(".")]:
-                return f"A job's folder must hold what the job names, but {extra[0]!a} is none of that."
+        if place.is_folder and (odd := self._spool.odd_entry(place, job.inputs)):
+            return odd
+        if not self._decode:
+            return None
         for name in job.inputs:
             try:
                 pictures.check(self._spool.input_file(place, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -18,6 +19,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 20 << 20
 #: A small file may unpack to many pixels: this many are looked at before any is decoded.
 MAX_PIXELS = 32_000_000
+#: Encoders make ten or so; a thumbnail inside the file has some too.
+MAX_SCANS = 60
 #: What Pillow raises for a file that is damaged: which of them depends on the byte.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)
 #: How a picture is turned upright, by the number in its EXIF that says how the camera was held.
@@ -88,8 +91,12 @@ def _opened(path: Path) -> Iterator[Picture]:
         raise
     except OSError as error:
         raise InputError(f"`{path.name}` must be an ordinary file: {error.strerror}.") from error
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        raise InputError(f"`{path.name}` must be an ordinary file, but is a folder, FIFO or device.")
     with os.fdopen(fd, "rb") as file:  # Pillow closes only what it has opened itself
-        length = os.fstat(fd).st_size
+        length = info.st_size
         if length > MAX_FILE_BYTES:
             raise InputError(f"`{path.name}` must have at most {MAX_FILE_BYTES >> 20} MiB, but has {length / (1 << 20):.1f}.")
         try:
@@ -98,6 +105,12 @@ def _opened(path: Path) -> Iterator[Picture]:
                 image = Image.open(file, formats=FORMATS)
         except (UnidentifiedImageError, *DAMAGED, Image.DecompressionBombError) as error:
             raise InputError(f"`{path.name}` must be a PNG, JPEG or WebP picture, but is none that can be read.") from error
+        if image.format == "JPEG":
+            # Each scan of a progressive JPEG may go over all pixels again in a few bytes: a small file can take hours.
+            file.seek(0)
+            if (scans := file.read().count(b"\xff\xda")) > MAX_SCANS:
+                raise InputError(f"`{path.name}` must be a JPEG of at most {MAX_SCANS} scans, but has {scans}.")
+            file.seek(0)
         if image.width * image.height > MAX_PIXELS:
             limit = MAX_PIXELS // 1_000_000
             raise InputError(f"`{path.name}` must have at most {limit} million pixels, but has {image.width}x{image.height}.")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 STEP = 1.1
 #: The largest weight, either way: what lies beyond draws noise.
 LIMIT = 10.0
-DEPTH = 100
+DEPTH = 30
 #: Pieces that weigh less than 1, in one prompt: the encoder reads the whole prompt once more for each.
 WEAKENED = 64
 
@@ -52,7 +52,7 @@ def parse(prompt: str) -> list[list[Fragment]]:
     """The chunks of the prompt, at least one, each of at least one fragment.
 
     Neighbours of one weight are one fragment. A BREAK at the very end begins no chunk. Raises PromptError for a factor that
-    is no number, for a weight that is not from -10 to 10, for brackets more than 100 deep and for more than 64 fragments of
+    is no number, for a weight that is not from -10 to 10, for brackets more than 30 deep and for more than 64 fragments of
     a weight below 1.
     """
     # None stands for a BREAK; weights stay open to change until their brackets are closed.

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from spooler.job import Job
+
+
+def _moment(value: str) -> str:
+    if datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError("a time must have its zone")
+    return value
+
+
+#: A time as text; one that is none would be met only where it is reckoned with.
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class _Part(BaseModel):
@@ -22,8 +32,8 @@ class Attempt(_Part):
     """One try at a job. It is on disk before the engine hears of the job; an end that is missing means the spooler died."""
 
     number: int
-    started: str
-    ended: str | None = None
+    started: Moment
+    ended: Moment | None = None
     outcome: str | None = Field(None, description='"done", "stopped" (the spooler was told to stop), or why it ended.')
 
     @property
@@ -98,11 +108,11 @@ class Record(_Part):
     id: str
     given_name: str | None = Field(None, description="The dropped file's name, where the id had to differ from it.")
     spooler: str | None = None
-    queued: str | None = None
-    started: str | None = None
-    completed: str | None = None
+    queued: Moment | None = None
+    started: Moment | None = None
+    completed: Moment | None = None
     attempts: tuple[Attempt, ...] = ()
-    retried: tuple[str, ...] = Field((), description="When somebody sent the failed job back to the queue.")
+    retried: tuple[Moment, ...] = Field((), description="When somebody sent the failed job back to the queue.")
     parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
     engine: EngineFacts | None = None
     images: tuple[Image, ...] = ()

@@ -6,6 +6,7 @@ engine, its death, and hints that the spool changed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -46,6 +47,8 @@ FAILED_STARTS = 3
 FAILED_START_WAIT_S = 60.0
 POLL_S = 1.0
 
+#: What will be otherwise when somebody has made room, or the share is back: to be tried again, not to be given up.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
 #: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
 STALL_STEPS = 20
 
@@ -107,6 +110,7 @@ class Service:
         self._checked: dict[str, schedule.Waiting] = {}  # waiting jobs that this spooler can run
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._recycling = False
+        self._left: set[str] = set()  # claimed jobs that cannot be moved, and waiting ones that cannot be claimed
         self._last_turn: dict[str, int] = {}
         self._turns = 0
         self._hinted = True
@@ -126,6 +130,9 @@ class Service:
             except OSError as error:
                 # A full disk, a share that went away: nothing is lost by waiting, and a crash would not mend it.
                 log.error("the spool cannot be used just now: %s", error)
+                time.sleep(POLL_S)
+            except Exception:
+                log.exception("a turn went wrong")
                 time.sleep(POLL_S)
         self.close()
 
@@ -395,7 +402,7 @@ class Service:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
         held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
         for place in self.spool.recover(self.settings.spooler):
-            if place.id not in held:
+            if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)
 
@@ -408,6 +415,7 @@ class Service:
                 return
             else:
                 mine = [each for each in self.pending.waiting if self._checked.get(each.place.path.name) is each]
+                mine = [each for each in mine if each.place.id not in self._left]
                 loaded, default = self.engine.model, self.catalogue.default
                 chosen = schedule.pick(mine, self._last_turn, loaded, default, now, self.settings.overtake_s)
                 if chosen is None:
@@ -415,7 +423,13 @@ class Service:
                 self.pending.forget(chosen)
                 self._turns += 1
                 self._last_turn[chosen.job.owner] = self._turns
-                if place := self.spool.claim(chosen.place.path.name, self.settings.spooler):
+                try:
+                    place = self.spool.claim(chosen.place.path.name, self.settings.spooler)
+                except PermissionError as error:  # a folder that its owner has closed to us
+                    log.error("job %s: cannot be claimed: %s", chosen.place.id, error)
+                    self._left.add(chosen.place.id)
+                    continue
+                if place:
                     self._begin_or_fail(place, now, given_name=chosen.place.path.name)
                 else:
                     log.info("job %s: somebody else took it", chosen.place.id)
@@ -424,10 +438,26 @@ class Service:
         """As `_begin`; a job that this program stumbles over ends in failed/, and the queue goes on."""
         try:
             self._begin(place, now, given_name)
-        except (ValueError, TypeError, LookupError, AssertionError) as error:
+        except FileNotFoundError:  # RACE: adopted by another spooler
+            log.error("job %s: another spooler has it", place.id)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                self._recovered.insert(0, place)
+                raise
             log.exception("job %s: cannot be begun", place.id)
+            self._give_up(place, f"The spooler could not begin this job: {error!r}"[:1000], now)
+
+    def _give_up(self, place: Place, reason: str, now: float) -> None:
+        """End a job that cannot be begun; one that cannot even be ended is left where it is, and told of in the log."""
+        try:
             record = self.spool.read_record(place) or Record(id=place.id, spooler=self.settings.spooler)
-            self._end(place, record.fail("internal", f"The spooler could not begin this job: {error!r}"[:1000]), "failed", now)
+            self._end(place, record.fail("internal", reason), "failed", now)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            log.error("job %s: left in %s, it cannot be moved: %s", place.id, place.path, error)
+            self.running = None
+            self._left.add(place.id)
 
     def _begin(self, place: Place, now: float, given_name: str) -> None:
         """Start a claimed job's next attempt, or end it without one."""
@@ -437,8 +467,11 @@ class Service:
         try:
             job = self.spool.read_job(place)  # what is run is what was claimed, whatever was seen in pending/
             self._check(job)
+            if odd := self.spool.odd_entry(place, job.inputs):
+                raise pictures.InputError(odd)
             self.spool.gather_inputs(place, job.inputs)
             start_size = pictures.size(place.path / "inputs" / job.image) if job.image else None
+            self._check_size(job, start_size)
         except (JobError, UnreadableError, pictures.InputError) as error:
             if record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
@@ -467,6 +500,12 @@ class Service:
         self.running = Running(place, record, now, Progress(count=parameters.pictures))
         log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
         self._child.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=tuple(cells)))
+
+    def _check_size(self, job: Job, start_size: tuple[int, int] | None) -> None:
+        for cell in job.cells():
+            card = self.catalogue.card(cell.model)
+            if card and (mistake := models.too_large(cell, card, start_size)):
+                raise JobError(mistake)
 
     def _resolved(self, job: Job, seed: int, start_size: tuple[int, int] | None) -> Job:
         card = self.catalogue.card(job.model)

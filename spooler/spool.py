@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,11 @@ FOLDERS = ("tmp", *STATES, "rejected")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: What stays when a claimed folder is made ready for another attempt.
 KEPT = frozenset({"job.json", "record.json", "inputs", "cancel"})
+#: What a job's folder may have besides job.json and the pictures that it names, when it came back by retry.
+OURS = frozenset({"record.json", "error.txt", "cancel"})
+#: Names of results: of these, and no others, the web app opens files.
+RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
+MAX_RECORD_BYTES = 16 << 20
 
 CLAIM_LOCK_WAIT_S = 30.0
 LIFE_LOCK_WAIT_S = 5.0
@@ -188,6 +194,26 @@ class Spool:
                 return None
         return Place(job_id, "claimed", folder, spooler)
 
+    def odd_entry(self, place: Place, names: Sequence[str]) -> str | None:
+        """What is wrong with the files of a job's folder: one that the job does not name, a link, a device; None: all is well.
+
+        A folder comes from a stranger: nothing in it is opened, followed or moved before it was looked at here.
+        """
+        for folder, allowed in ((place.path, {"job.json", *OURS, *names}), (place.path / "inputs", set(names))):
+            if folder != place.path and not os.path.lexists(folder):
+                continue
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                return f"`{folder.name}` must be a folder, but is none."
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name == "inputs" and folder == place.path:
+                        continue
+                    if entry.name not in allowed and not RESULT.fullmatch(entry.name) and not entry.name.startswith("."):
+                        return f"A job's folder must hold what the job names, but {entry.name!a} is none of that."
+                    if not entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                        return f"A job's folder must hold ordinary files, but {entry.name!a} is none."
+        return None
+
     def gather_inputs(self, place: Place, names: Sequence[str]) -> None:
         """Bring the pictures that lie beside a claimed job.json into inputs/, out of the way of the results' names."""
         folder = place.path / "inputs"
@@ -204,19 +230,27 @@ class Spool:
         """
         for entry in list(place.path.iterdir()):
             if entry.name not in KEPT:
-                _remove(entry)
+                self._discard(entry)
         durable.replace(place.path / "record.json", record.encode())
+
+    def _discard(self, entry: Path) -> None:
+        """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""
+        aside = self.tmp / durable.unique_name()
+        entry.rename(aside)
+        with contextlib.suppress(OSError, RecursionError):
+            _remove(aside)
 
     def publish(self, place: Place, record: Record, state: Literal["done", "failed", "cancelled"]) -> Place | None:
         """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it."""
         try:
             for entry in list(place.path.iterdir()):
                 if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg", "cancel"):
-                    _remove(entry)
+                    self._discard(entry)
             durable.replace(place.path / "record.json", record.encode())
             for entry in place.path.iterdir():
-                if entry.is_file():
-                    durable.sync_file(entry)
+                if stat.S_ISREG(entry.lstat().st_mode):
+                    with contextlib.suppress(PermissionError):  # a file that somebody else left there
+                        durable.sync_file(entry)
             durable.sync_folder(place.path)
             for job_id in _versions(place.id):
                 target = self.root / state / job_id
@@ -228,9 +262,10 @@ class Spool:
             return None
         raise AssertionError("unreachable")
 
-    def reject(self, source: Path, reason: str) -> str | None:
+    def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
-        stem, suffix = (source.name[:-5], ".json") if source.name.endswith(".json") else (source.name, "")
+        wanted = wanted or source.name
+        stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
         for version in _versions(stem):
             name = version + suffix
@@ -252,10 +287,11 @@ class Spool:
 
     def reject_claimed(self, place: Place, reason: str) -> str | None:
         """As `reject`, for a file that turned out bad between the look at it and the claim."""
-        named = place.path.with_name(f"{place.id}.json")
-        durable.rename(place.job_file, named)
-        shutil.rmtree(place.path)
-        return self.reject(named, reason)
+        if (place.path / "inputs").exists():
+            return self.reject(place.path, reason)  # with its pictures
+        name = self.reject(place.job_file, reason, f"{place.id}.json")
+        self._discard(place.path)
+        return name
 
     def recover(self, spooler: str) -> list[Place]:
         """The jobs that a dead spooler (this one's earlier life too) had claimed, now in this one's folder.
@@ -406,10 +442,10 @@ class Spool:
         if not place.is_folder:
             return None
         try:
-            return Record.decode((place.path / "record.json").read_bytes())
+            return Record.decode(durable.read_small(place.path / "record.json", MAX_RECORD_BYTES))
         except FileNotFoundError:
             return None
-        except ValidationError as error:
+        except (ValidationError, durable.UnreadableError) as error:
             log.warning("job %s: its record.json cannot be read: %s", place.id, error)
             return None
 
@@ -505,7 +541,9 @@ def new_id() -> str:
 
 def clean_id(name: str) -> str:
     """The id of a dropped file: its name without .json, with what an id may not have made into dashes."""
-    stem = name.removesuffix(".json")
+    stem = name
+    while stem.endswith(".json"):  # an id that ends so would be taken for a file's name
+        stem = stem.removesuffix(".json")
     if ID.fullmatch(stem):
         return stem
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:120].rstrip("-")

@@ -42,13 +42,13 @@ class Watch:
         self.stop()
         if now is None:
             return
-        observer = Observer()
         try:
+            observer = Observer()
             # The whole spool, not pending/ alone: watchdog holds back a file moved out of what it watches for 0.5 s, and
             # every event after it.
             observer.schedule(self._handler, str(self._root), recursive=True)
             observer.start()
-        except OSError as error:  # no inotify instance or watch is left
+        except (OSError, RecursionError) as error:  # no inotify instance or watch is left; folders a thousand deep
             log.warning("cannot watch %s (%s): polling instead; see fs.inotify in sysctl", self._root, error)
             self.polling = True
             return

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, abort, request, send_file
 from pydantic import BaseModel
 
 from spooler.job import JobError, Mistake, from_fields, json_schema, parse_object, show
-from spooler.spool import ID, State, TakenError
+from spooler.spool import ID, RESULT, State, TakenError
 from webui import openapi
 from webui.errors import answer
 from webui.office import office
@@ -75,8 +75,10 @@ def _multipart() -> tuple[dict[str, Any], dict[str, bytes]]:
 def _wanted_id(given: Any) -> str | None:
     if given is None:
         return None
-    if not isinstance(given, str) or not ID.fullmatch(given):
-        rule = "must be 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit"
+    if not isinstance(given, str) or not ID.fullmatch(given) or given.endswith(".json"):
+        rule = (
+            "must be 1 to 128 letters, digits, dots, dashes and underscores, begin with one of the first two, not end in .json"
+        )
         raise JobError(Mistake("id", f"`id` {rule}, but is {show(given)}."))
     return given
 
@@ -145,7 +147,7 @@ def image(job_id: str, name: str) -> Response:
         report = _report(job_id)
         place = office().spool.find(job_id)
         listed = {each.file for each in report.images} | ({"sheet.png"} if report.sheet else set())
-        if place is None or name not in listed:
+        if place is None or name not in listed or not RESULT.fullmatch(name):
             abort(404)
         try:
             return _send_image(place.path / name, f"{job_id}-{name}", final=report.status == "done")
@@ -170,6 +172,8 @@ def preview(job_id: str) -> Response:
 
 
 def _send_image(path: Path, download_name: str, final: bool) -> Response:
+    if path.is_symlink():  # a stranger may have put it there: nothing outside the spool is shown
+        abort(404)
     response = send_file(
         path,
         mimetype="image/png",

@@ -106,7 +106,7 @@ class Reports:
 
     def __init__(self, spool: Spool):
         self._spool = spool
-        self._pending = Pending(spool)
+        self._pending = Pending(spool, decode=False)
         self._lock = threading.Lock()
 
     def waiting(self) -> list[schedule.Waiting]:
@@ -150,6 +150,8 @@ class Reports:
         if not place.job_file.exists():
             raise FileNotFoundError(place.job_file)
         images = progress.images if progress else record.images
+        if place.state in ("pending", "held"):
+            images = ()  # a record there may be a stranger's
         return JobReport(
             id=place.id,
             status=STATUS[place.state],

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from spooler import families, samplers
 from spooler.engine import loading, memory, prompts
 from spooler.engine.compiled import Compiled
-from spooler.engine.device import NotFiniteError, UnusableError
+from spooler.engine.device import NotFiniteError, UnusableError, is_out_of_memory
 from spooler.engine.memory import Tricks
 from spooler.engine.preview import LatentMap, OwnDecoder
 from spooler.job import Job
-from spooler.models import Entry, Library, loras_of, written
+from spooler.models import Entry, Library, loras_of, spelled, written
 from spooler.prompt import extract_loras
 
 Task = Literal["txt2img", "img2img", "inpaint"]
@@ -64,7 +64,7 @@ class Model:
         self._vaes: dict[str, Any] = {"": getattr(pipe, "vae", None)}
         self._controlnets: dict[str, Any] = {}
         self._dressed: dict[str, float] = {}
-        self._embeddings: set[str] = set()
+        self._embeddings: dict[str, str] = {}  # those that it has learnt, and their tokens
         self._prompts: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
         # The pipeline's constructor rewrites parts of the scheduler's config (steps_offset, clip_sample): take it from there.
         self._scheduler_config = dict(pipe.scheduler.config)
@@ -223,9 +223,12 @@ class Model:
                     self._base.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{number}")
                 if wanted:
                     self._base.set_adapters([f"lora{number}" for number in range(len(wanted))], list(wanted.values()))
-            except ADD_ON_ERRORS as error:
-                self._take_off()
-                raise ValueError(f"The LoRAs {', '.join(wanted)} do not fit the model {self.name!r}: {error}") from error
+            except BaseException as error:
+                self._take_off()  # whatever it was: half a LoRA would be in every later picture
+                if not isinstance(error, ADD_ON_ERRORS) or is_out_of_memory(error):
+                    raise
+                what = f"The LoRAs {', '.join(wanted)} do not fit the model {self.name!r}"
+                raise ValueError(f"{what}: {_briefly(error)}") from error
             self._dressed = wanted
             self._prompts.clear()  # a LoRA may change the text encoder
             self._placed = None
@@ -249,6 +252,8 @@ class Model:
         from safetensors.torch import load_file
 
         pipe = self._base
+        # Under a name that no text has: "cat" would from then on be cut out of the word "concatenate" of other people's jobs.
+        token = f"<emb{len(self._embeddings)}>"
         try:
             state = load_file(path)
             if self.family.name == "sdxl":
@@ -257,13 +262,15 @@ class Model:
                     ("clip_g", pipe.tokenizer_2, pipe.text_encoder_2),
                 ):
                     vectors = state[key]
-                    pipe.load_textual_inversion(vectors, token=name, text_encoder=encoder, tokenizer=tokenizer)
+                    pipe.load_textual_inversion(vectors, token=token, text_encoder=encoder, tokenizer=tokenizer)
             else:
                 vectors = state["emb_params"] if "emb_params" in state else next(iter(state.values()))
-                pipe.load_textual_inversion(vectors, token=name)
+                pipe.load_textual_inversion(vectors, token=token)
         except (*ADD_ON_ERRORS, StopIteration) as error:
-            raise ValueError(f"The embedding {name!r} does not fit the model {self.name!r}: {error}") from error
-        self._embeddings.add(name)
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(f"The embedding {name!r} does not fit the model {self.name!r}: {_briefly(error)}") from error
+        self._embeddings[name] = token
         self._prompts.clear()
         self._placed = None
 
@@ -279,6 +286,8 @@ class Model:
             if negative_prompt and "negative_prompt" in _parameters(pipe):
                 given["negative_prompt"] = negative_prompt
             return given
+        for name, token in self._embeddings.items():
+            prompt, negative_prompt = (spelled(text, name, token) for text in (prompt, negative_prompt))
         key = (prompt, negative_prompt, job.clip_skip, guidance)
         if key not in self._prompts:
             self._prompts[key] = self._encode(pipe, *key)
@@ -323,6 +332,12 @@ class Model:
             other = [draw((job.variation_seed + index) % 2**32) for index in range(len(seeds))]
             noises = [slerp(job.variation_strength, one, two) for one, two in zip(noises, other, strict=True)]
         return torch.cat(noises).to(self.dtype)
+
+
+def _briefly(error: Exception) -> str:
+    """The first line or two of a library's error, which may go on for pages of tensors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2])[:300]
 
 
 def slerp(part: float, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

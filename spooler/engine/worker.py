@@ -39,6 +39,8 @@ from spooler.status import Phase
 
 log = logging.getLogger(__name__)
 
+#: Pixels of finished pictures that may wait to be written.
+FILES_PIXELS = 100_000_000
 #: Between signs of life while a job runs; more would only fill the pipe.
 SIGN_S = 0.05
 #: zlib's fastest: a third of the time of the default for a file a tenth larger (docs/benchmarks.md).
@@ -241,6 +243,7 @@ class Engine:
             seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
             while seeds:
                 drawn = self._batch(work, cell, seeds)
+                self._wait_for_files(written, drawn)
                 written += [
                     self._files.submit(self._keep, work, cell, seed, work.image + offset, at, picture)
                     for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False))
@@ -251,6 +254,14 @@ class Engine:
         kept = [found for future in written if (found := future.result())]
         work.clock.encode += time.perf_counter() - begun
         return self._sheet(work, kept) if run.job.sweep else None
+
+    def _wait_for_files(self, written: list[Future[sheet.Cell | None]], drawn: list[Picture]) -> None:
+        """Let the files catch up, so that large finished pictures do not pile up in memory."""
+        at_once = max(2, FILES_PIXELS // max(1, drawn[0].width * drawn[0].height))
+        while sum(not each.done() for each in written) > at_once:
+            self._check_wanted()
+            self._sign("encode", self._work.planned if self._work else 0)
+            time.sleep(0.02)
 
     def _batch(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
         """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
