@@ -3,8 +3,13 @@
 The way of the data, which is also the order to read the files in:
 
     job.py        what a person asks for: the job file, its fields, its rules
+    prompt.py     weights, BREAK and LoRAs in a prompt's text
     samplers.py   the samplers and schedules that a job may name
-    models.py     the models that a job may name, and their defaults
+    families.py   what each family of models can do
+    models.py     the models that a job may name, their defaults, what may be laid over them
+    checkpoint.py what a safetensors file tells of itself
+    pictures.py   pictures that come along with a job
+    denylist.py   what no prompt may have
     record.py     what happened to a job, kept beside it
     status.py     what a spooler tells while it works
     durable.py    writing so that a power cut cannot take it back
@@ -17,7 +22,9 @@ The way of the data, which is also the order to read the files in:
     child.py      the spooler's handle on the engine's process
     engine/       the only package that imports torch: prompt in, pictures out
     infotext.py   the text inside each picture that other tools read
+    sheet.py      the contact sheet of a sweep
     cli.py        the command `sdspool`
+    doctor.py     `sdspool doctor`: what this machine can do, and what to change
     settings.py   every setting, one row each
 
 Nothing here but engine/ loads torch; the web app imports job, spool and record and stays light.

@@ -19,12 +19,11 @@ from spooler.denylist import DenyList, DenyListError
 from spooler.models import ModelError
 from spooler.settings import Settings
 from spooler.spool import FOLDERS
+from spooler.watch import NETWORK, file_system
 
 Level = Literal["good", "note", "bad"]
 MARKS: dict[Level, str] = {"good": "ok  ", "note": "note", "bad": "BAD "}
 GIB = 1 << 30
-#: File systems that other hosts may write to: no file events come from there.
-SHARED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "fuse.glusterfs", "lustre", "afs")
 #: Below this, a few big pictures fill the disk.
 DISK_FLOOR = 2 * GIB
 
@@ -148,10 +147,10 @@ def _spool(settings: Settings) -> list[Finding]:
     there = root
     while not there.exists():
         there = there.parent
-    kind = file_system(there)
+    kind = file_system(there) or "an unknown file system"
     usage = shutil.disk_usage(there)
     findings = []
-    shared = kind in SHARED
+    shared = kind in NETWORK
     findings.append(
         Finding(
             "note" if shared else "good",
@@ -172,21 +171,6 @@ def _spool(settings: Settings) -> list[Finding]:
     if (root / "PAUSE").exists():
         findings.append(Finding("note", "queue", "paused", f"rm {root / 'PAUSE'}"))
     return findings
-
-
-def file_system(path: Path) -> str:
-    """The kind of file system that the path is on, from the mount table; "unknown" where there is none to read."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    best, kind = "", "unknown"
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        mount = before.split()[4].encode().decode("unicode_escape")
-        if (str(path.resolve()) + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
-            best, kind = mount, after.split()[0]
-    return kind
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from spooler.engine import single_file
 from spooler.engine.device import UnusableError
+from spooler.engine.notes import Notes
 from spooler.models import Entry
 
 for library in (diffusers, transformers):
@@ -86,30 +87,19 @@ class Hashes:
     """SHA-256 of models' weights, kept in a file so that gigabytes are read for it only once."""
 
     def __init__(self, path: Path):
-        self._path = path
-        try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            found = {}
-        self._found: dict[str, str] = found if isinstance(found, dict) else {}
+        self._notes = Notes(path)
 
     def of(self, entry: Entry) -> str:
         """SHA-256 over the names and bytes of the weight files that are read for the entry."""
         files = entry.weight_files()
         key = json.dumps([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files])
-        if known := self._found.get(key):
+        if isinstance(known := self._notes.found.get(key), str):
             return known
         digest = hashlib.sha256()
         for path in files:
             digest.update(str(path.relative_to(entry.path.parent)).encode() + b"\0")
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        self._found[key] = digest.hexdigest()
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._path.with_suffix(".draft")
-            draft.write_text(json.dumps(self._found))
-            draft.replace(self._path)
-        except OSError:
-            pass  # it is computed again the next time
-        return self._found[key]
+        self._notes.found[key] = digest.hexdigest()
+        self._notes.write()
+        return digest.hexdigest()

@@ -12,8 +12,6 @@ A rung that fitted is remembered for the model, the size and the number of pictu
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +19,8 @@ from typing import Any, Literal
 import accelerate
 import torch
 
+from spooler.engine.notes import Notes
 from spooler.settings import Settings
-
-log = logging.getLogger(__name__)
 
 Offload = Literal["none", "model", "group", "sequential"]
 #: From the fastest to the thriftiest.
@@ -181,15 +178,10 @@ def place(pipe: Any, offload: Offload, device: torch.device) -> None:
 
 
 class Fits:
-    """The rungs that fitted, kept in a file. Losing it costs a few tries, so nothing is synced and a bad file is ignored."""
+    """The rungs that fitted, kept in a file. Losing it costs a few tries."""
 
     def __init__(self, path: Path):
-        self._path = path
-        try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            found = {}
-        self._found: dict[str, dict[str, Any]] = found if isinstance(found, dict) else {}
+        self._notes = Notes(path)
 
     @staticmethod
     def key(device: str, model_hash: str, width: int, height: int, count: int, top: Rung) -> str:
@@ -198,7 +190,7 @@ class Fits:
 
     def start(self, key: str, top: Rung) -> Rung:
         """Where to start: the rung that fitted the last time, else the topmost."""
-        known = self._found.get(key)
+        known = self._notes.found.get(key)
         try:
             return Rung(Tricks(**known["tricks"]), int(known["batch"]), known["name"]) if known else top
         except (KeyError, TypeError, ValueError):
@@ -206,19 +198,13 @@ class Fits:
 
     def remember(self, key: str, rung: Rung) -> None:
         """Note the rung on which a job ended well, if that was not the topmost."""
-        if rung.name is None or self._found.get(key) == asdict(rung):
+        if rung.name is None or self._notes.found.get(key) == asdict(rung):
             return
-        self._found[key] = asdict(rung)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._path.with_suffix(".draft")
-            draft.write_text(json.dumps(self._found, indent=1))
-            draft.replace(self._path)
-        except OSError as error:
-            log.warning("what fitted into memory cannot be noted in %s: %s", self._path, error)
+        self._notes.found[key] = asdict(rung)
+        self._notes.write()
 
     def largest(self, device: str, model_hash: str, below: int) -> str | None:
         """The largest size, "WxH", of less than `below` pixels that is known to have fitted with the model."""
-        sizes = [key.split(" | ")[2] for key in self._found if key.startswith(f"{device} | {model_hash[:10]} | ")]
+        sizes = [key.split(" | ")[2] for key in self._notes.found if key.startswith(f"{device} | {model_hash[:10]} | ")]
         pixels = {size: int(size.split("x")[0]) * int(size.split("x")[1]) for size in sizes}
         return max((size for size in sizes if pixels[size] < below), key=lambda size: pixels[size], default=None)
