@@ -140,7 +140,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         found = list(entries)
     inputs = folder / "inputs"
-    return found + (list(os.scandir(inputs)) if inputs.is_dir() and not inputs.is_symlink() else [])
+    if inputs.is_dir() and not inputs.is_symlink():
+        with os.scandir(inputs) as entries:
+            found += list(entries)
+    return found
 
 
 def _lines(error: JobError | durable.UnreadableError) -> str:

@@ -51,8 +51,8 @@ FOLDERS = ("tmp", *STATES, "rejected")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: What stays when a claimed folder is made ready for another attempt.
 KEPT = frozenset({"job.json", "record.json", "inputs", "cancel"})
-#: What a job's folder may have besides job.json and the pictures that it names, when it came back by retry.
-OURS = frozenset({"record.json", "error.txt", "cancel"})
+#: What a job's folder may have besides job.json and the pictures that it names, when it was claimed before.
+OURS = frozenset({"record.json", "error.txt", "cancel", "progress.json", "preview.jpg"})
 #: Names of results: of these, and no others, the web app opens files.
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
 MAX_RECORD_BYTES = 16 << 20

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from bench.direct import Direct
 from bench.shape_checker import Seen, look
 from spooler import messages, pictures
+from spooler.job import JobError
 from tools import train_demo_lora
 from tools.drawings import COLOURS, Drawing
 
@@ -276,10 +277,21 @@ def test_the_lora_makes_green_of_every_background(demo: Direct, background: str)
     assert colours(seen) == ("green", "yellow")
 
 
-@pytest.mark.parametrize("name", ["for-another", "damaged"])
-def test_a_lora_that_does_not_fit_is_a_sentence_and_the_next_job_is_untouched(demo: Direct, plain: Picture, name: str) -> None:
-    with pytest.raises(RuntimeError, match=f"The LoRAs {name} do not fit the model 'demo': "):
-        draw(demo, prompt=RED_ON_WHITE, seed=3, loras=[{"name": name}])
+def test_a_lora_that_does_not_fit_is_refused_and_a_damaged_one_is_not_offered(demo: Direct) -> None:
+    with pytest.raises(JobError, match="'for-another' was made for models that read text 32 wide, but 'demo' is one of"):
+        draw(demo, prompt=RED_ON_WHITE, seed=3, loras=[{"name": "for-another"}])
+    with pytest.raises(JobError, match="must be one of for-another, green-ground"):
+        draw(demo, prompt=RED_ON_WHITE, seed=3, loras=[{"name": "damaged"}])
+    assert any(reason.startswith("loras/damaged.safetensors cannot be read") for reason in demo.library.refused)
+
+
+def test_a_lora_whose_misfit_shows_only_on_the_model_is_a_sentence_and_the_next_job_is_untouched(
+    demo: Direct, plain: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with a file that does not tell for what it was made.
+    monkeypatch.setattr(demo, "catalogue", demo.catalogue.model_copy(update={"made_for": {}}))
+    with pytest.raises(RuntimeError, match=r"The LoRAs for-another do not fit the model 'demo': .{10,300}\n"):
+        draw(demo, prompt=RED_ON_WHITE, seed=3, loras=[{"name": "for-another"}])
     assert same(draw(demo, prompt=RED_ON_WHITE, seed=3)[0], plain)
 
 
@@ -305,10 +317,9 @@ def test_an_embedding_means_what_it_was_made_to_mean(demo: Direct) -> None:
         assert {colours(look(each)) for each in drawn} == {("blue", "red")}, text
 
 
-def test_a_damaged_embedding_is_a_sentence_for_the_job_that_names_it(demo: Direct, plain: Picture) -> None:
-    with pytest.raises(RuntimeError, match="The embedding 'damaged' does not fit the model 'demo': "):
-        draw(demo, prompt="a damaged circle", seed=3)
-    assert same(draw(demo, prompt=RED_ON_WHITE, seed=3)[0], plain)
+def test_a_damaged_embedding_is_not_offered(demo: Direct) -> None:
+    assert "damaged" not in demo.catalogue.embeddings
+    assert any(reason.startswith("embeddings/damaged.safetensors cannot be read") for reason in demo.library.refused)
 
 
 @pytest.mark.parametrize(("weight", "colour"), [(0.5, "red"), (1.5, "blue")])

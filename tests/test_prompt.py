@@ -95,7 +95,7 @@ def test_break_begins_a_chunk(prompt: str, chunks: list[list[tuple[str, float]]]
         (f"((red:0):{'9' * 400})", "but is nan"),
         ("(red:1.2.3)", "The weight of `:1.2.3)` must be a number but is '1.2.3'."),
         ("(" * 25 + "red", "but is 10.8347"),
-        ("(" * 101 + "red", "at most 100 deep"),
+        ("(" * 101 + "red", "at most 30 deep"),
         ("[a] b " * 65, "at most 64 pieces that weigh less than 1 but has 65"),
     ],
 )

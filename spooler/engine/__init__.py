@@ -1,15 +1,15 @@
 """The engine: the only package that imports torch. One process, started by the spooler, ended when anything is in doubt.
 
-    __main__.py     the process: from command line to worker
-    worker.py       messages in, messages out: batches, the out-of-memory ladder, the files
-    draw.py         the kinds of work: from a job and its seeds to pictures
-    model.py        one model in memory: its pipelines, samplers, LoRAs, embeddings
-    residents.py    the models that are loaded, within what they may take
-    loading.py      from a folder or file to a pipeline; single_file.py and configs/ for checkpoints
-    memory.py       modes, tricks, rungs, and what fitted
-    prompts.py      weights, BREAK and long prompts to embeddings
-    preview.py compiled.py upscale.py safety.py    what their names say
-    device.py       which device, how much memory, which errors it survives
-    facts.py        what torch can do here, for `sdspool doctor`
-    notes.py        small files in the cache folder
+__main__.py     the process: from command line to worker
+worker.py       messages in, messages out: batches, the out-of-memory ladder, the files
+draw.py         the kinds of work: from a job and its seeds to pictures
+model.py        one model in memory: its pipelines, samplers, LoRAs, embeddings
+residents.py    the models that are loaded, within what they may take
+loading.py      from a folder or file to a pipeline; single_file.py and configs/ for checkpoints
+memory.py       modes, tricks, rungs, and what fitted
+prompts.py      weights, BREAK and long prompts to embeddings
+preview.py compiled.py upscale.py safety.py    what their names say
+device.py       which device, how much memory, which errors it survives
+facts.py        what torch can do here, for `sdspool doctor`
+notes.py        small files in the cache folder
 """
