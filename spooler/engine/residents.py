@@ -37,6 +37,7 @@ class Residents:
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._configured: dict[str, Tricks] = {}  # what the settings say, with `auto` decided when the model came in
         self._tricks: dict[str, Tricks] = {}  # what the ladder chose, instead of those
+        self._ran: dict[str, Tricks] = {}
         self._ever = False
 
     @property
@@ -59,8 +60,8 @@ class Residents:
         return self._configured[name]
 
     def tricks(self, name: str) -> Tricks:
-        """The tricks with which the model was last run, or would be: the ladder's choice, else the configured ones."""
-        return self._tricks.get(name) or self.configured(name)
+        """The tricks with which the model was last run, whether or not it is still loaded; else the configured ones."""
+        return self._ran.get(name) or self.configured(name)
 
     def precision(self, name: str) -> torch.dtype:
         """The number format in which the model computes."""
@@ -74,12 +75,13 @@ class Residents:
         entry = self.entry(name)
         self.on_load(name)
         self._make_room(entry)
-        tricks = self.tricks(name)
+        tricks = self._tricks.get(name) or self.configured(name)
         dtype = self.precision(name)
         model = Model.load(entry, self.library, tricks, self.device, dtype, self.hashes)
         if self._settings.compile != "off" and tricks.offload == "none":
             model.compiled = Compiled(model.backbone, self._settings.compile)
         self._models[name] = model
+        self._ran[name] = tricks
         self.swaps += self._ever
         self._ever = True
         log.info("model %s: loaded, %s, %s", name, str(dtype).removeprefix("torch."), tricks)
@@ -93,6 +95,7 @@ class Residents:
             return
         if model.tricks.offload == tricks.offload:
             model.tile(tricks)
+            self._ran[name] = tricks
             return
         del model
         self.drop(name)
