@@ -18,7 +18,7 @@ from spooler import durable, models
 from spooler.denylist import DenyList, DenyListError
 from spooler.models import ModelError
 from spooler.settings import Settings
-from spooler.spool import FOLDERS
+from spooler.states import FOLDERS
 from spooler.watch import NETWORK, file_system
 
 Level = Literal["good", "note", "bad"]

@@ -25,12 +25,14 @@ class Attempt(_Part):
     number: int
     started: Moment
     ended: Moment | None = None
-    outcome: str | None = Field(None, description='"done", "stopped" (the spooler was told to stop), or why it ended.')
+    outcome: str | None = Field(
+        None, description='"done", "stopped" (the spooler was told to stop), "no-room" (the disk was full), or why it ended.'
+    )
 
     @property
     def counts(self) -> bool:
-        """Whether it uses up one of the job's attempts: all do but those that the operator stopped."""
-        return self.outcome != "stopped"
+        """Whether it uses up one of the job's attempts: all do but those that the operator or a full disk stopped."""
+        return self.outcome not in ("stopped", "no-room")
 
 
 class Flag(_Part):
@@ -104,6 +106,7 @@ class Record(_Part):
     completed: Moment | None = None
     attempts: tuple[Attempt, ...] = ()
     retried: tuple[Moment, ...] = Field((), description="When somebody sent the failed job back to the queue.")
+    edited: tuple[Moment, ...] = Field((), description="When somebody changed the waiting job; submitted.json is as it came.")
     parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
     engine: EngineFacts | None = None
     images: tuple[Image, ...] = ()
@@ -166,6 +169,9 @@ class Record(_Part):
 
     def retry(self) -> Record:
         return self._with(retried=(*self.retried, utc_now()), completed=None)
+
+    def edit(self) -> Record:
+        return self._with(edited=(*self.edited, utc_now()))
 
     def encode(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"

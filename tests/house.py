@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from spooler.spool import Place, Spool
+from spooler.place import Place
+from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 
 T = TypeVar("T")

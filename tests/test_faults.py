@@ -31,10 +31,11 @@ from spooler.engine import device as devices
 from spooler.engine import memory
 from spooler.engine.memory import Rung, Tricks
 from spooler.job import Job
+from spooler.place import Place
 from spooler.record import EngineFacts, Record
 from spooler.service import FAILED_START_WAIT_S, Service
 from spooler.settings import Settings
-from spooler.spool import Place, Spool
+from spooler.spool import Spool
 from webui.app import create_app
 
 FAULTS = Path(__file__).parent / "faults"

@@ -15,7 +15,8 @@ import pytest
 from house import ROOT, Spooler, drop, listing, picture, spooler, wait_for, wait_running, wait_state
 
 from bench.shape_checker import look
-from spooler.spool import Place, Spool
+from spooler.place import Place
+from spooler.spool import Spool
 
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5}
 #: Long enough to be met in the middle.

@@ -159,8 +159,8 @@ def test_a_folder_that_may_not_be_read_hides_nothing_else(
     drop(spool, "open.json", JOB)
     index = pending.Pending(spool)
     for now in (0.0, 5.0):
-        index.scan(now)
-        assert [each.place.id for each in index.waiting] == ["open"]
+        index.refresh(now)
+        assert [each.id for each in index.waiting] == ["open"]
         assert [(each.path.name, each.since, each.final) for each in index.suspects] == [("closed.json", 0.0, False)]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
 from types import FrameType
 
 from waitress.server import create_server
@@ -14,15 +15,20 @@ from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
 from webui.app import MAX_REQUEST_BYTES, create_app
+from webui.office import Office
 
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m webui", about="Serve the web page and the API over a spool.")
     logging.basicConfig(level=logging.INFO, format="sdspool web: %(message)s", stream=sys.stderr)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
+    stop = threading.Event()
     try:
+        app = create_app(settings)
+        office: Office = app.extensions["office"]
+        threading.Thread(target=office.line.keep_up, args=(stop,), name="line", daemon=True).start()
         server = create_server(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             threads=settings.web_threads,
@@ -45,6 +51,7 @@ def main() -> int:
     logging.info("http://%s:%d", host, settings.port)
     with contextlib.suppress(SystemExit):
         server.run()
+    stop.set()
     server.close()
     return 0
 

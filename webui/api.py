@@ -10,9 +10,12 @@ from typing import Any, get_args
 from flask import Blueprint, Response, abort, request, send_file
 from pydantic import BaseModel
 
+from spooler.ids import ID
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
-from spooler.spool import ID, RESULT, State, TakenError
+from spooler.reader import RESULT
+from spooler.spool import TakenError
+from spooler.states import State
 from spooler.strict_json import parse_object
 from webui import openapi
 from webui.errors import answer

@@ -10,6 +10,7 @@ from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui import api, errors, guard, pages
+from webui.line import Line
 from webui.office import Office
 from webui.reports import Reports
 
@@ -28,7 +29,8 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("webui")
     app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["office"] = Office(settings, spool, Reports(spool), deny_list)
+    line = Line(spool, settings.owner_waiting)
+    app.extensions["office"] = Office(settings, spool, Reports(spool, line), line, deny_list)
     guard.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
