@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,7 @@ class Batches:
         return batch
 
     def _free(self, batch_id: str, single: bool) -> bool:
-        if os.path.lexists(self._root / batch_id):
+        if durable.exists(self._root / batch_id):
             return False
         return not single or self._spool.find_by_name(batch_id) is None
 
@@ -118,11 +117,11 @@ class Batches:
             if (folder / "queued").exists():
                 continue
             batch = self.read(folder.name)
-            if batch and os.path.lexists(folder / batch.file):
+            if batch and durable.exists(folder / batch.file):
                 found.append(batch)
                 continue
             with self._spool.claim_lock():  # whoever takes a file holds it: so nobody is in the middle of that
-                if batch is None or not os.path.lexists(folder / batch.file):
+                if batch is None or not durable.exists(folder / batch.file):
                     self._undo(folder)
         return found
 

@@ -21,6 +21,16 @@ class UnreadableError(OSError):
     """Something under a job's name that is no ordinary readable file: met by whoever drops a folder, a FIFO or a link."""
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something of that name, a dangling link too. Only "no such entry" is a no: an I/O error is raised, for
+    whoever takes it for a no gives a name away twice."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def unique_name() -> str:
     """A name that nobody else makes: 96 random bits and the process number, for whoever looks into tmp/."""
     return f"{os.getpid()}.{secrets.token_hex(12)}"
@@ -100,7 +110,7 @@ def rename(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)  # noqa: PTH104 - the spool's calls are the system's own
     except OSError:
-        if os.path.lexists(source) or not os.path.lexists(target):
+        if exists(source) or not exists(target):
             raise
     try:
         sync_folder(target.parent)

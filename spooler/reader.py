@@ -71,7 +71,7 @@ class Reader:
                     if (theirs / job_id / "job.json").exists():
                         return Place(job_id, state, theirs / job_id, theirs.name)
                 continue
-            if state in ("pending", "held") and os.path.lexists(self.root / state / f"{job_id}.json"):
+            if state in ("pending", "held") and durable.exists(self.root / state / f"{job_id}.json"):
                 return Place(job_id, state, self.root / state / f"{job_id}.json", is_folder=False)
             if (self.root / state / job_id / "job.json").exists():
                 return Place(job_id, state, self.root / state / job_id)
@@ -105,7 +105,9 @@ class Reader:
         for path in reasons:
             with contextlib.suppress(FileNotFoundError):
                 text = path.read_text(errors="replace").strip()
-                found.append(Rejected(path.name.removesuffix(".reason.txt"), text, mtime(path)))
+                name = path.name.removesuffix(".reason.txt")
+                if durable.exists(self.rejected_folder / name):  # else it was not moved here yet, or taken away again
+                    found.append(Rejected(name, text, mtime(path)))
         return found
 
     # -- what lies with a job ----------------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ class Reader:
         A folder comes from a stranger: nothing in it is opened, followed or moved before it was looked at here.
         """
         for folder, allowed in ((place.path, {"job.json", *OURS, *names}), (place.path / "inputs", set(names))):
-            if folder != place.path and not os.path.lexists(folder):
+            if folder != place.path and not durable.exists(folder):
                 continue
             if not stat.S_ISDIR(folder.lstat().st_mode):
                 return f"`{folder.name}` must be a folder, but is none."
@@ -203,9 +205,12 @@ class Reader:
         return False
 
     def is_free(self, job_id: str) -> bool:
-        """Whether no job of that id was claimed or has ended: what a claim asks, under the claim lock."""
-        taken = any(os.path.lexists(theirs / job_id) for theirs in self.spooler_folders())
-        return not taken and not any(os.path.lexists(self.root / state / job_id) for state in ENDS)
+        """Whether no job of that id was claimed or has ended: what a claim asks, under the claim lock.
+
+        A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
+        """
+        parents = [*self.spooler_folders(), *(self.root / state for state in ENDS)]
+        return not any(durable.exists(parent / job_id / "job.json") for parent in parents)
 
 
 def folders(parent: Path) -> list[Path]:

@@ -115,6 +115,11 @@ class Record(_Part):
     failure: Failure | None = None
 
     @property
+    def files(self) -> set[str]:
+        """Names of the files that it lists: the pictures and the contact sheet."""
+        return {name for name in (*(image.file for image in self.images), self.sheet) if name}
+
+    @property
     def attempts_used(self) -> int:
         """The attempts that count against the bound: those since the last retry that were not stopped by the operator."""
         since = self.retried[-1] if self.retried else ""
@@ -166,6 +171,10 @@ class Record(_Part):
         failure = Failure(code=code, reason=reason)
         record = self.end_attempt(code)
         return record._with(completed=utc_now(), failure=failure, engine=engine or record.engine)
+
+    def published_as(self, job_id: str) -> Record:
+        """The record under the id that the job is shown by."""
+        return self if job_id == self.id else self._with(id=job_id)
 
     def retry(self) -> Record:
         return self._with(retried=(*self.retried, utc_now()), completed=None)

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
@@ -147,6 +147,8 @@ class Spool(Reader):
         with self.claim_lock():
             job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
             folder = mine / job_id
+            if durable.exists(folder):
+                self._discard(folder)  # without a job.json, for the id is free: left by one that was killed
             try:
                 if source.suffix == ".json":
                     folder.mkdir()
@@ -155,7 +157,7 @@ class Spool(Reader):
                 else:
                     self.move("claim", source, folder)
             except OSError as error:
-                with contextlib.suppress(OSError):  # an empty folder would keep the id from the job that still waits
+                with contextlib.suppress(OSError):
                     folder.rmdir()
                 if isinstance(error, FileNotFoundError) and mine.is_dir():
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
@@ -172,7 +174,7 @@ class Spool(Reader):
         with self.claim_lock():
             for job_id in versions(place.id):
                 target = self.root / to / job_id
-                if not os.path.lexists(target):
+                if not durable.exists(target):
                     try:
                         self.move("give back", place.path, target)
                     except FileNotFoundError:  # RACE: we were taken for dead, and another has it
@@ -219,55 +221,58 @@ class Spool(Reader):
         """
         try:
             for entry in list(place.path.iterdir()):
-                if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg", "cancel"):
+                if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg"):
                     self._discard(entry)
-            durable.replace(place.path / "record.json", record.encode())
-            for entry in place.path.iterdir():
-                if stat.S_ISREG(entry.lstat().st_mode) and entry.name != "record.json":
-                    with contextlib.suppress(PermissionError):  # a file that somebody else left there
-                        durable.sync_file(entry)
-            durable.sync_folder(place.path)
-            for job_id in versions(place.id):
-                target = self.root / state / job_id
-                # Nobody else makes <id> while we have it claimed, unless a person does by hand: then the next name.
-                if not os.path.lexists(target):
-                    try:
-                        self.move("publish", place.path, target)
-                    except durable.UnsyncedError as error:  # it is shown; a power cut now may show it later once more
-                        log.error("job %s: shown, but the disk may forget it: %s", job_id, error)
-                    return Place(job_id, state, target)
+            # Nobody else makes <id> while we have it claimed, unless a person does by hand: then the next name.
+            job_id = next(job_id for job_id in versions(place.id) if not durable.exists(self.root / state / job_id))
+            target = self.root / state / job_id
+            durable.replace(place.path / "record.json", record.published_as(job_id).encode())
+            self._sync(place, {"job.json", *record.files})
+            try:
+                self.move("publish", place.path, target)
+            except durable.UnsyncedError as error:  # it is shown; a power cut now may show it later once more
+                log.error("job %s: shown, but the disk may forget it: %s", job_id, error)
         except FileNotFoundError:  # RACE: another spooler took us for dead and adopted the folder
             if place.path.is_dir():
                 raise
             return None
-        raise AssertionError("unreachable")
+        # Not before: a cancel that was acknowledged must outlive whoever dies here.
+        _forget(target / "cancel")
+        return Place(job_id, state, target)
+
+    def _sync(self, place: Place, ours: Set[str]) -> None:
+        """Have the disk keep all files of a claimed folder. One that is not `ours`, and that we may not open, is not shown."""
+        for entry in place.path.iterdir():
+            if entry.name == "record.json" or not stat.S_ISREG(entry.lstat().st_mode):
+                continue
+            if entry.name in ours or os.access(entry, os.R_OK):
+                durable.sync_file(entry)
+        durable.sync_folder(place.path)
 
     def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
         wanted = wanted or source.name
         stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
-        for version in versions(stem):
-            name = version + suffix
+        with self.claim_lock():  # so a reason without its file is nobody's who is still at it, and may be overwritten
+            names = (version + suffix for version in versions(stem))
+            name = next(name for name in names if not durable.exists(self.rejected_folder / name))
             reason_file = self.rejected_folder / f"{name}.reason.txt"
-            if os.path.lexists(self.rejected_folder / name):
-                continue
+            draft = self.tmp / durable.unique_name()
+            # The reason first: a file without one would be a riddle.
+            durable.write_new(draft, reason.encode(errors="backslashreplace") + b"\n")
             try:
-                # The reason first: a file without one would be a riddle. Its exclusive creation also reserves the name.
-                durable.write_new(reason_file, reason.encode(errors="backslashreplace") + b"\n")
-            except FileExistsError:
-                continue
-            try:
+                draft.replace(reason_file)
                 self.move("reject", source, self.rejected_folder / name)
             except durable.UnsyncedError:
                 raise
             except OSError as error:
+                _forget(draft)
                 _forget(reason_file)
                 if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed, rejected by another spooler, or taken away by hand
                 raise
-            return name
-        raise AssertionError("unreachable")
+        return name
 
     def reject_claimed(self, place: Place, reason: str) -> str | None:
         """As `reject`, for a file that turned out bad between the look at it and the claim."""
@@ -288,11 +293,10 @@ class Spool(Reader):
                 self._adopt_all(theirs, mine)
         found = []
         for folder in folders(mine):
-            if (folder / "job.json").exists():
+            if durable.exists(folder / "job.json"):
                 found.append(Place(folder.name, "claimed", folder, spooler))
             else:
-                with contextlib.suppress(OSError):  # killed between mkdir and rename: the job is still in pending/
-                    folder.rmdir()
+                self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
         return found
 
     def _adopt_all(self, theirs: Path, mine: Path) -> None:
@@ -306,8 +310,10 @@ class Spool(Reader):
             # First the epoch: one that only lost its lease must claim and publish nothing more (N8).
             self.raise_epoch(theirs.name)
             for folder in folders(theirs):
-                if (folder / "job.json").exists() and not os.path.lexists(mine / folder.name):
-                    with contextlib.suppress(FileNotFoundError):  # RACE: it lives after all, and was faster
+                with contextlib.suppress(FileNotFoundError):  # RACE: it lives after all, and was faster
+                    if not durable.exists(folder / "job.json"):
+                        self._discard(folder)
+                    elif not durable.exists(mine / folder.name):
                         self.move("adopt", folder, mine / folder.name)
         finally:
             lock.release()
@@ -349,30 +355,41 @@ class Spool(Reader):
         return None
 
     def _cancel_waiting(self, place: Place) -> Place:
+        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job."""
         record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
-        for job_id in versions(place.id):
+        record = record.fail("cancelled", "Cancelled while it waited.")
+        with self.claim_lock():
+            if not durable.exists(place.job_file):
+                raise FileNotFoundError(place.job_file)  # RACE: claimed, or moved by hand
+            job_id = next(job_id for job_id in versions(place.id) if self._may_be_cancelled_as(job_id))
             target = self.root / "cancelled" / job_id
-            try:
-                if place.is_folder:
-                    if os.path.lexists(target):
-                        continue
-                    self.move("cancel", place.path, target)
-                else:
-                    target.mkdir()
-                    try:
-                        self.move("cancel", place.path, target / "job.json")
-                    except OSError:
-                        with contextlib.suppress(OSError):  # not empty: it was moved, but not synced
-                            target.rmdir()
-                        raise
-                    durable.sync_folder(target.parent)
-            except FileExistsError:
-                continue
-            reason = "Cancelled while it waited."
-            durable.replace(target / "record.json", record.fail("cancelled", reason).encode())
-            _forget(self.pending / f"{place.id}{PRIORITY}")
-            return Place(job_id, "cancelled", target)
-        raise AssertionError("unreachable")
+            encoded = record.published_as(job_id).encode()
+            if place.is_folder:
+                durable.replace(place.path / "record.json", encoded)
+                self.move("cancel", place.path, target)
+            else:
+                target.mkdir()
+                try:
+                    durable.replace(target / "record.json", encoded)
+                    self.move("cancel", place.path, target / "job.json")
+                except durable.UnsyncedError:
+                    raise
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        self._discard(target)
+                    raise
+                durable.sync_folder(target.parent)
+        _forget(self.pending / f"{place.id}{PRIORITY}")
+        return Place(job_id, "cancelled", target)
+
+    def _may_be_cancelled_as(self, job_id: str) -> bool:
+        """Whether that id is free in cancelled/; what a killed canceller left there, with no job in it, is cleared away."""
+        target = self.root / "cancelled" / job_id
+        if durable.exists(target) and not durable.exists(target / "job.json"):
+            if not {entry.name for entry in target.iterdir()} <= {"record.json"}:
+                return False  # put there by hand
+            self._discard(target)
+        return not durable.exists(target)
 
     def retry(self, job_id: str) -> Place | None:
         """Send a failed or cancelled job back to pending/ with its whole record, its attempts counted afresh. None: it is
@@ -382,7 +399,8 @@ class Spool(Reader):
             for state in ("failed", "cancelled"):
                 source = self.root / state / job_id
                 place = Place(job_id, state, source)
-                if not place.job_file.exists() or os.path.lexists(target) or os.path.lexists(self.pending / f"{job_id}.json"):
+                waits = durable.exists(target) or durable.exists(self.pending / f"{job_id}.json")
+                if waits or not durable.exists(place.job_file):
                     continue
                 record = self.read_record(place) or Record(id=job_id)
                 _forget(source / "cancel")
@@ -405,7 +423,7 @@ class Spool(Reader):
                 return place
             with self.claim_lock():
                 moved = self.root / target / place.path.name
-                if os.path.lexists(moved):
+                if durable.exists(moved):
                     raise TakenError(
                         f"{target}/ has an entry {place.path.name!a} already, so job {job_id!r} stays in {source}/."
                     )
