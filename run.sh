@@ -17,6 +17,7 @@ usage() {
 ./run.sh setup                   only set up
 ./run.sh test [pytest argument]  set up with the development tools and a browser, then run the tests
 ./run.sh bench [name]            list the benchmarks, or run one
+./run.sh prove [name ...]        run the slow proofs, or some, and write docs/reliability.md anew
 
 It serves until Ctrl-C or SIGTERM; a half that dies is started again. Exit status: 0 when it was told to stop, 1 when the
 set-up failed or a half had to be killed to stop, 2 when it cannot work as configured.
@@ -86,7 +87,7 @@ get_test_tools() {
   [ "$(id -u)" != 0 ] || root_here=()
   say "Installing Chromium and strace for the tests ..."
   if ! { "${root_here[@]}" apt-get -qq update && "${root_here[@]}" apt-get -qq -y -o DPkg::Lock::Timeout=300 install \
-    --no-install-recommends chromium chromium-driver fonts-dejavu-core; } </dev/null >/dev/null; then
+    --no-install-recommends chromium chromium-driver fonts-dejavu-core strace; } </dev/null >/dev/null; then
     say "No Chromium, so the browser tests skip (in CI they fail). As root: apt-get install chromium chromium-driver"
   fi
 }
@@ -151,6 +152,11 @@ case ${1-} in
     [ $# -gt 1 ] || exec awk 'FNR == 1 { gsub(/.*\/|\.py$/, "", FILENAME); sub(/^"+/, ""); print FILENAME ": " $0 }' bench/*.py
     set_up engine
     exec "$python" "bench/${2%.py}.py" "${@:3}"
+    ;;
+  prove)
+    set_up engine,dev
+    get_test_tools
+    cd "$root" && exec "$python" -m tests.prove "${@:2}"
     ;;
   *)
     # A path in the options starts from where the caller stands; the default spool is the one beside this script.

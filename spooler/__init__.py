@@ -3,6 +3,9 @@
 The way of the data, which is also the order to read the files in:
 
     job.py        what a person asks for: the job file, its fields, its rules
+    strict_json.py the bytes of a JSON object, read strictly
+    mistakes.py   what is wrong with a job, in sentences
+    moments.py    times as text, with their zone
     prompt.py     weights, BREAK and LoRAs in a prompt's text
     samplers.py   the samplers and schedules that a job may name
     families.py   what each family of models can do

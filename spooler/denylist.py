@@ -17,7 +17,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.job import Job, JobError, Mistake
+from spooler.job import Job
+from spooler.mistakes import JobError, Mistake
 from spooler.prompt import PromptError, extract_loras, parse
 
 #: What a prompt may put around or between words without changing them, in the dialects that people paste from:

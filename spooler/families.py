@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spooler.job import Job, Mistake
+from spooler.job import Job
+from spooler.mistakes import Mistake
 
 #: Each kind of work, in the words of the manual. All families draw txt2img, sweep, and enlarge the finished picture.
 KINDS: dict[str, str] = {

@@ -11,24 +11,26 @@ sweep: the job makes one picture for each, and a contact sheet.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
-import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from spooler import moments, samplers
 from spooler import prompt as prompts
-from spooler import samplers
+from spooler.mistakes import IncompleteError as IncompleteError
+from spooler.mistakes import JobError as JobError
+from spooler.mistakes import Mistake as Mistake
+from spooler.mistakes import did_you_mean as did_you_mean
+from spooler.mistakes import sentence
+from spooler.mistakes import show as show
+from spooler.strict_json import MAX_BYTES as MAX_BYTES
+from spooler.strict_json import parse_object as parse_object
 
-#: Largest job file, in bytes. Read no further than this: the file is a stranger's.
-MAX_BYTES = 1 << 20
 MAX_PROMPT = 10_000
 MAX_SEED = 2**32 - 1
 MAX_NAME = 128
@@ -37,6 +39,10 @@ MAX_LORA = 5
 MAX_INPUTS = 16
 #: Pictures that one job may make, over all cells of its sweep.
 MAX_PICTURES = 64
+#: Jobs that one job may wait for.
+MAX_AFTER = 64
+#: The form of a job's id.
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 #: Name of a picture beside the job: no path can be written with these letters.
 INPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|jpg|jpeg|webp)", re.IGNORECASE)
 
@@ -51,29 +57,6 @@ ALIASES = {
     "subseed": "variation_seed",
     "subseed_strength": "variation_strength",
 }
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """One thing wrong with a job: the field ("" for the file as a whole) and a sentence with the rule and the value."""
-
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class JobError(ValueError):
-    """Bytes that are no valid job: met by whoever submits them, with every mistake in `mistakes`."""
-
-    def __init__(self, *mistakes: Mistake):
-        self.mistakes = mistakes
-        super().__init__(" ".join(str(mistake) for mistake in mistakes))
-
-
-class IncompleteError(JobError):
-    """Bytes that do not parse as JSON: perhaps a file still on its way, so a reader of the drop folder waits a while."""
 
 
 def _text(value: Any) -> Any:
@@ -117,6 +100,33 @@ def _input(value: Any) -> Any:
     return value
 
 
+def _moment(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            moments.read(value)
+        except ValueError:
+            raise PydanticCustomError("moment", "must be a time with its zone, as in 2027-03-01T22:00:00+01:00") from None
+    return value
+
+
+def _id(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(ID_PATTERN, value):
+        raise PydanticCustomError(
+            "id", "must be a job's id: letters, digits, dots, dashes and underscores, at most 128, the first a letter or digit"
+        )
+    return value
+
+
+def _batch(value: Any) -> Any:
+    return value if value == "" else _id(value)
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise PydanticCustomError("twice", "must name each job once")
+    return value
+
+
 def _sampler(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -137,16 +147,11 @@ def _known(value: str, names: tuple[str, ...]) -> dict[str, Any]:
     return {"known": ", ".join(names), "near": did_you_mean(value, names)}
 
 
-def did_you_mean(value: str, names: tuple[str, ...] | list[str]) -> str:
-    """The tail of an error sentence that offers the nearest of the names; empty when none is near."""
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(value.lower()[:64], by_lower, n=1, cutoff=0.5)
-    return f" (did you mean {by_lower[near[0]]}?)" if near else ""
-
-
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT), BeforeValidator(_prompt)]
 Name = Annotated[str, Field(max_length=MAX_NAME), BeforeValidator(_text)]
 Input = Annotated[str, BeforeValidator(_input)]
+Moment = Annotated[str, BeforeValidator(_moment), Field(json_schema_extra={"format": "date-time"})]
+JobId = Annotated[str, BeforeValidator(_id), Field(json_schema_extra={"pattern": f"^{ID_PATTERN}$"})]
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -260,6 +265,14 @@ class Job(_Part):
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="Higher goes first.")
     owner: Name = Field("", description="Whose job it is; owners take turns.")
+    not_before: Moment | None = Field(None, description="Time before which it does not begin: ISO 8601 with a zone.")
+    expires_at: Moment | None = Field(None, description="Time after which it is not begun any more: ISO 8601 with a zone.")
+    after: Annotated[
+        list[JobId], Field(max_length=MAX_AFTER, json_schema_extra={"uniqueItems": True}), AfterValidator(_each_once)
+    ] = Field([], description="Ids of jobs that must be done before it begins.")
+    batch: Annotated[str, BeforeValidator(_batch), Field(json_schema_extra={"pattern": f"^({ID_PATTERN})?$"})] = Field(
+        "", description="Id of the dropped file that it came from."
+    )
 
     @property
     def upscales_only(self) -> bool:
@@ -313,6 +326,9 @@ class Job(_Part):
             raise need("variation_strength", "`variation_strength` mixes the first noise of txt2img, but an `image` is given.")
         if self.refiner and (self.image or self.controls):
             raise need("refiner", "`refiner` goes with txt2img only, but an `image` or `controls` are given.")
+        if self.not_before and self.expires_at and moments.read(self.not_before) >= moments.read(self.expires_at):
+            both = f"{show(self.expires_at)} and `not_before` {show(self.not_before)}"
+            raise need("expires_at", f"`expires_at` must be later than `not_before`, but is {both}.")
         for control in self.controls:
             if control.start >= control.end:
                 raise need("controls", f"`start` must be less than `end`, but is {control.start:g} and {control.end:g}.")
@@ -350,10 +366,15 @@ class Job(_Part):
         return self
 
 
+#: Fields that say when and for whom, and change nothing in the picture.
+QUEUEING = frozenset({"priority", "owner", "not_before", "expires_at", "after", "batch"})
 #: Fields that a sweep may go through: all that change the picture.
-SWEEPABLE = frozenset(Job.model_fields) - {"count", "priority", "owner", "sweep"}
+SWEEPABLE = frozenset(Job.model_fields) - QUEUEING - {"count", "sweep"}
 #: Those whose value is a list by itself: of them a list of lists is a sweep.
 LISTS = frozenset({"loras", "controls"})
+#: Every name that a job file may use, and those inside its parts: to offer the one that was meant.
+NAMES = (*Job.model_fields, *ALIASES, "batch_size", "n_iter")
+PART_NAMES = tuple(field for part in (Lora, Control, Hires, Upscale, Refiner) for field in part.model_fields)
 
 
 def decode(raw: bytes) -> Job:
@@ -376,41 +397,13 @@ def from_fields(given: dict[str, Any]) -> Job:
     try:
         job = Job.model_validate(fields)
     except ValidationError as error:
-        mistakes += [_mistake(detail) for detail in error.errors(include_url=False)]
+        mistakes += [sentence(detail, NAMES, PART_NAMES) for detail in error.errors(include_url=False)]
         if "prompt" not in fields and not {"image", "upscale"} <= set(fields):  # pydantic looks at that last
             mistakes += [] if NO_PROMPT in map(str, mistakes) else [Mistake("prompt", NO_PROMPT)]
         raise JobError(*mistakes) from error
     if mistakes:
         raise JobError(*mistakes)
     return job
-
-
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in the bytes, strictly: UTF-8 (a byte order mark is let pass), no NaN, no name twice, no bottomless nest.
-
-    A strict prefix of a JSON object never parses, so a file that parses is a whole file.
-    """
-    if len(raw) > MAX_BYTES:
-        raise JobError(Mistake("", f"A job must have at most {MAX_BYTES} bytes, but this has more."))
-    try:
-        value = json.loads(
-            raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite
-        )
-    except JobError:
-        raise
-    except UnicodeDecodeError as error:
-        what = f"A job must be UTF-8 text, but byte {error.start} is {raw[error.start] if raw else 0:#04x}."
-        raise IncompleteError(Mistake("", what)) from error
-    except json.JSONDecodeError as error:
-        what = f"A job must be JSON, but at line {error.lineno}, column {error.colno}: {error.msg}."
-        raise IncompleteError(Mistake("", what if raw.strip() else "A job must be JSON, but this is empty.")) from error
-    except RecursionError as error:
-        raise JobError(Mistake("", "A job must be one flat JSON object, but this nests too deep.")) from error
-    except ValueError as error:  # int() refuses thousands of digits
-        raise JobError(Mistake("", f"A job must have numbers of ordinary size ({error}).")) from error
-    if not isinstance(value, dict):
-        raise JobError(Mistake("", f"A job must be a JSON object, {{...}}, but this is {_kind(value)}."))
-    return value
 
 
 def json_schema() -> dict[str, Any]:
@@ -458,82 +451,3 @@ def _gather_sweep(fields: dict[str, Any], mistakes: list[Mistake]) -> dict[str, 
         if name in SWEEPABLE and isinstance(values, list) and values:
             fields[name] = values[0]
     return fields | {"sweep": sweep} if sweep else fields
-
-
-def _mistake(detail: ErrorDetails) -> Mistake:
-    """A pydantic error as our sentence: field, rule, value."""
-    name = ".".join(str(part) for part in detail["loc"])
-    kind, message, value = detail["type"], detail["msg"], detail["input"]
-    if kind == "extra_forbidden":
-        if name == "id":
-            return Mistake(name, "`id` is not a field of a job file: a job's id is its file's name.")
-        known = [*Job.model_fields, *ALIASES, "batch_size", "n_iter"]
-        if len(detail["loc"]) > 1:
-            known = [field for part in (Lora, Control, Hires, Upscale, Refiner) for field in part.model_fields]
-        return Mistake(name, f"`{show(name)[1:-1]}` is not a field of a job{did_you_mean(str(detail['loc'][-1]), known)}.")
-    if kind == "missing":
-        return Mistake(name, f"`{name}` is required, but is missing.")
-    if kind == "schedule":
-        return Mistake("scheduler", message)
-    if kind == "together":
-        return Mistake(detail.get("ctx", {}).get("field", ""), message)
-    if kind == "syntax":
-        return Mistake(name, f"`{name}` cannot be read: {message}")
-    rule = message.removeprefix("Input ").replace("should be", "must be").replace("should have", "must have")
-    rule = rule.replace("String should have", "must have").replace("String must have", "must have")
-    rule = (
-        rule.replace("a valid integer", "a whole number")
-        .replace("a valid number", "a number")
-        .replace("a valid string", "text")
-    )
-    rule = rule.replace("a finite number", "a finite number, not NaN or infinity")
-    if kind == "string_too_long":
-        return Mistake(name, f"`{name}` {rule}, but has {len(value)}.")
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        rule = "must be an object, {...}"
-    if kind == "list_type":
-        rule = "must be a list of objects, [{...}]"
-    if kind == "literal_error":
-        rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
-    return Mistake(name, f"`{name}` {rule}, but is {show(value)}.")
-
-
-def show(value: Any) -> str:
-    """A stranger's value, fit for a sentence, a log line or a terminal: JSON, ASCII, at most 80 characters."""
-    try:
-        text = json.dumps(value)
-    except (ValueError, TypeError, RecursionError):
-        text = _kind(value)
-    return text if len(text) <= 80 else text[:76] + "... "
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an array", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "null")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise JobError(Mistake("", f"A job must have finite numbers, but this has {name}."))
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise JobError(Mistake("", f"A job must have finite numbers, but this has {text[:40]}."))
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(_twice(name for name, _ in pairs))
-        raise JobError(Mistake(twice, f"`{show(twice)[1:-1]}` must be given once, but is given twice."))
-    return found
-
-
-def _twice(names: Iterator[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            yield name
-        seen.add(name)

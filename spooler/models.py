@@ -27,7 +27,8 @@ from typing import Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import checkpoint, families, samplers
-from spooler.job import Job, JobError, Lora, Mistake, did_you_mean, show
+from spooler.job import Job, Lora
+from spooler.mistakes import JobError, Mistake, did_you_mean, show
 from spooler.prompt import extract_loras
 
 DEMO = Path(__file__).parent / "demo_model"

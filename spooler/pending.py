@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spooler import durable, pictures
-from spooler.job import IncompleteError, Job, JobError, Mistake
+from spooler.job import Job
+from spooler.mistakes import IncompleteError, JobError, Mistake
 from spooler.schedule import Waiting
 from spooler.spool import Place, Spool, clean_id
 

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from spooler.job import Job
-
-
-def _moment(value: str) -> str:
-    if datetime.fromisoformat(value).tzinfo is None:
-        raise ValueError("a time must have its zone")
-    return value
-
-
-#: A time as text; one that is none would be met only where it is reckoned with.
-Moment = Annotated[str, AfterValidator(_moment)]
+from spooler.moments import Moment
 
 
 class _Part(BaseModel):

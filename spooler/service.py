@@ -27,7 +27,8 @@ from spooler import messages, models, pictures, schedule
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
 from spooler.durable import UnreadableError
-from spooler.job import MAX_SEED, Job, JobError
+from spooler.job import MAX_SEED, Job
+from spooler.mistakes import JobError
 from spooler.models import Catalogue
 from spooler.pending import Pending
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from spooler import job
-from spooler.job import IncompleteError, Job, JobError, decode, encode
+from spooler.job import Job, decode, encode
+from spooler.mistakes import IncompleteError, JobError
 from spooler.samplers import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +121,49 @@ def test_the_published_schema_is_the_code_s_and_agrees_with_it() -> None:
 def test_names_that_others_read_have_no_comma_or_colon() -> None:
     for sampler in SAMPLERS:
         assert not set(",:") & set(sampler.name)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "part"),
+    [
+        (
+            b'"not_before": "tomorrow"',
+            "not_before",
+            'must be a time with its zone, as in 2027-03-01T22:00:00+01:00, but is "tom',
+        ),
+        (b'"expires_at": "2027-03-01T22:00:00"', "expires_at", "a time with its zone"),
+        (b'"expires_at": "9999-12-31T23:59:59-14:00"', "expires_at", "a time with its zone"),
+        (b'"not_before": 7', "not_before", "must be text, but is 7"),
+        (b'"not_before": ["2027-03-01T22:00:00Z"]', "not_before", "must be text"),
+        (
+            b'"not_before": "2027-03-01T22:00:00Z", "expires_at": "2027-03-01T22:30:00+01:00"',
+            "expires_at",
+            'must be later than `not_before`, but is "2027-03-01T22:30:00+01:00" and `not_before` "2027-03-01T22:00:00Z".',
+        ),
+        (b'"after": "cat"', "after", 'must be a list of ids, but is "cat"'),
+        (b'"after": [3]', "after.0", "must be text, but is 3"),
+        (
+            b'"after": ["a", "../b"]',
+            "after.1",
+            "must be a job's id: letters, digits, dots, dashes and underscores, at most 128",
+        ),
+        (b'"after": ["a\\n"]', "after.0", "must be a job's id"),
+        (b'"after": ["a", "b", "a"]', "after", 'must name each job once, but is ["a", "b", "a"]'),
+        (b'"after": ' + json.dumps([str(n) for n in range(65)]).encode(), "after", "at most 64 items"),
+        (b'"batch": "a/b"', "batch", "must be a job's id"),
+        (b'"sweep": {"after": [["a"], ["b"]]}', "sweep", "must name fields that may be swept"),
+    ],
+)
+def test_when_a_job_may_begin_is_told_without_doubt(raw: bytes, field: str, part: str) -> None:
+    found = mistakes(b'{"prompt": "x", ' + raw + b"}")
+    assert part in found[field]
+    assert list(found) == [field]
+
+
+def test_a_job_that_waits_for_times_and_others_comes_back_as_it_went() -> None:
+    raw = b"""{"prompt": "x", "not_before": "2027-03-01T22:00:00+01:00", "expires_at": "2027-03-01T22:00:00Z",
+               "after": ["a", "b.2_c-"], "batch": ""}"""
+    given = decode(raw)
+    assert (given.not_before, given.after, given.batch) == ("2027-03-01T22:00:00+01:00", ["a", "b.2_c-"], "")
+    assert decode(encode(given)) == given
+    jsonschema.validate(json.loads(raw), job.json_schema())

@@ -10,8 +10,10 @@ from typing import Any, get_args
 from flask import Blueprint, Response, abort, request, send_file
 from pydantic import BaseModel
 
-from spooler.job import JobError, Mistake, from_fields, json_schema, parse_object, show
+from spooler.job import from_fields, json_schema
+from spooler.mistakes import JobError, Mistake, show
 from spooler.spool import ID, RESULT, State, TakenError
+from spooler.strict_json import parse_object
 from webui import openapi
 from webui.errors import answer
 from webui.office import office

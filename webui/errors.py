@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from spooler.job import JobError, Mistake
+from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from flask import current_app
 from spooler import pictures
 from spooler.denylist import DenyList
 from spooler.durable import unique_name
-from spooler.job import Job, JobError, Mistake, encode, show
+from spooler.job import Job, encode
+from spooler.mistakes import JobError, Mistake, show
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.reports import Reports

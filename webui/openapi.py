@@ -8,9 +8,10 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
-from spooler.job import MAX_BYTES, Job
+from spooler.job import Job
 from spooler.models import Catalogue
 from spooler.spool import ID
+from spooler.strict_json import MAX_BYTES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 
 

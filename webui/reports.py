@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spooler import schedule
 from spooler.durable import UnreadableError
-from spooler.job import Job, JobError
+from spooler.job import Job
+from spooler.mistakes import JobError
 from spooler.models import Catalogue, merged
 from spooler.pending import Pending
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings

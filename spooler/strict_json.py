@@ -1,0 +1,69 @@
+"""JSON as a stranger may write it, read strictly: what two readers could understand in two ways is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from spooler.mistakes import IncompleteError, JobError, Mistake, kind_of, show
+
+#: Largest object, in bytes. Read no further than this: the file is a stranger's.
+MAX_BYTES = 1 << 20
+
+
+def parse_object(raw: bytes, what: str = "A job") -> dict[str, Any]:
+    """The JSON object in the bytes, strictly: UTF-8 (a byte order mark is let pass), no NaN, no name twice, no bottomless nest.
+
+    A strict prefix of a JSON object never parses, so a file that parses is a whole file. `what` begins the sentences of the
+    errors: IncompleteError for bytes that are not JSON (yet), JobError for everything else that is wrong.
+    """
+    if len(raw) > MAX_BYTES:
+        raise JobError(Mistake("", f"{what} must have at most {MAX_BYTES} bytes, but this has more."))
+    try:
+        value = json.loads(
+            raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite
+        )
+    except JobError:
+        raise
+    except UnicodeDecodeError as error:
+        why = f"{what} must be UTF-8 text, but byte {error.start} is {raw[error.start] if raw else 0:#04x}."
+        raise IncompleteError(Mistake("", why)) from error
+    except json.JSONDecodeError as error:
+        why = f"{what} must be JSON, but at line {error.lineno}, column {error.colno}: {error.msg}."
+        raise IncompleteError(Mistake("", why if raw.strip() else f"{what} must be JSON, but this is empty.")) from error
+    except RecursionError as error:
+        raise JobError(Mistake("", f"{what} must be one flat JSON object, but this nests too deep.")) from error
+    except ValueError as error:  # int() refuses thousands of digits
+        raise JobError(Mistake("", f"{what} must have numbers of ordinary size ({error}).")) from error
+    if not isinstance(value, dict):
+        raise JobError(Mistake("", f"{what} must be a JSON object, {{...}}, but this is {kind_of(value)}."))
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise JobError(Mistake("", f"A job must have finite numbers, but this has {name}."))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JobError(Mistake("", f"A job must have finite numbers, but this has {text[:40]}."))
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(_twice(name for name, _ in pairs))
+        raise JobError(Mistake(twice, f"`{show(twice)[1:-1]}` must be given once, but is given twice."))
+    return found
+
+
+def _twice(names: Iterator[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
