@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Literal
 
 from watchdog.utils import UnsupportedLibcError
 
+from spooler import mounts
+
 if TYPE_CHECKING:  # it is for Linux alone, so `_Ears` imports it when it is needed
     from watchdog.observers.inotify_c import InotifyEvent
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:  # it is for Linux alone, so `_Ears` imports it when it is nee
 
 log = logging.getLogger(__name__)
 
-#: File systems on which another host's changes raise no event here (inotify(7)).
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"})
 #: An event may come this late, in seconds; a folder that changed longer ago without one is not heard.
 DEAF_S = 1.0
 #: The longest time between two tries to watch, in seconds: the first is at once, then after 1, 3, 7, ...
@@ -117,8 +117,8 @@ class Watch:
 
     def _begin(self, looks: list[_Look], now: float) -> None:
         try:
-            if (kind := file_system(self._root)) in NETWORK:
-                raise _DeafError(f"{kind} does not tell what other hosts do")
+            if (mount := mounts.of(self._root)).network:
+                raise _DeafError(f"{mount.kind} does not tell what other hosts do")
             self._ears = _Ears(self._paths, looks, self._hint)
         except _DeafError as error:
             self._give_up(str(error), now)
@@ -282,20 +282,3 @@ def _limit(error: OSError) -> str:
 def _folders(parent: Path) -> list[Path]:
     with os.scandir(parent) as entries:
         return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
-
-
-def file_system(folder: Path) -> str:
-    """The type of the file system that holds the folder, from the mount table ("ext4", "nfs4"); "" when it cannot be told."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    resolved = folder.resolve()
-    best, kind = -1, ""
-    for line in lines:
-        # proc(5): 36 35 98:0 /root /mount/point options [tags] - type source options
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].replace("\\040", " "))
-        if resolved.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), after.split()[0]
-    return kind
