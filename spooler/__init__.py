@@ -18,7 +18,9 @@ The way of the data, which is also the order to read the files in:
     durable.py    writing so that a power cut cannot take it back
     spool.py      the folders, and every rename between them
     pending.py    what waits, kept in memory
-    watch.py      hints that something changed in the spool
+    watch.py      hints that something changed in the spool, and that the watch is not deaf
+    inotify.py    the file events of Linux
+    mounts.py     what file system the spool is on, and what of it is dangerous
     schedule.py   which job is next on the GPU: pure functions
     messages.py   what the two halves say to each other
     service.py    the spooler: claims, feeds the engine, publishes, recovers

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import psutil
 
-from spooler import durable, models
+from spooler import durable, models, mounts
 from spooler.denylist import DenyList, DenyListError
 from spooler.models import ModelError
 from spooler.settings import Settings
 from spooler.states import FOLDERS
-from spooler.watch import NETWORK, file_system
 
 Level = Literal["good", "note", "bad"]
 MARKS: dict[Level, str] = {"good": "ok  ", "note": "note", "bad": "BAD "}
@@ -147,18 +146,21 @@ def _spool(settings: Settings) -> list[Finding]:
     there = root
     while not there.exists():
         there = there.parent
-    kind = file_system(there) or "an unknown file system"
+    mount = mounts.of(there)
+    kind = mount.kind or "an unknown file system"
     usage = shutil.disk_usage(there)
     findings = []
-    shared = kind in NETWORK
     findings.append(
         Finding(
-            "note" if shared else "good",
+            "note" if mount.network else "good",
             "spool",
             f"{root} on {kind}" + ("" if root.exists() else ", to be made at the first start"),
-            "A shared file system: new jobs are found by polling." if shared else "",
+            "A shared file system: new jobs are found by polling." if mount.network else "",
         )
     )
+    findings += [Finding("note", "mount", f"{kind} at {mount.point}", sentence) for sentence in mounts.advice(mount)]
+    if (root / "tmp").is_dir():
+        findings += [_clock(root / "tmp"), _lock(root / "tmp")]
     low = usage.free < DISK_FLOOR
     free = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
     findings.append(Finding("bad" if low else "good", "disk", free, "Free some space, or move the spool." if low else ""))
@@ -171,6 +173,27 @@ def _spool(settings: Settings) -> list[Finding]:
     if (root / "PAUSE").exists():
         findings.append(Finding("note", "queue", "paused", f"rm {root / 'PAUSE'}"))
     return findings
+
+
+def _clock(folder: Path) -> Finding:
+    try:
+        skew_s = mounts.clock_skew_s(folder)
+    except OSError as error:
+        return Finding("note", "clock", f"it cannot be compared with the spool's: {error}")
+    if abs(skew_s) <= mounts.SKEW_S:
+        return Finding("good", "clock", "it agrees with the spool's")
+    way = "ahead of" if skew_s > 0 else "behind"
+    text = f"the spool's is {abs(skew_s):.0f} s {way} this machine's"
+    return Finding("note", "clock", text, "No job is lost by that, but times are shown wrong: set both by NTP.")
+
+
+def _lock(folder: Path) -> Finding:
+    advice = "Spoolers need locks that work, or they run each other's jobs: see docs/nfs.md."
+    try:
+        works = mounts.lock_works(folder)
+    except OSError as error:
+        return Finding("bad", "locks", f"there are none: {error}", advice)
+    return Finding("good", "locks", "one process keeps another out") if works else Finding("bad", "locks", "no use", advice)
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spooler.watch import file_system
+from spooler.mounts import file_system
 
 ROOT = Path(__file__).parents[2]
 JSON = ROOT / "docs" / "reliability.json"
