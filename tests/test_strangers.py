@@ -158,8 +158,8 @@ def test_a_folder_that_may_not_be_read_hides_nothing_else(
     drop(spool, "closed.json", JOB)
     drop(spool, "open.json", JOB)
     index = pending.Pending(spool)
-    for now in (0.0, 5.0):
-        index.scan(now)
+    for clock_s in (0.0, 5.0):
+        index.scan(clock_s)
         assert [each.place.id for each in index.waiting] == ["open"]
         assert [(each.path.name, each.since, each.final) for each in index.suspects] == [("closed.json", 0.0, False)]
 
