@@ -10,7 +10,6 @@ from flask import current_app
 
 from spooler import pictures
 from spooler.denylist import DenyList
-from spooler.durable import unique_name
 from spooler.job import Job, encode
 from spooler.mistakes import JobError, Mistake, show
 from spooler.settings import Settings
@@ -25,7 +24,6 @@ class Office:
     settings: Settings
     spool: Spool
     reports: Reports
-
     deny_list: DenyList
 
     def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
@@ -58,14 +56,10 @@ class Office:
                     )
                 )
                 continue
-            draft = self.spool.tmp / unique_name()
             try:
-                draft.write_bytes(given[name])
-                pictures.check(draft)
+                pictures.check_bytes(given[name], name)
             except pictures.InputError as error:
-                mistakes.append(Mistake("image", str(error).replace(draft.name, name)))
-            finally:
-                draft.unlink(missing_ok=True)
+                mistakes.append(Mistake("image", str(error)))
         if mistakes:
             raise JobError(*mistakes)
 
