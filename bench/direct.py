@@ -19,7 +19,7 @@ from PIL.Image import Image as Picture
 from spooler import messages, models
 from spooler.engine.worker import Engine
 from spooler.job import Job, from_fields
-from spooler.models import resolve
+from spooler.models import resolve_all
 from spooler.record import EngineFacts
 from spooler.settings import Settings
 
@@ -63,13 +63,11 @@ class Direct:
         (folder / "inputs").mkdir(parents=True)
         for name, picture in (inputs or {}).items():
             picture.save(folder / "inputs" / name)
-        start = (inputs or {})[job.image].size if job.image else None
-        parameters, *cells = [
-            resolve(each, self.catalogue.card(each.model) or self.catalogue.models[0], 3, start) for each in (job, *job.cells())
-        ]
+        sizes = {name: picture.size for name, picture in (inputs or {}).items()}
+        parameters, cells = resolve_all(job, self.catalogue, 3, sizes)
         self._out.seek(0)
         self._out.truncate()
-        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=tuple(cells))
+        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=cells)
         self.ended = self.engine.run(run)
         self.said = [messages.from_engine.validate_json(line) for line in self._out.getvalue().splitlines()]
         return folder

@@ -19,7 +19,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -44,6 +44,8 @@ DEFAULTS = ("width", "height", "steps", "guidance_scale", "sampler", "scheduler"
 OWN = frozenset({*DEFAULTS, "family", "prediction_type", "inpainting"})
 #: What the file of an add-on looks like inside.
 LOOKS: dict[AddOn, str] = {"loras": "lora", "embeddings": "embedding", "vaes": "vae", "upscalers": "upscaler"}
+#: Width and height in pixels of the pictures that a job names, upright, by their names.
+Sizes = Mapping[str, tuple[int, int]]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: Upscalers that need no file.
 BUILT_IN_UPSCALERS = ("Lanczos",)
@@ -95,13 +97,19 @@ class Catalogue(BaseModel):
         wanted = name or self.default
         return next((card for card in self.models if card.name == wanted), None)
 
-    def check(self, job: Job) -> None:
-        """Raise JobError with all that the job names and is not there, or asks for and its model cannot do."""
-        found = dict.fromkeys(mistake for cell in job.cells() for mistake in self._mistakes(cell))
+    def check(self, job: Job, sizes: Sizes | None = None) -> None:
+        """Raise JobError with all that the job names and is not there, or asks for and its model cannot do.
+
+        `sizes` are those of the job's pictures as far as they are known: a small one may be enlarged too far.
+        """
+        known = sizes or {}
+        found = dict.fromkeys(
+            mistake for cell in job.cells() for mistake in self._mistakes(cell, known.get(cell.image) if cell.image else None)
+        )
         if found:
             raise JobError(*found)
 
-    def _mistakes(self, job: Job) -> Iterator[Mistake]:
+    def _mistakes(self, job: Job, start: tuple[int, int] | None) -> Iterator[Mistake]:
         names = [card.name for card in self.models]
         card = self.card(job.model)
         if card is None:
@@ -151,7 +159,7 @@ class Catalogue(BaseModel):
             yield _unknown("upscale.upscaler", job.upscale.upscaler, self.upscalers)
         if job.hires and job.hires.upscaler not in ("Latent", *self.upscalers):
             yield _unknown("hires.upscaler", job.hires.upscaler, ("Latent", *self.upscalers))
-        if card and (mistake := too_large(job, card)):
+        if card and (mistake := too_large(job, card, start)):
             yield mistake
         if job.hires and card:
             sides = [round((job.width or card.width) * job.hires.scale), round((job.height or card.height) * job.hires.scale)]
@@ -275,13 +283,27 @@ def _own_fields(path: Path, name: str) -> dict[str, Any]:
     return fields
 
 
+def resolve_all(job: Job, catalogue: Catalogue, random_seed: int, sizes: Sizes) -> tuple[Job, tuple[Job, ...]]:
+    """The job and each of its cells as they are run, every field filled in: see `resolve`.
+
+    `sizes` must have every picture that is started from; each cell takes that of its own. The catalogue has checked the job.
+    """
+
+    def resolved(each: Job) -> Job:
+        card = catalogue.card(each.model)
+        assert card, each.model  # noqa: S101 - it was checked
+        return resolve(each, card, random_seed, sizes[each.image] if each.image else None)
+
+    return resolved(job), tuple(resolved(cell) for cell in job.cells())
+
+
 def resolve(job: Job, card: ModelCard, random_seed: int, input_size: tuple[int, int] | None = None) -> Job:
     """The job (a sweep's base, or a cell of it) with every default of the model and the seed filled in.
 
     `input_size` is the width and height in pixels of the picture to start from: without a size, the job takes its.
     """
     given = job.model_dump(exclude_none=True, exclude_unset=True)
-    fixed = {name: getattr(card, name) for name in ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")}
+    fixed = {name: getattr(card, name) for name in DEFAULTS}
     if input_size:
         fixed |= dict(zip(("width", "height"), fitting(input_size, families.get(card.family).multiple), strict=True))
     if "sampler" not in families.get(card.family).kinds:
@@ -305,7 +327,7 @@ def too_large(job: Job, card: ModelCard, input_size: tuple[int, int] | None = No
             return None
         width, height = input_size
     else:
-        own = fitting(input_size) if input_size else (card.width, card.height)
+        own = fitting(input_size, families.get(card.family).multiple) if input_size else (card.width, card.height)
         width, height = job.width or own[0], job.height or own[1]
     factor = (job.hires.scale if job.hires and not job.image else 1.0) * (job.upscale.scale if job.upscale else 1.0)
     pixels = int(width * factor) * int(height * factor)
@@ -316,7 +338,7 @@ def too_large(job: Job, card: ModelCard, input_size: tuple[int, int] | None = No
     return Mistake("upscale.scale" if job.upscale else "hires.scale", rule)
 
 
-def fitting(size: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+def fitting(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     """The size to draw at for a picture of that size: its shape, sides that are multiples of `multiple` from 64 to 2048."""
     factor = min(1.0, 2048 / max(size))
     width, height = (min(2048, max(64, round(side * factor / multiple) * multiple)) for side in size)

@@ -11,7 +11,7 @@ import pytest
 
 from spooler import families, models
 from spooler.job import JobError, from_fields
-from spooler.models import Catalogue, ModelCard, ModelError, merged, resolve
+from spooler.models import Catalogue, ModelCard, ModelError, merged, resolve, resolve_all
 
 
 def safetensors(path: Path, **shapes: tuple[int, ...]) -> Path:
@@ -175,6 +175,44 @@ def test_what_cannot_work_is_refused_at_submission(fields: dict[str, Any], field
 )
 def test_what_can_work_is_taken(fields: dict[str, Any]) -> None:
     CATALOGUE.check(from_fields({"prompt": "x"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "size", "fits"),
+    [
+        ({"image": "a.png", "upscale": {"scale": 4}, "prompt": ""}, "one", (2121, 2121), True),
+        ({"image": "a.png", "upscale": {"scale": 4}, "prompt": ""}, "one", (2122, 2122), False),
+        ({"image": "a.png", "upscale": {"scale": 8}}, "one", (1048, 1072), True),
+        # Sides of multiples of 16: 1056 x 1072.
+        ({"image": "a.png", "upscale": {"scale": 8}}, "dit", (1048, 1072), False),
+        ({"image": "a.png", "upscale": {"scale": 8}, "width": 512, "height": 512}, "one", (4000, 4000), True),
+        ({"image": ["small.png", "a.png"], "upscale": {"scale": 8}}, "one", (1600, 1600), False),
+    ],
+)
+def test_what_becomes_of_a_picture_is_judged_by_its_size_and_the_model_s(
+    fields: dict[str, Any], model: str, size: tuple[int, int], fits: bool
+) -> None:
+    job = from_fields({"prompt": "x", "model": model} | fields)
+    CATALOGUE.check(job)
+    CATALOGUE.check(job, {"small.png": (64, 64)})
+    sizes = {"small.png": (64, 64), "a.png": size}
+    if fits:
+        CATALOGUE.check(job, sizes)
+    else:
+        with pytest.raises(JobError, match="at most 72 million pixels"):
+            CATALOGUE.check(job, sizes)
+
+
+def test_each_cell_of_a_sweep_over_pictures_takes_the_size_of_its_own() -> None:
+    job = from_fields({"prompt": "x", "image": ["wide.png", "high.png"], "model": ["one", "dit"]})
+    whole, cells = resolve_all(job, CATALOGUE, 7, {"wide.png": (640, 400), "high.png": (300, 5000)})
+    assert (whole.width, whole.height, whole.seed) == (640, 400, 7)
+    assert [(cell.image, cell.model, cell.width, cell.height, cell.seed) for cell in cells] == [
+        ("wide.png", "one", 640, 400, 7),
+        ("high.png", "one", 120, 2048, 7),
+        ("wide.png", "dit", 640, 400, 7),
+        ("high.png", "dit", 128, 2048, 7),
+    ]
 
 
 def test_every_field_is_filled_in_from_the_model_the_job_comes_to() -> None:

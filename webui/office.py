@@ -12,6 +12,7 @@ from spooler import pictures
 from spooler.denylist import DenyList
 from spooler.job import Job, encode
 from spooler.mistakes import JobError, Mistake, show
+from spooler.models import Sizes
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.reports import Reports
@@ -32,36 +33,37 @@ class Office:
         Raises JobError for what no spooler can run, TakenError for an id that exists, OSError when the disk is full.
         """
         self.deny_list.check(job)
+        given = dict(inputs or {})
+        sizes = _sizes(job, given)
         # Before any spooler told of its models there is nothing to check against; the spooler will.
         catalogue = self.reports.ready().catalogue
         if catalogue.models:
-            catalogue.check(job)
-        given = dict(inputs or {})
-        self._check_inputs(job, given)
+            catalogue.check(job, sizes)
         return self.spool.submit(encode(job), wanted_id, given)
 
-    def _check_inputs(self, job: Job, given: dict[str, bytes]) -> None:
-        """Raise JobError unless exactly the pictures that the job names are given, each whole."""
-        mistakes = [
-            Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.")
-            for name in given
-            if name not in job.inputs
-        ]
-        for name in job.inputs:
-            if name not in given:
-                mistakes.append(
-                    Mistake(
-                        "image",
-                        f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
-                    )
+
+def _sizes(job: Job, given: Mapping[str, bytes]) -> Sizes:
+    """The width and height of each picture. Raises JobError unless exactly those that the job names are given, each whole."""
+    mistakes = [
+        Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.") for name in given if name not in job.inputs
+    ]
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in job.inputs:
+        if name not in given:
+            mistakes.append(
+                Mistake(
+                    "image",
+                    f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
                 )
-                continue
-            try:
-                pictures.check_bytes(given[name], name)
-            except pictures.InputError as error:
-                mistakes.append(Mistake("image", str(error)))
-        if mistakes:
-            raise JobError(*mistakes)
+            )
+            continue
+        try:
+            sizes[name] = pictures.check_bytes(given[name], name)
+        except pictures.InputError as error:
+            mistakes.append(Mistake("image", str(error)))
+    if mistakes:
+        raise JobError(*mistakes)
+    return sizes
 
 
 def office() -> Office:
