@@ -16,10 +16,11 @@ from typing import Any
 from PIL import Image
 from PIL.Image import Image as Picture
 
-from spooler import messages, models
+from spooler import messages
+from spooler.catalogue import resolve_all
 from spooler.engine.worker import Engine
 from spooler.job import Job, from_fields
-from spooler.models import resolve_all
+from spooler.library import scan
 from spooler.record import EngineFacts
 from spooler.settings import Settings
 
@@ -47,7 +48,7 @@ class Direct:
         given = {"models": self.scratch / "models", "cache": self.scratch / "cache", "device": "cpu"} | settings
         options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         self.settings = Settings.parse(options, "direct", env={})
-        self.library = models.scan(self.settings.models, self.settings.model)
+        self.library = scan(self.settings.models, self.settings.model)
         self.catalogue = self.library.catalogue()
         self._out = io.BytesIO()
         self.engine = Engine.make(self.settings, self.library, Nobody(), self._out)  # type: ignore[arg-type]

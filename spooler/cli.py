@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spooler import doctor, job, settings
-from spooler.models import merged
+from spooler.catalogue import merged
 from spooler.settings import Settings
 from spooler.spool import ID, Place, Spool, SpoolError, TakenError
 

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import listing
 
-from spooler.models import Catalogue, ModelCard
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool

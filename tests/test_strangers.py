@@ -17,9 +17,9 @@ from house import Spooler, drop, spooler, wait_for, wait_state
 from PIL import Image
 
 from spooler import pictures
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.denylist import DenyList
 from spooler.job import JobError, from_fields
-from spooler.models import Catalogue, ModelCard
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app

@@ -9,10 +9,10 @@ from typing import cast
 from flask import current_app
 
 from spooler import pictures
+from spooler.catalogue import Sizes
 from spooler.denylist import DenyList
 from spooler.job import Job, encode
 from spooler.mistakes import JobError, Mistake, show
-from spooler.models import Sizes
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.reports import Reports

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from spooler import schedule
+from spooler.catalogue import Catalogue, merged
 from spooler.durable import UnreadableError
 from spooler.job import Job
 from spooler.mistakes import JobError
-from spooler.models import Catalogue, merged
 from spooler.pending import Pending
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.spool import Place, Spool, State

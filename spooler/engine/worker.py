@@ -31,8 +31,8 @@ from spooler.engine.safety import Safety, SafetyError, SafetyOptions
 from spooler.engine.upscale import UpscalerError, Upscalers
 from spooler.infotext import infotext
 from spooler.job import Job
+from spooler.library import Library
 from spooler.messages import FromEngine
-from spooler.models import Library
 from spooler.record import EngineFacts, Flag, Image, Timings
 from spooler.settings import Settings
 from spooler.status import Phase
