@@ -9,7 +9,8 @@ The way of the data, which is also the order to read the files in:
     prompt.py     weights, BREAK and LoRAs in a prompt's text
     samplers.py   the samplers and schedules that a job may name
     families.py   what each family of models can do
-    models.py     the models that a job may name, their defaults, what may be laid over them
+    catalogue.py  the models that a job may name, their defaults, what may be laid over them: the rules
+    library.py    those that lie on this machine, and their files
     checkpoint.py what a safetensors file tells of itself
     pictures.py   pictures that come along with a job
     denylist.py   what no prompt may have

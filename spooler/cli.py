@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spooler import doctor, job, settings
+from spooler.catalogue import merged
 from spooler.ids import ID
-from spooler.models import merged
 from spooler.place import Place
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError, TakenError

@@ -104,8 +104,8 @@ def rename(source: Path, target: Path) -> None:
     """Rename onto a name that only the caller can own, and have both folders remember it.
 
     NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
-    source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the move
-    was done but may not outlive a power cut.
+    source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the
+    move was done but may not outlive a power cut.
     """
     try:
         os.rename(source, target)  # noqa: PTH104 - the spool's calls are the system's own

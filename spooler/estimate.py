@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from spooler.catalogue import ModelCard
 from spooler.job import Job
-from spooler.models import ModelCard
 from spooler.schedule import Waiting
 
 #: Weight of the newest measurement in the running mean.

@@ -20,7 +20,8 @@ from typing import Literal
 
 from filelock import Timeout
 
-from spooler import estimate, gate, messages, models, mounts, pictures
+from spooler import estimate, gate, library, messages, mounts, pictures
+from spooler.catalogue import Catalogue, resolve_all
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
 from spooler.doorman import Doorman
@@ -28,7 +29,6 @@ from spooler.durable import UnreadableError, UnsyncedError
 from spooler.job import MAX_SEED, Job
 from spooler.life import Life
 from spooler.mistakes import JobError
-from spooler.models import Catalogue
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
@@ -53,8 +53,11 @@ LOOK_S = 0.2
 #: On a network file system a copy may stall for as long as its caches last (N5).
 NETWORK_GRACE_S = 60.0
 
-#: What will be otherwise when somebody has made room, or the share is back: to be tried again, not to be given up.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
+PASSING = NO_ROOM | {
+    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
+}
 #: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
 STALL_STEPS = 20
 
@@ -456,7 +459,7 @@ class Service:
             if isinstance(error, FileNotFoundError) and not place.job_file.exists():
                 log.error("job %s: another spooler has it", place.id)  # RACE: adopted meanwhile
                 return
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if isinstance(error, OSError) and error.errno in PASSING:
                 self._recovered.insert(0, place)
                 raise
             log.exception("job %s: cannot be begun", place.id)
@@ -468,7 +471,7 @@ class Service:
             record = self.spool.read_record(place) or Record(id=place.id, spooler=self.settings.spooler)
             self._end(place, record.fail("internal", reason), "failed", now)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in PASSING:
                 raise
             log.error("job %s: left in %s, it cannot be moved: %s", place.id, place.path, error)
             self.running = None
@@ -481,13 +484,12 @@ class Service:
         record = record.end_attempt("worker-died: the spooler died")  # no effect on an attempt that has its end
         try:
             job = self.spool.read_job(place)  # what is run is what was claimed, whatever was seen in pending/
-            self.catalogue.check(job)
             self.deny_list.check(job)
             if odd := self.spool.odd_entry(place, job.inputs):
                 raise pictures.InputError(odd)
             self.spool.gather_inputs(place, job.inputs)
-            start_size = pictures.size(place.path / "inputs" / job.image) if job.image else None
-            self._check_size(job, start_size)
+            sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
+            self.catalogue.check(job, sizes)
         except (JobError, UnreadableError, pictures.InputError) as error:
             if record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
@@ -504,7 +506,7 @@ class Service:
             return
         earlier = record.parameters.seed if record.parameters else None
         seed = secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier
-        parameters, *cells = [self._resolved(each, seed, start_size) for each in (job, *job.cells())]
+        parameters, cells = resolve_all(job, self.catalogue, seed, sizes)
         assert self._warden.facts  # noqa: S101 - _feed looked
         card = self.catalogue.card(parameters.model)
         assert card  # noqa: S101 - _check looked
@@ -516,18 +518,7 @@ class Service:
         work = work or estimate.work(parameters, card)
         self.running = Running(place, record, now, Progress(count=parameters.pictures), began=now, work=work)
         log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
-        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=tuple(cells)))
-
-    def _check_size(self, job: Job, start_size: tuple[int, int] | None) -> None:
-        for cell in job.cells():
-            card = self.catalogue.card(cell.model)
-            if card and (mistake := models.too_large(cell, card, start_size)):
-                raise JobError(mistake)
-
-    def _resolved(self, job: Job, seed: int, start_size: tuple[int, int] | None) -> Job:
-        card = self.catalogue.card(job.model)
-        assert card  # noqa: S101 - _check looked
-        return models.resolve(job, card, seed, start_size)
+        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells))
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
         """End a job that the engine does not have."""
@@ -584,20 +575,20 @@ def serve(settings: Settings) -> int:
     while True:
         try:
             spool.create()
-            library = models.scan(settings.models, settings.model)
+            found = library.scan(settings.models, settings.model)
             deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
             life = Life.begin(spool, settings.spooler)
         except Timeout:
             log.error("a spooler named %s runs on this spool: give this one another name with --spooler", settings.spooler)
             return 2
-        except (SpoolError, models.ModelError, DenyListError, OSError) as error:
+        except (SpoolError, library.ModelError, DenyListError, OSError) as error:
             log.error("%s", error)
             return 2
-        for reason in library.refused:
+        for reason in found.refused:
             log.warning("not taken: %s", reason)
         for advice in mounts.advice(mounts.of(spool.root)):
             log.warning("%s", advice)
-        service = Service(settings, spool, library.catalogue(), deny_list, life, start_engine=_start_engine)
+        service = Service(settings, spool, found.catalogue(), deny_list, life, start_engine=_start_engine)
         if not _run(service, life):
             return 2 if service.refused else 0
 

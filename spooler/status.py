@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spooler.models import Catalogue
+from spooler.catalogue import Catalogue
 from spooler.record import EngineFacts, Image
 
 #: What the engine is at: loading another model, in the denoising loop, the VAE, the upscaler, or writing files.

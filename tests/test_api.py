@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import ROOT, listing, wait_for
 
-from spooler.models import Catalogue, ModelCard
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool

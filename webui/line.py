@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from spooler import estimate, gate, schedule
+from spooler.catalogue import Catalogue
 from spooler.job import Job
-from spooler.models import Catalogue
 from spooler.pending import Judged, Pending
 from spooler.place import Place
 from spooler.schedule import Waiting

@@ -10,8 +10,8 @@ from typing import cast
 from flask import current_app
 
 from spooler import pictures
+from spooler.catalogue import Sizes
 from spooler.denylist import DenyList
-from spooler.durable import unique_name
 from spooler.job import Job, encode
 from spooler.mistakes import JobError, Mistake, show
 from spooler.pending import owner_of
@@ -50,12 +50,12 @@ class Office:
         NoRoomError below the floor of free space, OSError when the disk will not have it.
         """
         self.deny_list.check(job)
+        given = dict(inputs or {})
+        sizes = _sizes(job, given)
         # Before any spooler told of its models there is nothing to check against; the spooler will.
         catalogue = self.reports.ready().catalogue
         if catalogue.models:
-            catalogue.check(job)
-        given = dict(inputs or {})
-        self._check_inputs(job, given)
+            catalogue.check(job, sizes)
         self._check_room(job)
         return self.spool.submit(encode(job), wanted_id, given)
 
@@ -77,32 +77,29 @@ class Office:
             rule = f"At most {cap} jobs of one owner may wait, and {number} of {show(owner)} do"
             raise FullError(f"{rule}: the job was not accepted. Try again later.", retry_s)
 
-    def _check_inputs(self, job: Job, given: dict[str, bytes]) -> None:
-        """Raise JobError unless exactly the pictures that the job names are given, each whole."""
-        mistakes = [
-            Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.")
-            for name in given
-            if name not in job.inputs
-        ]
-        for name in job.inputs:
-            if name not in given:
-                mistakes.append(
-                    Mistake(
-                        "image",
-                        f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
-                    )
+
+def _sizes(job: Job, given: Mapping[str, bytes]) -> Sizes:
+    """The width and height of each picture. Raises JobError unless exactly those that the job names are given, each whole."""
+    mistakes = [
+        Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.") for name in given if name not in job.inputs
+    ]
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in job.inputs:
+        if name not in given:
+            mistakes.append(
+                Mistake(
+                    "image",
+                    f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
                 )
-                continue
-            draft = self.spool.tmp / unique_name()
-            try:
-                draft.write_bytes(given[name])
-                pictures.check(draft)
-            except pictures.InputError as error:
-                mistakes.append(Mistake("image", str(error).replace(draft.name, name)))
-            finally:
-                draft.unlink(missing_ok=True)
-        if mistakes:
-            raise JobError(*mistakes)
+            )
+            continue
+        try:
+            sizes[name] = pictures.check_bytes(given[name], name)
+        except pictures.InputError as error:
+            mistakes.append(Mistake("image", str(error)))
+    if mistakes:
+        raise JobError(*mistakes)
+    return sizes
 
 
 def office() -> Office:

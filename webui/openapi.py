@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
+from spooler.catalogue import Catalogue
 from spooler.ids import ID
 from spooler.job import Job
-from spooler.models import Catalogue
 from spooler.strict_json import MAX_BYTES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 

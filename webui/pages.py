@@ -11,9 +11,9 @@ from flask import Blueprint, Response, abort, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from spooler import samplers
+from spooler.catalogue import ModelCard, loras_of
 from spooler.job import Job, from_fields
 from spooler.mistakes import JobError
-from spooler.models import ModelCard, loras_of
 from spooler.record import EngineFacts
 from webui.office import office
 from webui.reports import JobReport, ReadyReport

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spooler.catalogue import Catalogue, merged
 from spooler.durable import UnreadableError
 from spooler.job import Job
 from spooler.mistakes import JobError
-from spooler.models import Catalogue, merged
 from spooler.place import Place
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.schedule import Waiting
