@@ -182,13 +182,14 @@ def _claim_dropped(spool: Spool) -> Ledger:
     return having(ledger, Entry("my-cat-2", CAT, keeps_id=False), Entry("my-cat", DOG, state="done"))
 
 
-def _in_claimed(raw: bytes = CAT, inputs: Mapping[str, bytes] | None = None, attempts: int = 0) -> Callable[[Spool], Ledger]:
+def _in_claimed(
+    raw: bytes = CAT, inputs: Mapping[str, bytes] | None = None, attempts: int = 0, ends: frozenset[str] = REST
+) -> Callable[[Spool], Ledger]:
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
         place = claimed(spool, "cat", raw, inputs)
         for _ in range(attempts):
             begun(spool, place, 2)
-        ends = frozenset({"failed"}) if attempts > 2 else REST
         return having(ledger, Entry("cat", raw, ends, inputs or {}, heard=attempts))
 
     return stage
@@ -280,18 +281,43 @@ def _cancelled(ledger: Ledger, place: Place | None) -> Ledger:
     return ledger.but("cat", ends=frozenset({"cancelled"}), state="cancelled" if place.state == "cancelled" else None)
 
 
-def _failed(folder: bool = False, tried: int = 1) -> Callable[[Spool], Ledger]:
+def _ended(state: str, folder: bool = False) -> Callable[[Spool], Ledger]:
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
         raw, inputs = (WITH_INPUTS, INPUTS) if folder else (CAT, {})
-        ended(spool, "cat", raw, "failed", inputs)
-        return having(ledger, Entry("cat", raw, frozenset({"failed", "done"}), inputs, heard=tried))
+        ended(spool, "cat", raw, state, inputs)
+        return having(ledger, Entry("cat", raw, frozenset({state, "done"}), inputs, heard=1))
 
     return stage
 
 
 def _retried(ledger: Ledger, place: Place | None) -> Ledger:
     return ledger.but("cat", ends=REST) if place else ledger
+
+
+def _to_move(source: str, folder: bool) -> Callable[[Spool], Ledger]:
+    return lambda spool: _waiting(folder=folder, state=source)(spool).but("cat", ends=frozenset({"done", "held"}))
+
+
+def _verb(name: str, *arguments: Any) -> Callable[[Spool], Any]:
+    """A verb on the job cat that Spool may not have."""
+    return lambda spool: getattr(spool, name)("cat", *arguments)
+
+
+def _give_back(state: str) -> Callable[[Spool], Any]:
+    def deed(spool: Any) -> Any:
+        return spool.give_back(_place(spool), state)
+
+    return deed
+
+
+def _begin_epoch(spool: Any) -> int:
+    return int(spool.raise_epoch(ME))
+
+
+def _moved(ledger: Ledger, place: Place | None) -> Ledger:
+    """To pending/ or held/: from there to its end, or to rest."""
+    return ledger.but("cat", ends=frozenset({"held" if place.state == "held" else "done"})) if place else ledger
 
 
 # -- reject ------------------------------------------------------------------------------------------------------------------
@@ -408,7 +434,7 @@ def _table() -> list[Operation]:
     def submit(raw: bytes, wanted: str | None = None, inputs: Mapping[str, bytes] | None = None) -> Callable[[Spool], Any]:
         return lambda spool: spool.submit(raw, wanted, inputs)
 
-    plain = [
+    return [
         Operation("submit", _to_submit(CAT), submit(CAT), _submitted),
         Operation("submit, pictures", _to_submit(WITH_INPUTS, INPUTS), submit(WITH_INPUTS, None, INPUTS), _submitted),
         Operation("submit, wanted id", _to_submit(CAT), submit(CAT, "cat"), _submitted),
@@ -449,8 +475,28 @@ def _table() -> list[Operation]:
         Operation("cancel, held", _to_cancel(state="held"), lambda spool: spool.cancel("cat"), _cancelled),
         Operation("cancel, held folder", _to_cancel(folder=True, state="held"), lambda spool: spool.cancel("cat"), _cancelled),
         Operation("cancel, running", _cancel_running, lambda spool: spool.cancel("cat"), _cancelled),
-        Operation("retry", _failed(), lambda spool: spool.retry("cat"), _retried),
-        Operation("retry, pictures", _failed(folder=True), lambda spool: spool.retry("cat"), _retried),
+        Operation("retry", _ended("failed"), lambda spool: spool.retry("cat"), _retried),
+        Operation("retry, pictures", _ended("failed", folder=True), lambda spool: spool.retry("cat"), _retried),
+        Operation("retry, cancelled", _ended("cancelled"), lambda spool: spool.retry("cat"), _retried, needs="give_back"),
+        *(
+            Operation(f"{verb}{', folder' if folder else ''}", _to_move(source, folder), _verb(verb), _moved, needs=verb)
+            for verb, source in (("hold", "pending"), ("release", "held"))
+            for folder in (False, True)
+        ),
+        *(
+            Operation(
+                f"give back to {state}",
+                _in_claimed(WITH_INPUTS, INPUTS, ends=frozenset({"done", "held"})),
+                _give_back(state),
+                _moved,
+                lives=(ME,),
+                needs="give_back",
+            )
+            for state in ("pending", "held")
+        ),
+        Operation("set priority", _waiting(), _verb("set_priority", "top"), _unchanged, needs="set_priority"),
+        Operation("star", _ended("done"), _verb("star", True), _unchanged, needs="star"),
+        Operation("begin an epoch", _waiting(), _begin_epoch, _unchanged, needs="raise_epoch"),
         Operation("reject", _bad, lambda spool: spool.reject(spool.pending / "bad.json", "It is bad."), _rejected, lives=(ME,)),
         Operation(
             "reject, name taken",
@@ -473,20 +519,6 @@ def _table() -> list[Operation]:
         Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
         Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
     ]
-    for verb, come_from, go_to in (("hold", "pending", "held"), ("release", "held", "pending")):
-        for folder in (False, True):
-
-            def stage(spool: Spool, folder: bool = folder, state: str = come_from) -> Ledger:
-                return _waiting(folder=folder, state=state)(spool).but("cat", ends=frozenset({"done", "held"}))
-
-            def moved(ledger: Ledger, value: Any, end: str = "held" if go_to == "held" else "done") -> Ledger:
-                return ledger.but("cat", ends=frozenset({end})) if value else ledger
-
-            def deed(spool: Spool, verb: str = verb) -> Any:
-                return getattr(spool, verb)("cat")
-
-            plain.append(Operation(f"{verb}{', folder' if folder else ''}", stage, deed, moved, needs=verb))
-    return plain
 
 
 def operations() -> list[Operation]:
