@@ -14,6 +14,7 @@ from spooler.durable import unique_name
 from spooler.job import Job, JobError, Mistake, encode, show
 from spooler.settings import Settings
 from spooler.spool import Spool
+from webui.index import Index
 from webui.reports import Reports
 
 
@@ -24,7 +25,7 @@ class Office:
     settings: Settings
     spool: Spool
     reports: Reports
-
+    index: Index
     deny_list: DenyList
 
     def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
