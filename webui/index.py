@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import logging
 import os
 import shutil
@@ -24,7 +25,6 @@ import socket
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -43,8 +43,9 @@ log = logging.getLogger(__name__)
 SLICE_S = 0.1
 PAUSE_S = 0.005
 REST_S = 0.5
-#: Seconds that a request may spend on news. A folder whose listing takes longer is left to the thread.
+#: Seconds that a request may spend on news, beside the thread, to which a folder is left whose listing takes longer; and alone.
 GLANCE_S = 0.03
+ALONE_S = 1.0
 #: After a listing, a rest of so many times its length.
 RESTS = 20
 #: Seconds after which a folder is listed though its mtime did not change, and odd ones are tried again.
@@ -59,7 +60,7 @@ QUESTION_S = 2.0
 #: Names, and jobs, in one piece of work.
 NAMES = 2_000
 READ = 250
-#: Jobs that are remembered of claimed/, and those that somebody looked at.
+#: Jobs that are remembered of claimed/, those that somebody looked at, and those to be looked at again.
 MAX_NOTED = 10_000
 #: Folders of a state that a page without the index looks at.
 MAX_PLAIN = 10_000
@@ -101,7 +102,7 @@ class Index:
         self._steps: Iterator[None] | None = None  # what is being done; None: nothing is left to do
         self._unread: dict[Ended, int] = {}
         self._claimed: frozenset[str] = frozenset()
-        self._again: deque[tuple[float, Ended, str]] = deque(maxlen=MAX_NOTED)  # when to look, at what
+        self._again: list[tuple[float, float, Ended, str]] = []  # a heap: when to look, after what delay, at what
         self._odd_at = 0.0
         self._walked = search.MAX_NUMBER
         self._mishap_at: float | None = None
@@ -137,8 +138,11 @@ class Index:
 
     def glance(self) -> None:
         """What a request does before it looks: take in what is new, where that is quick. The thread does the rest."""
+        if not self._runs:  # no thread in this process: if there is one in another, it has the lock and this returns at once
+            self._take_turn(ALONE_S, thorough=True)
+            return
         slow = self._steps is not None or any(each.rest_s > RESTS * GLANCE_S for each in self._listings.values())
-        self._take_turn(GLANCE_S, thorough=not (self._runs and slow))
+        self._take_turn(GLANCE_S, thorough=not slow)
 
     def note(self, job_id: str) -> None:
         """Look at this job soon: it ended, went, or got its star."""
@@ -183,7 +187,7 @@ class Index:
                 return False
         self._steps = self._trouble = None
         self._walk(min(end, time.monotonic() + WALK_SHARE * REST_S))
-        return not self._again and all(self._mtime(state) == listing.mtime_ns for state, listing in self._listings.items())
+        return all(self._mtime(state) == listing.mtime_ns for state, listing in self._listings.items())
 
     def _all_steps(self) -> Iterator[None]:
         """All that is to be done now, in pieces: listing first, then reading, the newest first."""
@@ -235,10 +239,10 @@ class Index:
         self._unread[state] = self._store.unread(state)
         self._store.put((), unread=self._unread)
 
-    def _read(self, jobs: Sequence[tuple[Ended, str]], again: bool = True) -> None:
+    def _read(self, jobs: Sequence[tuple[Ended, str]], delay_s: float = TICK_S) -> None:
         """Read these jobs and put them into the index; what cannot be read is kept as odd, what is gone is forgotten.
 
-        `again`: look once more, a little later, at one that is not all there, for somebody may be at it.
+        One that is not all there is looked at again after the delay, for somebody may be at it.
         """
         rows: list[Finished] = []
         odd: list[tuple[Ended, str, str]] = []
@@ -251,10 +255,13 @@ class Index:
             except OSError as error:
                 odd.append((state, job_id, error.strerror or str(error)))
         self._store.put(rows, odd, self._unread)
-        if again:
-            soon = time.monotonic() + TICK_S
-            self._again.extend((soon, row.state, row.id) for row in rows if not row.has_record)
-            self._again.extend((soon, state, job_id) for state, job_id, _ in odd)
+        incomplete = [
+            *((row.state, row.id) for row in rows if not row.has_record),
+            *((state, job_id) for state, job_id, _ in odd),
+        ]
+        for state, job_id in incomplete if delay_s < FULL_S / 10 else ():  # from then on it is for the full look
+            if len(self._again) < MAX_NOTED:
+                heapq.heappush(self._again, (time.monotonic() + delay_s, delay_s, state, job_id))
 
     def _look_at_claimed(self) -> None:
         """Note the jobs that have left claimed/ since the last look."""
@@ -279,12 +286,11 @@ class Index:
                         self._store.remove(state, [job_id])
         if there:
             self._read(there)
-        again: list[tuple[Ended, str]] = []
-        while self._again and self._again[0][0] <= time.monotonic() and len(again) < READ:
-            _, state, job_id = self._again.popleft()
-            again.append((state, job_id))
-        if again:
-            self._read(again, again=False)
+        for _ in range(READ):
+            if not self._again or self._again[0][0] > time.monotonic():
+                break
+            _, delay_s, state, job_id = heapq.heappop(self._again)
+            self._read([(state, job_id)], 2 * delay_s)
 
     def _walk(self, end: float) -> None:
         """Look at the stars of some jobs, from where the last walk ended."""
@@ -392,11 +398,11 @@ class Index:
         return Place(job_id, state, self._spool.root / state / job_id)
 
     def _note(self, folders: dict[Ended, tuple[int, int, int]], states: Sequence[Ended]) -> str | None:
+        if why := next((self._troubles[state] for state in states if state in self._troubles), self._trouble):
+            return f"The newest jobs may be missing: the index cannot be brought up to date ({why})."
         known, unread = (sum(folders[state][column] for state in states) for column in (0, 2))
         if unread:
             return f"The index is being made: {known:,} of {known + unread:,} jobs are in it, the newest first."
-        if why := next((self._troubles[state] for state in states if state in self._troubles), self._trouble):
-            return f"The newest jobs may be missing: the index cannot be brought up to date ({why})."
         return None
 
     def _reader_mishap(self, error: sqlite3.Error) -> None:

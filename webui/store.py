@@ -94,18 +94,23 @@ _COLUMNS = ("number", *(field.name for field in fields(Finished)))
 _INSERT = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
 
 
+class NotYetError(sqlite3.OperationalError):
+    """A database whose tables are not made yet, or not made anew: met by a reader in the moment of a start or an update."""
+
+
 class Store:
     """The database in a folder. The writer's methods are for one thread at a time; `read` is for any number."""
 
     def __init__(self, folder: Path):
         self.path = folder / "index.db"
         self._writer: sqlite3.Connection | None = None
+        self._inode: int | None = None
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Open for writing; a file of another version is thrown away. Raises sqlite3.Error or OSError."""
-        if self._writer and self.path.exists():
+        if self._writer and self._inode == self._inode_now():
             return
         self.close()
         connection = self._connect("rwc", WRITER_CACHE_KIB)
@@ -126,7 +131,14 @@ class Store:
         except BaseException:
             connection.close()
             raise
-        self._writer = connection
+        self._writer, self._inode = connection, self._inode_now()
+
+    def _inode_now(self) -> int | None:
+        """Which file has the name: another one when somebody removed ours, which would still be written to in vain."""
+        try:
+            return self.path.stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def close(self) -> None:
         if self._writer:
@@ -259,8 +271,9 @@ class Store:
         connection = self._connect("rw", READER_CACHE_KIB)  # not "ro", which cannot open a log that nobody has open
         try:
             connection.execute("PRAGMA query_only = ON")
-            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                raise sqlite3.DatabaseError("the index is of another version")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise NotYetError(f"the index is of version {version}, not {VERSION}")
             yield Reader(connection, limit_s)
         finally:
             connection.close()
@@ -321,6 +334,8 @@ def interrupted(error: sqlite3.Error) -> bool:
 
 def bad(error: sqlite3.Error) -> bool:
     """Whether the error says that the file is no good, rather than that it cannot be used just now."""
+    if isinstance(error, NotYetError):  # the writer looks at the version itself
+        return False
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in NOT_NOW
 
 
