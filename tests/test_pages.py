@@ -25,7 +25,7 @@ HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool"))
+    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
 
 
 @pytest.fixture

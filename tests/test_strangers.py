@@ -39,7 +39,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
 
 @pytest.fixture(scope="module")
 def client(warm: Spooler) -> FlaskClient:
-    return create_app(Settings(spool=warm.spool.root)).test_client()
+    return create_app(Settings(spool=warm.spool.root, cache=warm.spool.root.parent / "cache")).test_client()
 
 
 def png(size: tuple[int, int] = (64, 64)) -> bytes:

@@ -17,6 +17,7 @@ from spooler.mistakes import JobError, Mistake, show
 from spooler.pending import owner_of
 from spooler.settings import Settings
 from spooler.spool import Spool
+from webui.index import Index
 from webui.line import Line
 from webui.reports import Reports
 
@@ -41,6 +42,7 @@ class Office:
     spool: Spool
     reports: Reports
     line: Line
+    index: Index
     deny_list: DenyList
 
     def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:

@@ -54,6 +54,19 @@ _LIST = [
     {"name": "status", "in": "query", "schema": JobReport.model_json_schema()["properties"]["status"]},
     {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+    *(
+        {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told} Finished jobs only."}
+        for name, told in (
+            (
+                "cursor",
+                "`next_cursor` or `previous_cursor` of a page: it stays where it is while jobs arrive, as `offset` does not.",
+            ),
+            ("q", "Words, each the beginning of one in the prompt, id, owner or model."),
+            ("owner", "The owner, as given."),
+            ("model", "Name of the model that ran the job."),
+            ("batch", "Id of the batch that the job came in."),
+        )
+    ),
 ]
 _MULTIPART = {
     "type": "object",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +17,9 @@ from spooler.schedule import Waiting
 from spooler.spool import Spool
 from spooler.states import ENDS, State
 from spooler.status import Progress, SpoolerStatus
+from webui.index import Index
 from webui.line import Line, Standing
+from webui.search import ENDED, Ended, Search
 
 Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
 #: The folder is the state; these are the words that people see for it.
@@ -79,9 +82,12 @@ class JobList(BaseModel):
     """A page of jobs."""
 
     jobs: tuple[JobReport, ...]
-    total: int = Field(description="How many there are in all.")
+    total: int | None = Field(description="How many there are in all; null when that would take long to count.")
     offset: int
     limit: int
+    next_cursor: str | None = Field(None, description="`cursor` of the page with the older jobs; null: there is none.")
+    previous_cursor: str | None = Field(None, description="`cursor` of the page with the newer jobs.")
+    note: str | None = Field(None, description="A sentence when this is not all there is, for the index is being made.")
 
 
 class RejectedReport(BaseModel):
@@ -110,9 +116,10 @@ class ReadyReport(BaseModel):
 class Reports:
     """Reads one spool. Safe for many threads."""
 
-    def __init__(self, spool: Spool, line: Line):
+    def __init__(self, spool: Spool, line: Line, index: Index):
         self._spool = spool
         self._line = line
+        self._index = index
 
     def waiting(self) -> list[Waiting]:
         """The waiting jobs, the next to run first."""
@@ -124,6 +131,8 @@ class Reports:
             place = self._spool.find(job_id)
             if place is None:
                 return None
+            if place.state in ENDED:
+                self._index.note(place.id)  # whoever looks at it will look for it in the gallery next
             try:
                 return self.at(place)
             except FileNotFoundError:
@@ -133,13 +142,35 @@ class Reports:
         return None
 
     def jobs(self, state: State, offset: int = 0, limit: int = 50) -> tuple[list[JobReport], int]:
-        """One page of the jobs of a state and how many there are; those that came into it last are first."""
+        """One page of the jobs of a state that is no end, and how many there are; those that came into it last are first."""
         if state == "pending":
             line = self.waiting()
             places = [self._line.place(each) for each in line[offset : offset + limit]]
             return [report for place in places if (report := self._try(place))], len(line)
         places = self._spool.places(state)
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
+
+    def ended(
+        self, states: Sequence[Ended], wanted: Search | None = None, cursor: str | None = None, limit: int = 50, offset: int = 0
+    ) -> JobList:
+        """One page of finished jobs, the newest first. Raises JobError for a cursor that no page gave."""
+        self._index.glance()
+        page = self._index.page(states, wanted, cursor, limit, offset)
+        found = []
+        for place in page.places:
+            if report := self._try(place):
+                found.append(report)
+            else:
+                self._index.note(place.id)  # gone since
+        return JobList(
+            jobs=tuple(found),
+            total=page.total,
+            offset=offset,
+            limit=limit,
+            next_cursor=page.next_cursor,
+            previous_cursor=page.previous_cursor,
+            note=page.note,
+        )
 
     def at(self, place: Place) -> JobReport:
         """The report on a job that is at that place. Raises FileNotFoundError when it moved on."""
