@@ -185,16 +185,17 @@ class Pending:
 
     def _verify_some(self, now: float, end: float, rescan_s: float) -> None:
         """Look at every entry again, a slice at a time, and then rest so long that it takes little of all the time."""
-        started = time.perf_counter()
         if not self._backlog and not self._verify and now >= self._next_verify:
             self._verify.extend(self._known)
             self._verify_s = 0.0
+            self._next_verify = now + rescan_s
         if not self._verify:
             return
+        started = time.perf_counter()
         while self._verify and time.perf_counter() < end:
             self._look(self._verify.popleft(), now)
         self._verify_s += time.perf_counter() - started
-        self._next_verify = now + max(rescan_s, self._verify_s / LISTING_SHARE)
+        self._next_verify = max(self._next_verify, now + self._verify_s / LISTING_SHARE)
 
     def look_again(self, now: float) -> None:
         """Look at what is no job yet: it may have become one."""
