@@ -496,6 +496,9 @@ class Service:
             elif name := self.spool.reject_claimed(place, str(error)):
                 log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1])
             return
+        if (place.path / "hold").exists():  # somebody died who edited it
+            self.spool.give_back(place, "held")
+            return
         if (place.path / "cancel").exists():
             self._end(place, record.fail("cancelled", "Cancelled before it started."), "cancelled", now)
             return

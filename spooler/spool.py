@@ -31,7 +31,7 @@ from spooler.status import Progress, SpoolerStatus
 log = logging.getLogger(__name__)
 
 #: What stays when a claimed folder is made ready for another attempt.
-KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel"})
+KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
 
 CLAIM_LOCK_WAIT_S = 30.0
 
@@ -69,32 +69,40 @@ class Spool(Reader):
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
-    def submit(self, raw: bytes, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
+    def submit(
+        self,
+        raw: bytes,
+        wanted_id: str | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        to: Literal["pending", "held"] = "pending",
+    ) -> str:
         """Put a job's bytes into pending/ and return its id. When this returns, a power cut cannot take the job back.
 
         `inputs` are the pictures that it names; with them it is a folder. Raises TakenError when `wanted_id` exists; OSError
         when the disk will not have it, and then nothing is in pending/.
         """
         if inputs:
-            return self._submit_folder(raw, wanted_id, inputs)
+            return self._submit_folder(raw, wanted_id, inputs, to)
         draft = self.tmp / durable.unique_name()
         durable.write_new(draft, raw)
         try:
             # With a wanted id under the claim lock: else a job could be claimed between the look for the id and the link.
             with self.claim_lock() if wanted_id else contextlib.nullcontext():
-                job_id = self._link(draft, wanted_id)
+                job_id = self._link(draft, wanted_id, to)
             try:
-                durable.sync_folder(self.pending)  # only now is it durable, and only now may the caller say so
+                durable.sync_folder(self.root / to)  # only now is it durable, and only now may the caller say so
             except OSError:
                 # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
                 with contextlib.suppress(OSError):
-                    (self.pending / f"{job_id}.json").unlink()
+                    (self.root / to / f"{job_id}.json").unlink()
                 raise
         finally:
             _forget(draft)
         return job_id
 
-    def _submit_folder(self, raw: bytes, wanted_id: str | None, inputs: Mapping[str, bytes]) -> str:
+    def _submit_folder(
+        self, raw: bytes, wanted_id: str | None, inputs: Mapping[str, bytes], to: Literal["pending", "held"]
+    ) -> str:
         """As `submit`, by one rename of a folder, which cannot overwrite one that has a job in it."""
         draft = self.tmp / durable.unique_name()
         try:
@@ -109,40 +117,43 @@ class Spool(Reader):
                 if wanted_id and self.find_by_name(wanted_id):
                     raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
                 try:
-                    self.move("submit", draft, self.pending / job_id)
+                    self.move("submit", draft, self.root / to / job_id)
                 except durable.UnsyncedError:  # it is there, but was not acknowledged: take it back, if nobody has it yet
                     with contextlib.suppress(OSError):
-                        (self.pending / job_id).rename(draft)
+                        (self.root / to / job_id).rename(draft)
                     raise
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         return job_id
 
-    def _link(self, draft: Path, wanted_id: str | None) -> str:
-        """Link a draft into pending/ under a free id: link, for it fails where rename would overwrite."""
+    def _link(self, draft: Path, wanted_id: str | None, to: Literal["pending", "held"]) -> str:
+        """Link a draft into its folder under a free id: link, for it fails where rename would overwrite."""
         while True:
             job_id = wanted_id or new_id()
             try:
                 if wanted_id and self.find_by_name(wanted_id):
                     raise FileExistsError(wanted_id)
-                self.link_draft(draft, job_id)
+                self.link_draft(draft, job_id, to)
                 return job_id
             except FileExistsError:
                 if wanted_id:
                     raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.") from None
 
-    def link_draft(self, draft: Path, job_id: str) -> None:
+    def link_draft(self, draft: Path, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = self.pending / f"{job_id}.json"
+        target = self.root / to / f"{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
-    def claim(self, name: str, spooler: str) -> Place | None:
-        """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race."""
-        source = self.pending / name
+    def claim(self, name: str, spooler: str, state: Literal["pending", "held"] = "pending") -> Place | None:
+        """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
+
+        One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back.
+        """
+        source = self.root / state / name
         mine = self.claimed / spooler
         with self.claim_lock():
             job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
@@ -152,13 +163,18 @@ class Spool(Reader):
             try:
                 if source.suffix == ".json":
                     folder.mkdir()
+                    if state == "held":
+                        (folder / "hold").touch()
                     self.move("claim", source, folder / "job.json")
                     durable.sync_folder(mine)
                 else:
+                    if state == "held":
+                        (source / "hold").touch()
                     self.move("claim", source, folder)
             except OSError as error:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                if not durable.exists(folder / "job.json") and durable.exists(folder):
+                    with contextlib.suppress(OSError):
+                        self._discard(folder)
                 if isinstance(error, FileNotFoundError) and mine.is_dir():
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
                 raise
@@ -179,6 +195,7 @@ class Spool(Reader):
                         self.move("give back", place.path, target)
                     except FileNotFoundError:  # RACE: we were taken for dead, and another has it
                         return None
+                    _forget(target / "hold")
                     return Place(job_id, to, target)
         raise AssertionError("unreachable")
 

@@ -35,7 +35,7 @@ MOVES = (
     Move(
         "submit",
         ("tmp",),
-        ("pending",),
+        ("pending", "held"),
         "web app, command line, a spooler for a batch",
         False,
         "write `tmp/<unique>`, fsync · link to `pending/<id>.json` (taken: the next id) · fsync `pending/` · answer · unlink "
@@ -44,9 +44,9 @@ MOVES = (
     ),
     Move(
         "claim",
-        ("pending",),
+        ("pending", "held"),
         ("claimed",),
-        "a spooler, an editor",
+        "a spooler; an editor, also from `held/`",
         True,
         "choose an id that is free in `claimed/*`, `done/`, `failed/`, `cancelled/` · mkdir `claimed/<me>/<id>` · rename the "
         "file to `job.json` in it (a folder: one rename)",

@@ -1,0 +1,179 @@
+"""Verbs that change jobs: cancel, hold, release, retry, top, priority, pause, resume, star, edit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from spooler import edit
+from spooler.commands.common import DONE, MISSING, OTHERWISE, Verbs, add_json, add_spool, add_verb, missing, say_json, tell
+from spooler.job import Job
+from spooler.mistakes import JobError, Mistake, show
+from spooler.place import Place
+from spooler.spool import Spool
+from spooler.states import ENDS, State
+
+WORDS: dict[State, str] = {"pending": "waiting", "claimed": "running"}
+
+
+def add(verbs: Verbs) -> None:
+    for name, run, about in (
+        ("cancel", _cancel, "Cancel waiting jobs at once, running ones at their next step."),
+        ("hold", _hold, "Keep waiting jobs from being run."),
+        ("release", _release, "Let held jobs go on."),
+        ("retry", _retry, "Send failed or cancelled jobs back to the queue."),
+        ("top", _top, "Move waiting jobs to the top of the queue."),
+        ("star", _star, "Spare finished jobs from retention."),
+        ("unstar", _unstar, "Take the star away."),
+    ):
+        made = add_verb(verbs, name, run, about)
+        made.add_argument("id", nargs="+")
+        add_json(made)
+        add_spool(made)
+    priority = add_verb(verbs, "priority", _priority, "Give waiting jobs another priority than their own.")
+    priority.add_argument("priority", help="-100 to 100; `own` takes it back")
+    priority.add_argument("id", nargs="+")
+    add_json(priority)
+    add_spool(priority)
+    for name, run, about in (
+        ("pause", _pause, "Stop claiming; what runs is finished."),
+        ("resume", _resume, "Go on claiming."),
+    ):
+        add_spool(add_verb(verbs, name, run, about))
+    change = add_verb(verbs, "edit", _edit, "Find and replace in the waiting jobs' texts, or give their fields other values.")
+    change.add_argument("id", nargs="*", help="these jobs only")
+    change.add_argument("--find", metavar="REGEX", help="what to look for in the prompts")
+    change.add_argument("--replace", metavar="TEXT", default="", help="what to put there; \\1 is the first group")
+    change.add_argument("--field", action="append", metavar="NAME", help="another field to look in than the two prompts")
+    change.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a field's other value; null: its default"
+    )
+    change.add_argument("--dry-run", action="store_true", help="only tell what would be changed")
+    add_json(change)
+    add_spool(change)
+
+
+def _each(options: argparse.Namespace, act: Callable[[Spool, str], Place | None], wanted: tuple[State, ...]) -> int:
+    """Do it to each job; the worst of the exit statuses. `wanted` are the states that mean that it was done."""
+    spool, status, told = Spool(options.spool), DONE, []
+    for job_id in options.id:
+        place = act(spool, job_id)
+        told.append({"id": job_id, "state": place.state if place else None, "done": bool(place and place.state in wanted)})
+        if place is None:
+            status = max(status, missing(job_id) if not options.json else MISSING)
+        elif place.state not in wanted:
+            status = max(status, OTHERWISE)
+            if not options.json:
+                tell(f"nothing was done: {job_id} is {WORDS.get(place.state, place.state)}")
+        elif not options.json:
+            print(f"{place.id}: {WORDS.get(place.state, place.state)}")
+    if options.json:
+        say_json(told)
+    return status
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    return _each(options, lambda spool, job_id: spool.cancel(job_id), ("cancelled", "claimed"))
+
+
+def _hold(options: argparse.Namespace) -> int:
+    return _each(options, lambda spool, job_id: spool.hold(job_id), ("held",))
+
+
+def _release(options: argparse.Namespace) -> int:
+    return _each(options, lambda spool, job_id: spool.release(job_id), ("pending",))
+
+
+def _retry(options: argparse.Namespace) -> int:
+    def act(spool: Spool, job_id: str) -> Place | None:
+        place = spool.find(job_id)
+        if place and place.state in ("pending", "held", "claimed", "done"):
+            # Waiting already is not "sent back": told as it is.
+            return place if place.state != "pending" else Place(place.id, "held", place.path)
+        return spool.retry(job_id)
+
+    return _each(options, act, ("pending",))
+
+
+def _top(options: argparse.Namespace) -> int:
+    # The last one moved is the first: so from the back, for the order that was asked for.
+    options.id.reverse()
+    return _each(options, lambda spool, job_id: spool.set_priority(job_id, "top"), ("pending", "held"))
+
+
+def _priority(options: argparse.Namespace) -> int:
+    priority = None if options.priority == "own" else _number(options.priority)
+    return _each(options, lambda spool, job_id: spool.set_priority(job_id, priority), ("pending", "held"))
+
+
+def _number(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 1000
+    if not -100 <= number <= 100:
+        raise JobError(Mistake("priority", f"`priority` must be from -100 to 100, or own, but is {show(text)}."))
+    return number
+
+
+def _star(options: argparse.Namespace) -> int:
+    return _each(options, lambda spool, job_id: spool.star(job_id, True) or spool.find(job_id), ENDS)
+
+
+def _unstar(options: argparse.Namespace) -> int:
+    return _each(options, lambda spool, job_id: spool.star(job_id, False) or spool.find(job_id), ENDS)
+
+
+def _pause(options: argparse.Namespace) -> int:
+    Spool(options.spool).pause()
+    return DONE
+
+
+def _resume(options: argparse.Namespace) -> int:
+    Spool(options.spool).resume()
+    return DONE
+
+
+def _edit(options: argparse.Namespace) -> int:
+    spool = Spool(options.spool)
+    change = _change(options)
+    ids = frozenset(options.id) or None
+    edited = [each for _, each in edit.plan(spool, change, ids)] if options.dry_run else edit.apply(spool, change, ids)
+    if options.json:
+        told = [vars(each) | {"fields": {name: list(pair) for name, pair in each.fields.items()}} for each in edited]
+        say_json(told)
+        return DONE
+    for each in edited:
+        print(f"{each.id}: " + "; ".join(f"{name}: {show(a)} -> {show(b)}" for name, (a, b) in each.fields.items()))
+    tell(f"{len(edited)} jobs {'would be' if options.dry_run else 'were'} changed")
+    return DONE
+
+
+def _change(options: argparse.Namespace) -> edit.Change:
+    """The change that the options ask for. Raises JobError when they ask for none, or for nonsense."""
+    changes: list[edit.Change] = []
+    if options.find is not None:
+        changes.append(edit.replacing(options.find, options.replace, tuple(options.field or edit.TEXTS)))
+    if options.set:
+        changes.append(edit.setting(dict(_assignment(text) for text in options.set)))
+    if not changes:
+        raise JobError(Mistake("find", "`edit` needs `--find` or `--set`, but neither is given."))
+
+    def change(before: Job) -> Job:
+        for each in changes:
+            before = each(before)
+        return before
+
+    return change
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in Job.model_fields:
+        raise JobError(Mistake("set", f"`--set` must be a field of a job, `=`, and its value, but is {show(text)}."))
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,190 @@
+"""Verbs that submit and wait: submit, wait, replay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from spooler import job, settings
+from spooler.catalogue import merged
+from spooler.commands.common import (
+    DONE,
+    Verbs,
+    add_json,
+    add_spool,
+    add_verb,
+    missing,
+    say_json,
+    tell,
+)
+from spooler.ids import is_id
+from spooler.place import Place
+from spooler.spool import Spool, TakenError
+
+POLL_S = 0.1
+
+
+def add(verbs: Verbs) -> None:
+    submit = add_verb(verbs, "submit", _submit, "Put a job into the spool and print its id.")
+    submit.add_argument("prompt", help="what the picture shows; - reads a whole job file from standard input")
+    for name, row in job.json_schema()["properties"].items():
+        if name != "prompt":
+            submit.add_argument(settings.option(name), help=row["description"].replace("%", "%%"))
+    submit.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a picture that the job names; may be given again",
+    )
+    submit.add_argument("--id", help="the job's id instead of a made-up one")
+    submit.add_argument("--wait", action="store_true", help="wait until it is done and print where the pictures are")
+    add_spool(submit)
+    wait = add_verb(verbs, "wait", _wait, "Wait until jobs are done and print where their pictures are.")
+    wait.add_argument("id", nargs="+")
+    add_json(wait)
+    add_spool(wait)
+    replay = add_verb(verbs, "replay", _replay, "Run a finished job again from its record, and compare the pictures.")
+    replay.add_argument("id")
+    add_spool(replay)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    if options.id is not None and not is_id(options.id):
+        raise job.JobError(job.Mistake("id", f"`id` must be letters, digits, dots and dashes, but is {job.show(options.id)}."))
+    spool = Spool(options.spool)
+    spool.create()
+    raw = sys.stdin.buffer.read(job.MAX_BYTES + 1) if options.prompt == "-" else None
+    fields = job.parse_object(raw) if raw is not None else _fields(options)
+    inputs = {path.name: path.read_bytes() for path in options.input}
+    for name in ("image", "mask"):  # a path is this command's business; the job names the file alone
+        if isinstance(path := fields.get(name), str) and Path(path).is_file():
+            fields[name] = Path(path).name
+            inputs[fields[name]] = Path(path).read_bytes()
+        elif isinstance(path, str) and "/" in path:
+            raise job.JobError(job.Mistake(name, f"`{name}` must be a picture's file, but there is none at {job.show(path)}."))
+    order = job.from_fields(fields)
+    # What the spoolers of this spool have told of themselves; before any has, the spooler will look itself.
+    if (catalogue := merged([status.catalogue for status, _ in spool.spoolers()])).models:
+        catalogue.check(order)
+    if missing := [name for name in order.inputs if name not in inputs]:
+        raise job.JobError(job.Mistake("image", f"`{missing[0]}` must be given along: --input {missing[0]}"))
+    try:
+        job_id = spool.submit(job.encode(order), options.id, {name: inputs[name] for name in order.inputs})
+    except TakenError as error:
+        raise job.JobError(job.Mistake("id", str(error))) from error
+    if not options.wait:
+        print(job_id)
+        return 0
+    return _watch(spool, job_id)
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The job's fields from the command line, in JSON's types; what is no number is left for the rules to name."""
+    fields: dict[str, Any] = {"prompt": options.prompt}
+    for name, row in job.json_schema()["properties"].items():
+        text = getattr(options, name)
+        if name == "prompt" or text is None:
+            continue
+        kinds = [row.get("type"), *(each.get("type") for each in row.get("anyOf", ()))]
+        fields[name] = text
+        if "string" not in kinds or text.startswith("["):  # a list is a sweep
+            try:
+                fields[name] = json.loads(text)
+            except ValueError:
+                continue
+    return fields
+
+
+def _wait(options: argparse.Namespace) -> int:
+    spool, status, told = Spool(options.spool), DONE, []
+    for job_id in options.id:
+        status = max(status, _watch(spool, job_id, quiet=options.json))
+        place = spool.find(job_id)
+        record = spool.read_record(place) if place else None
+        files = [str(place.path / name) for name in sorted(record.files)] if place and record else []
+        told.append({"id": job_id, "state": place.state if place else None, "files": files})
+    if options.json:
+        say_json(told)
+    return status
+
+
+def _replay(options: argparse.Namespace) -> int:
+    """Submit the job again as it was run, seed and all, wait, and hold the pixel hashes of the two records side by side."""
+    spool = Spool(options.spool)
+    place = spool.find(options.id)
+    if place is None:
+        return missing(options.id)
+    record = spool.read_record(place)
+    if place.state != "done" or record is None or record.parameters is None:
+        tell(f"only a job that is done can be replayed, but this one is {place.state}")
+        return 1
+    inputs = {name: spool.input_file(place, name).read_bytes() for name in record.parameters.inputs}
+    again_id = spool.submit(job.encode(record.parameters), None, inputs)
+    tell(f"replaying {place.id} as {again_id}")
+    if status := _watch(spool, again_id, quiet=True):
+        return status
+    again_place = spool.find(again_id)
+    again = spool.read_record(again_place) if again_place else None
+    if again is None:
+        return missing(again_id)
+    if not all(image.pixels for image in (*record.images, *again.images)):
+        tell("a picture was withheld by a safety filter, so there are no pixels to compare")
+        return 1
+    same = [one.pixels == two.pixels for one, two in zip(record.images, again.images, strict=False)]
+    alike = len(record.images) == len(again.images) and all(same)
+    for number, (one, two) in enumerate(zip(record.images, again.images, strict=False)):
+        print(f"{one.file or number}: {'the same pixels' if same[number] else f'differs: {one.pixels} then, {two.pixels} now'}")
+    if not alike and record.engine and again.engine:
+        then, now = record.engine.model_dump(), again.engine.model_dump()
+        for name in ("model", "hash", "device_name", "precision", "versions", "memory", "rung"):
+            if then[name] != now[name]:
+                print(f"{name}: {then[name]} then, {now[name]} now")
+    return 0 if alike else 1
+
+
+def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
+    """Follow a job to its end, with a bar where there is a terminal to see it, and print where its pictures are."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(job_id, total=1.0)
+        place = spool.find(job_id)
+        while place and place.state in ("pending", "held", "claimed"):
+            _show_bar(spool, place, bar, task)
+            time.sleep(POLL_S)
+            place = spool.find(job_id)
+    if place is None:
+        if rejected := next((each for each in spool.rejected() if each.name in (job_id, f"{job_id}.json")), None):
+            tell(f"the job was set aside: {rejected.reason}")
+            return 1
+        return missing(job_id)
+    record = spool.read_record(place)
+    if place.state != "done":
+        reason = record.failure.reason if record and record.failure else "no reason is known"
+        tell(f"the job is {place.state}: {reason}")
+        return 1
+    for image in record.images if record and not quiet else ():
+        if image.file:
+            print(place.path / image.file)
+        elif image.flagged:
+            said = f"{image.flagged.layer}: {image.flagged.label}, score {image.flagged.score:.2f}"
+            tell(f"picture {image.index} was withheld by a safety filter ({said})")
+    if record and record.sheet and not quiet:
+        print(place.path / record.sheet)
+    return 0
+
+
+def _show_bar(spool: Spool, place: Place, bar: Progress, task: TaskID) -> None:
+    progress = spool.read_progress(place) if place.state == "claimed" else None
+    words = {"pending": "waiting", "held": "held", "claimed": "running"}[place.state]
+    if progress and progress.count > 1:
+        words += f", picture {min(progress.image + 1, progress.count)} of {progress.count}"
+    bar.update(task, description=f"{place.id} {words}", completed=progress.fraction if progress else 0.0)

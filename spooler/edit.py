@@ -1,0 +1,136 @@
+"""Changing jobs that wait: find and replace in their texts, or other values for their fields.
+
+A submitted job never changes by itself. Who edits it takes it out of the queue as a spooler does, by a claim, so that nobody
+can run it meanwhile; keeps what was submitted beside it (submitted.json); and gives it back. Killed in between, the job is
+claimed by a dead one, and recovery goes on with it, as it was or as it was to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spooler import durable, job
+from spooler.job import Job, from_fields
+from spooler.life import Life
+from spooler.mistakes import JobError, Mistake, show
+from spooler.place import Place
+from spooler.record import Record
+from spooler.spool import Spool, remove
+
+Change = Callable[[Job], Job]
+TEXTS = ("prompt", "negative_prompt")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A job that was changed, or would be: its id, where it waits, and what became of its fields (before, after)."""
+
+    id: str
+    state: Literal["pending", "held"]
+    fields: dict[str, tuple[Any, Any]]
+
+
+def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -> Change:
+    """The change that replaces what the regular expression finds. Raises JobError for one that is none."""
+    try:
+        compiled = re.compile(pattern)
+        re.sub(compiled, replacement, "")  # a group that is not there is told of now, not in the middle of the work
+    except (re.error, IndexError) as error:
+        rule = f"`find` must be a regular expression, but {show(pattern)} is none: {error}."
+        raise JobError(Mistake("find", rule)) from error
+
+    def change(before: Job) -> Job:
+        given = before.model_dump(exclude_unset=True)
+        for name in fields:
+            if isinstance(text := getattr(before, name), str):
+                after = compiled.sub(replacement, text)
+                if after != text:
+                    given[name] = after
+        return from_fields(given)
+
+    return change
+
+
+def setting(values: Mapping[str, Any]) -> Change:
+    """The change that gives fields other values; null takes a field out, so that it has its default."""
+
+    def change(before: Job) -> Job:
+        given = before.model_dump(exclude_unset=True) | dict(values)
+        return from_fields({name: value for name, value in given.items() if value is not None})
+
+    return change
+
+
+def plan(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> Iterator[tuple[Place, Edited]]:
+    """The waiting jobs that the change would change. Raises JobError, naming the job, for one that it would spoil."""
+    states: tuple[Literal["pending", "held"], ...] = ("pending", "held")
+    for state in states:
+        for place in spool.walk(state):
+            if ids is not None and place.id not in ids:
+                continue
+            try:
+                before = spool.read_job(place)
+            except (JobError, OSError):  # no job, or no longer here
+                continue
+            if fields := _differences(before, _changed(change, before, place.id)):
+                yield place, Edited(place.id, state, fields)
+
+
+def apply(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> list[Edited]:
+    """Change the waiting jobs. One that was claimed or taken away meanwhile is left as it is."""
+    todo = list(plan(spool, change, ids))  # all of them are tried before the first is touched
+    done: list[Edited] = []
+    with _claimer(spool) as me:
+        for place, edited in todo:
+            claimed = spool.claim(place.path.name, me, edited.state)
+            if claimed is None:
+                continue  # RACE: it is being run, or somebody took it away
+            try:
+                before = spool.read_job(claimed)
+                after = _changed(change, before, place.id)
+                if not durable.exists(claimed.path / "submitted.json"):
+                    durable.write_new(claimed.path / "submitted.json", claimed.job_file.read_bytes())
+                record = spool.read_record(claimed) or Record(id=claimed.id, queued=spool.queued_at(claimed))
+                durable.replace(claimed.path / "record.json", record.edit().encode())
+                durable.replace(claimed.job_file, job.encode(after))
+            finally:
+                back = spool.give_back(claimed, edited.state)
+            if back:
+                done.append(Edited(back.id, edited.state, edited.fields))
+    return done
+
+
+def _changed(change: Change, before: Job, job_id: str) -> Job:
+    try:
+        return change(before)
+    except JobError as error:
+        raise JobError(*(Mistake(each.field, f"Job {job_id!r}: {each.message}") for each in error.mistakes)) from error
+
+
+def _differences(before: Job, after: Job) -> dict[str, tuple[Any, Any]]:
+    return {
+        name: (getattr(before, name), getattr(after, name))
+        for name in type(before).model_fields
+        if getattr(before, name) != getattr(after, name)
+    }
+
+
+@contextmanager
+def _claimer(spool: Spool) -> Iterator[str]:
+    """A folder of claimed/ of our own, with its life lock, for as long as the work takes."""
+    name = f"edit-{re.sub('[^A-Za-z0-9-]+', '-', socket.gethostname())}-{os.getpid()}"
+    life = Life.begin(spool, name)
+    try:
+        yield name
+    finally:
+        life.end()
+        with contextlib.suppress(OSError):
+            if not any((spool.claimed / name).glob("*/job.json")):
+                remove(spool.claimed / name)
