@@ -171,7 +171,7 @@ class Engine:
         begun = time.perf_counter()
         name = self._residents.library.default
         rung = Rung(self._residents.configured(name), 1)
-        while short := self._too_much(name, rung):
+        while short := self._too_much(name):
             log.warning("model %s: out of memory at the start (%s)", name, short)
             devices.release(self._device)
             lower = rung.lower()
@@ -184,7 +184,7 @@ class Engine:
         self._note_memory()
         return self._facts(name, rung, time.perf_counter() - begun)
 
-    def _too_much(self, name: str, rung: Rung) -> str | None:
+    def _too_much(self, name: str) -> str | None:
         """Load the model and draw the warm-up picture; what was said when memory ran out over it, None when all went well."""
         try:
             model = self._residents.get(name)
