@@ -520,9 +520,9 @@ def steepest(picture: Picture) -> float:
     ("options", "why"),
     [
         (SafetyOptions(action="pass"), "must be withhold or blur, but is 'pass'"),
-        (SafetyOptions(threshold=0), "above 0 and at most 1, but is 0"),
-        (SafetyOptions(threshold=float("nan")), "above 0 and at most 1, but is nan"),
-        (SafetyOptions(threshold=50), "above 0 and at most 1, but is 50"),
+        (SafetyOptions(threshold=0), "^`--classifier-threshold` must be above 0 and at most 1, but is 0"),
+        (SafetyOptions(threshold=float("nan")), "^`--classifier-threshold` must be above 0 and at most 1, but is nan"),
+        (SafetyOptions(threshold=50), "^`--classifier-threshold` must be above 0 and at most 1, but is 50"),
     ],
 )
 def test_options_out_of_range_are_refused(options: SafetyOptions, why: str) -> None:

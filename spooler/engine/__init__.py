@@ -1,7 +1,9 @@
 """The engine: the only package that imports torch. One process, started by the spooler, ended when anything is in doubt.
 
 __main__.py     the process: from command line to worker
-worker.py       messages in, messages out: batches, the out-of-memory ladder, the files
+commands.py     what the spooler says, heard in mid-job
+worker.py       messages in, messages out: batches, the out-of-memory ladder
+album.py        a job's pictures on their way into its folder: filters, files, contact sheet
 draw.py         the kinds of work: from a job and its seeds to pictures
 model.py        one model in memory: its pipelines, samplers, LoRAs, embeddings
 residents.py    the models that are loaded, within what they may take

@@ -8,6 +8,7 @@ import sys
 import traceback
 
 from spooler import messages
+from spooler.engine.commands import Commands
 from spooler.library import ModelError, scan
 from spooler.settings import Settings
 
@@ -27,11 +28,11 @@ def main() -> int:
         return 2
 
     # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along.
+    commands = Commands(sys.stdin.buffer)
     try:
-        from spooler.engine.worker import Commands, Engine
+        from spooler.engine.worker import Engine
     except ImportError as error:
         return refuse(f"The engine's packages are not installed ({error}): pip install 'sdspool[engine]'.")
-    commands = Commands(sys.stdin.buffer)
 
     # 3. Confirm the device before anything is read; load once; let the filters say now if they cannot work.
     from spooler.engine.device import UnusableError

@@ -9,7 +9,6 @@ Each is the diffusers pipeline of that task, called with the job's parameters.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image as Picture
 
-from spooler.engine.model import Model, Task
+from spooler.engine.model import Model, Task, parameters
 from spooler.engine.upscale import Upscalers
 from spooler.job import Job
 
@@ -40,7 +39,7 @@ class Studio:
 
     models: Shelf
     upscalers: Upscalers
-    inputs: dict[str, Picture]  # RGB (a mask's: L), by the names that the job uses
+    inputs: dict[str, Picture]  # RGB, by the names that the job uses
     on_stage: Callable[[str, int], None]  # "denoise" or "upscale" begins, with its number of steps
     on_step: OnStep
     on_tile: Callable[[int, int], None]
@@ -73,8 +72,7 @@ def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
 
 def _txt2img(job: Job, seeds: list[int], studio: Studio) -> Any:
     # The first pass of a latent hires fix is not decoded.
-    latent = bool(job.hires and job.hires.upscaler == "Latent")
-    return _call(job, seeds, studio, "txt2img", output_type="latent" if latent else "pil")
+    return _call(job, seeds, studio, "txt2img", output_type="latent" if _latent_hires(job) else "pil")
 
 
 def _base_and_refiner(job: Job, seeds: list[int], studio: Studio) -> Any:
@@ -183,14 +181,14 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     model.dress(job)
     pipe = model.pipeline(task, tuple(control.model for control in job.controls), job.vae)
     model.set_sampler(pipe, job)
-    parameters = inspect.signature(type(pipe).__call__).parameters
+    known = parameters(pipe)
 
     # 1. The prompt, how strongly it steers, and where chance comes from: picture i is that of its own seed.
     arguments = model.encode(pipe, job) | model.guidance(pipe, job) | more
     arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds), "output_type": output_type}
     # On the CPU whatever the device is: the same seed draws the same noise everywhere.
     arguments["generator"] = generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    arguments |= {name: value for name, value in (("width", job.width), ("height", job.height)) if name in parameters}
+    arguments |= {name: value for name, value in (("width", job.width), ("height", job.height)) if name in known}
     if task == "txt2img" and model.is_unet:
         noise = model.noise(job, seeds)
         for generator in generators:  # as far on as if the pipeline had drawn the noise itself
@@ -199,12 +197,12 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     if job.controls:
         arguments |= _controls(job, studio, task)
     # PixArt and Sana would draw another size of a fixed list, and PixArt strip HTML with a package that is not needed.
-    arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in parameters}
+    arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known}
 
     # 2. A sign of life at each step, where the job can also be stopped.
-    steps = _expected_steps(job, more)
+    steps = _expected_steps(job.steps or 1, more)
     studio.on_stage("denoise", steps)
-    if "callback_on_step_end" in parameters:
+    if "callback_on_step_end" in known:
 
         def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             studio.on_step(index + 1, getattr(pipe, "num_timesteps", None) or steps, tensors.get("latents"), model)
@@ -236,9 +234,8 @@ def _controls(job: Job, studio: Studio, task: Task) -> dict[str, Any]:
     return {name: values if len(values) > 1 else values[0] for name, values in given.items()}
 
 
-def _expected_steps(job: Job, more: Mapping[str, Any]) -> int:
-    """How many steps the stage will take, for the progress bar; the pipeline knows better once it runs."""
-    steps = job.steps or 1
+def _expected_steps(steps: int, more: Mapping[str, Any]) -> int:
+    """How many of the steps a stage will take, for the progress bar; the pipeline knows better once it runs."""
     if "strength" in more:
         return max(1, int(steps * float(more["strength"])))
     if "denoising_end" in more:
@@ -250,7 +247,7 @@ def planned_steps(job: Job) -> int:
     """The denoising steps of all the job's stages."""
     if job.upscales_only:
         return 1
-    steps = _expected_steps(job, {"strength": job.strength} if job.image else {})
+    steps = _expected_steps(job.steps or 1, {"strength": job.strength} if job.image else {})
     if job.hires and not job.image:
-        steps += max(1, int((job.hires.steps or job.steps or 1) * job.hires.strength))
+        steps += _expected_steps(job.hires.steps or job.steps or 1, {"strength": job.hires.strength})
     return steps

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -284,7 +285,7 @@ class Model:
             if self.family.name == "qwen-image" and guidance:
                 negative_prompt = negative_prompt or " "  # without one its pipeline takes no notice of the guidance
             given = {"prompt": prompt}
-            if negative_prompt and "negative_prompt" in _parameters(pipe):
+            if negative_prompt and "negative_prompt" in parameters(pipe):
                 given["negative_prompt"] = negative_prompt
             return given
         for name, token in self._embeddings.items():
@@ -314,7 +315,7 @@ class Model:
     def guidance(self, pipe: Any, job: Job) -> dict[str, Any]:
         """The job's guidance_scale under the pipeline's own name for it."""
         name = "true_cfg_scale" if self.family.name == "qwen-image" else "guidance_scale"
-        return {name: job.guidance_scale} if name in _parameters(pipe) else {}
+        return {name: job.guidance_scale} if name in parameters(pipe) else {}
 
     def noise(self, job: Job, seeds: list[int]) -> torch.Tensor:
         """The first latents for each seed, (len(seeds), channels, height/8, width/8), unscaled, on the CPU.
@@ -350,7 +351,6 @@ def slerp(part: float, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     return (torch.sin((1 - part) * angle) * low + torch.sin(part * angle) * high) / torch.sin(angle)
 
 
-def _parameters(pipe: Any) -> dict[str, Any]:
-    import inspect
-
-    return cast(dict[str, Any], inspect.signature(type(pipe).__call__).parameters)
+def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """What the pipeline may be called with, by name."""
+    return inspect.signature(type(pipe).__call__).parameters

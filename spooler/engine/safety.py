@@ -216,7 +216,7 @@ class Safety:
         if options.action not in ACTIONS:
             raise SafetyError(f"The action must be withhold or blur, but is {options.action!r}.")
         if not 0 < options.threshold <= 1:
-            raise SafetyError(f"The threshold must be above 0 and at most 1, but is {options.threshold}.")
+            raise SafetyError(f"`--classifier-threshold` must be above 0 and at most 1, but is {options.threshold}.")
         layers: list[Layer] = []
         if options.checker:
             if model_folder is None:

@@ -1,27 +1,26 @@
-"""Messages in, messages out, one job at a time: batches, the out-of-memory ladder, the files."""
+"""Messages in, messages out, one job at a time: batches and the out-of-memory ladder."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 import os
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import IO, Any
 
 import torch
 from PIL.Image import Image as Picture
-from PIL.PngImagePlugin import PngInfo
 
-from spooler import messages, pictures, sheet
+from spooler import messages, pictures
 from spooler.engine import device as devices
 from spooler.engine import draw
+from spooler.engine.album import Album, positions
+from spooler.engine.commands import Commands
 from spooler.engine.device import UnusableError
 from spooler.engine.memory import Fits, Rung
 from spooler.engine.model import Model
@@ -29,56 +28,22 @@ from spooler.engine.preview import Previews
 from spooler.engine.residents import Residents
 from spooler.engine.safety import Safety, SafetyError, SafetyOptions
 from spooler.engine.upscale import UpscalerError, Upscalers
-from spooler.infotext import infotext
 from spooler.job import Job
 from spooler.library import Library
 from spooler.messages import FromEngine
-from spooler.record import EngineFacts, Flag, Image, Timings
+from spooler.record import EngineFacts, Timings
 from spooler.settings import Settings
 from spooler.status import Phase
 
 log = logging.getLogger(__name__)
 
-#: Pixels of finished pictures that may wait to be written.
-FILES_PIXELS = 100_000_000
 #: Between signs of life while a job runs; more would only fill the pipe.
 SIGN_S = 0.05
-#: zlib's fastest: a third of the time of the default for a file a tenth larger (docs/benchmarks.md).
-PNG_LEVEL = 1
 WARM_UP = Job(
     prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
 )
 #: Errors of a job's own making or of the libraries: they end the job, not the process.
 JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
-
-
-class Commands:
-    """What the spooler says, read by a thread of its own so that a cancel is heard in mid-job."""
-
-    def __init__(self, stdin: IO[bytes]):
-        self.runs: SimpleQueue[messages.Run | None] = SimpleQueue()
-        self.stopped = False
-        self._cancelled: set[str] = set()
-        threading.Thread(target=self._listen, args=(stdin,), name="spooler listener", daemon=True).start()
-
-    def unwanted(self, job_id: str) -> bool:
-        """Whether the job should end at its next step."""
-        return self.stopped or job_id in self._cancelled
-
-    def _listen(self, stdin: IO[bytes]) -> None:
-        for line in stdin:
-            match messages.to_engine.validate_json(line):
-                case messages.Run() as run:
-                    self._cancelled.discard(run.id)
-                    self.runs.put(run)
-                case messages.Cancel(id=job_id):
-                    self._cancelled.add(job_id)
-                case messages.Stop():
-                    self.stopped = True
-                    self.runs.put(None)
-                    return
-        # The spooler is dead. Whatever runs here now would be published by nobody, and its GPU is wanted by the next.
-        os._exit(0)
 
 
 class UnwantedError(Exception):
@@ -171,7 +136,7 @@ class Engine:
         begun = time.perf_counter()
         name = self._residents.library.default
         rung = Rung(self._residents.configured(name), 1)
-        while short := self._too_much(name, rung):
+        while short := self._too_much(name):
             log.warning("model %s: out of memory at the start (%s)", name, short)
             devices.release(self._device)
             lower = rung.lower()
@@ -184,7 +149,7 @@ class Engine:
         self._note_memory()
         return self._facts(name, rung, time.perf_counter() - begun)
 
-    def _too_much(self, name: str, rung: Rung) -> str | None:
+    def _too_much(self, name: str) -> str | None:
         """Load the model and draw the warm-up picture; what was said when memory ran out over it, None when all went well."""
         try:
             model = self._residents.get(name)
@@ -237,33 +202,22 @@ class Engine:
             # Where nothing was painted on a mask, nothing is to be repainted.
             ground = "black" if name in masks else "white"
             work.inputs[name] = pictures.read(work.folder / "inputs" / name, ground)
-        written: list[Future[sheet.Cell | None]] = []
-        try:
-            for cell, at in zip(run.cells, _positions(run), strict=True):
+        with Album(run, self._safety, self._files, self._send, self._hash_of) as album:
+            for cell, at in zip(run.cells, positions(run), strict=True):
                 seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
                 while seeds:
                     drawn = self._batch(work, cell, seeds)
-                    self._wait_for_files(written, drawn)
-                    written += [
-                        self._files.submit(self._keep, work, cell, seed, work.image + offset, at, picture)
-                        for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False))
-                    ]
+                    self._wait_for_files(album, drawn[0].size)
+                    for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False)):
+                        album.add(cell, seed, work.image + offset, at, picture)
                     work.image += len(drawn)
                     seeds = seeds[len(drawn) :]
-            begun = time.perf_counter()
-            kept = [found for future in written if (found := future.result())]
-            work.clock.encode += time.perf_counter() - begun
-        finally:
-            # Whatever the end is, nobody writes into the folder after it was told: the spooler publishes it then.
-            for future in written:
-                future.cancel()
-            wait(written)
-        return self._sheet(work, kept) if run.job.sweep else None
+            sheet_name = album.finish()
+        work.clock.encode += album.encode_s
+        return sheet_name
 
-    def _wait_for_files(self, written: list[Future[sheet.Cell | None]], drawn: list[Picture]) -> None:
-        """Let the files catch up, so that large finished pictures do not pile up in memory."""
-        at_once = max(2, FILES_PIXELS // max(1, drawn[0].width * drawn[0].height))
-        while sum(not each.done() for each in written) > at_once:
+    def _wait_for_files(self, album: Album, size: tuple[int, int]) -> None:
+        while album.is_behind(size):
             self._check_wanted()
             self._sign("encode", self._work.planned if self._work else 0)
             time.sleep(0.02)
@@ -272,7 +226,7 @@ class Engine:
         """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
         count = min(len(seeds), self._settings.batch)
         top = Rung(self._residents.configured(cell.model), count)
-        model_hash = self._residents.hashes.of(self._residents.entry(cell.model))
+        model_hash = self._hash_of(cell.model)
         width, height = cell.width or 0, cell.height or 0
         key = Fits.key(devices.name(self._device), model_hash, width, height, count, top)
         rung = work.rungs.get(cell.model) or self._fits.start(key, top)
@@ -347,45 +301,12 @@ class Engine:
         if self._work and self._work.run.id:
             self._sign("load", 0, always=True)
 
+    def _hash_of(self, name: str) -> str:
+        return self._residents.hashes.of(self._residents.entry(name))
+
     def _check_wanted(self) -> None:
         if self._work and self._commands.unwanted(self._work.run.id):
             raise UnwantedError
-
-    # -- files, off the device's thread ---------------------------------------------------------------------------------------
-
-    def _keep(self, work: Work, cell: Job, seed: int, index: int, at: tuple[int, ...], picture: Picture) -> sheet.Cell | None:
-        """Let the filters see a picture, and write what they leave of it. Returns it for the contact sheet."""
-        shown, verdict = self._safety.check(picture)
-        flag = None
-        if verdict:
-            flag = Flag(**vars(verdict), action="blur" if shown else "withhold")
-            log.warning("job %s: picture %d flagged by %s: %s %.2f", work.run.id, index, flag.layer, flag.label, flag.score)
-        name = f"{index}.png" if shown else ""
-        digest = None
-        if shown:
-            shown = shown.convert("RGB")
-            digest = hashlib.sha256(shown.tobytes()).hexdigest()
-            model = self._residents.entry(cell.model)
-            facts = (cell.model, self._residents.hashes.of(model))
-            _save(shown, work.folder / name, infotext(cell, seed, *facts))
-        size = {"width": picture.width, "height": picture.height}
-        image = Image(file=name, index=index, seed=seed, **size, pixels=digest, cell=at, flagged=flag)
-        self._send(messages.ImageDone(id=work.run.id, image=image))
-        if not (shown and work.run.job.sweep):
-            return None
-        small = shown.copy()
-        small.thumbnail((512, 512))
-        return sheet.Cell(small, at)
-
-    def _sheet(self, work: Work, cells: list[sheet.Cell]) -> str | None:
-        axes = [sheet.Axis(field, tuple(_label(value) for value in values)) for field, values in work.run.job.sweep.items()]
-        try:
-            made = sheet.contact_sheet(cells, axes)
-        except ValueError as error:  # more columns than a sheet can show: the pictures are there all the same
-            log.warning("job %s: no contact sheet: %s", work.run.id, error)
-            return None
-        _save(made, work.folder / "sheet.png", None)
-        return "sheet.png"
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
@@ -482,36 +403,3 @@ class _Shelf:
         model.on_decode = self._engine.on_decode
         model.on_decoded = lambda seconds: setattr(clock, "decode", clock.decode + seconds)
         return model
-
-
-def _positions(run: messages.Run) -> list[tuple[int, ...]]:
-    """Where each cell sits on the axes, in the order of `Job.cells`: the first axis changes fastest."""
-    sizes = [len(values) for values in run.job.sweep.values()]
-    positions = []
-    for number in range(len(run.cells)):
-        at = []
-        for size in sizes:
-            number, index = divmod(number, size)
-            at.append(index)
-        positions.append(tuple(at))
-    return positions
-
-
-def _label(value: Any) -> Any:
-    """A swept value as the sheet shows it: objects by what is in them."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
-    if isinstance(value, list):
-        return "; ".join(str(_label(each)) for each in value) or "none"
-    return "none" if value is None else value
-
-
-def _save(picture: Picture, path: Path, text: str | None) -> None:
-    """Write a PNG under a name that nobody takes for a picture until it is whole."""
-    info = PngInfo()
-    if text:
-        # A1111's key and form, which other tools read; Pillow writes iTXt where Latin-1 does not do.
-        info.add_text("parameters", text)
-    draft = path.with_name(f".{path.name}")
-    picture.save(draft, format="PNG", pnginfo=info, compress_level=PNG_LEVEL)
-    draft.replace(path)
