@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.direct import Direct
 from bench.shape_checker import look
-from spooler import models, samplers
+from spooler import library, samplers
 from tools.drawings import Drawing
 
 #: The checker's size (share of the picture's side) to the word for it.
@@ -29,7 +29,7 @@ TARGETS = {"background": 98, "colour": 95, "shape": 90}
 
 
 def main() -> int:
-    card = models.read(models.DEMO, "demo").card
+    card = library.read(library.DEMO, "demo").card
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--steps", type=int, default=card.steps)

@@ -16,10 +16,11 @@ from typing import Any
 from PIL import Image
 from PIL.Image import Image as Picture
 
-from spooler import messages, models
+from spooler import messages
+from spooler.catalogue import resolve_all
 from spooler.engine.worker import Engine
 from spooler.job import Job, from_fields
-from spooler.models import resolve
+from spooler.library import scan
 from spooler.record import EngineFacts
 from spooler.settings import Settings
 
@@ -47,7 +48,7 @@ class Direct:
         given = {"models": self.scratch / "models", "cache": self.scratch / "cache", "device": "cpu"} | settings
         options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         self.settings = Settings.parse(options, "direct", env={})
-        self.library = models.scan(self.settings.models, self.settings.model)
+        self.library = scan(self.settings.models, self.settings.model)
         self.catalogue = self.library.catalogue()
         self._out = io.BytesIO()
         self.engine = Engine.make(self.settings, self.library, Nobody(), self._out)  # type: ignore[arg-type]
@@ -63,13 +64,11 @@ class Direct:
         (folder / "inputs").mkdir(parents=True)
         for name, picture in (inputs or {}).items():
             picture.save(folder / "inputs" / name)
-        start = (inputs or {})[job.image].size if job.image else None
-        parameters, *cells = [
-            resolve(each, self.catalogue.card(each.model) or self.catalogue.models[0], 3, start) for each in (job, *job.cells())
-        ]
+        sizes = {name: picture.size for name, picture in (inputs or {}).items()}
+        parameters, cells = resolve_all(job, self.catalogue, 3, sizes)
         self._out.seek(0)
         self._out.truncate()
-        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=tuple(cells))
+        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=cells)
         self.ended = self.engine.run(run)
         self.said = [messages.from_engine.validate_json(line) for line in self._out.getvalue().splitlines()]
         return folder

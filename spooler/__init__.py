@@ -9,7 +9,8 @@ The way of the data, which is also the order to read the files in:
     prompt.py     weights, BREAK and LoRAs in a prompt's text
     samplers.py   the samplers and schedules that a job may name
     families.py   what each family of models can do
-    models.py     the models that a job may name, their defaults, what may be laid over them
+    catalogue.py  the models that a job may name, their defaults, what may be laid over them: the rules
+    library.py    those that lie on this machine, and their files
     checkpoint.py what a safetensors file tells of itself
     pictures.py   pictures that come along with a job
     denylist.py   what no prompt may have
@@ -26,7 +27,10 @@ The way of the data, which is also the order to read the files in:
     service.py    the spooler: claims, feeds the engine, publishes, recovers
     child.py      the spooler's handle on the engine's process
     engine/       the only package that imports torch: prompt in, pictures out
-    infotext.py   the text inside each picture that other tools read
+    infotext.py   the text inside each picture that other tools read, written and read back
+    png.py        the texts in a PNG, and whether all its bytes are there
+    csv_table.py  a table of jobs, as spreadsheets write it
+    batch_file.py a dropped file of several jobs: .jsonl, .csv, .txt, .png
     sheet.py      the contact sheet of a sweep
     cli.py        the command `sdspool`
     doctor.py     `sdspool doctor`: what this machine can do, and what to change

@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spooler import doctor, job, settings
-from spooler.models import merged
+from spooler.catalogue import merged
+from spooler.ids import ID
+from spooler.place import Place
 from spooler.settings import Settings
-from spooler.spool import ID, Place, Spool, SpoolError, TakenError
+from spooler.spool import Spool, SpoolError, TakenError
 
 POLL_S = 0.1
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import psutil
 
-from spooler import durable, models, mounts
+from spooler import durable, mounts
 from spooler.denylist import DenyList, DenyListError
-from spooler.models import ModelError
+from spooler.library import ModelError, scan
 from spooler.settings import Settings
-from spooler.spool import FOLDERS
+from spooler.states import FOLDERS
 
 Level = Literal["good", "note", "bad"]
 MARKS: dict[Level, str] = {"good": "ok  ", "note": "note", "bad": "BAD "}
@@ -108,7 +108,7 @@ def _packages(facts: dict[str, Any] | str) -> list[Finding]:
 
 def _models(settings: Settings, facts: dict[str, Any] | str) -> list[Finding]:
     try:
-        library = models.scan(settings.models, settings.model)
+        library = scan(settings.models, settings.model)
     except ModelError as error:
         return [Finding("bad", "models", str(error), "Give --model another model, or mend this one.")]
     findings = []

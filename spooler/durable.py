@@ -13,8 +13,22 @@ import stat
 from pathlib import Path
 
 
+class UnsyncedError(OSError):
+    """What was written or moved is there, but the disk would not promise to keep it: met by whoever must write it anew."""
+
+
 class UnreadableError(OSError):
     """Something under a job's name that is no ordinary readable file: met by whoever drops a folder, a FIFO or a link."""
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name, a dangling link too. Only "no such entry" is a no: an I/O error is raised, for
+    whoever takes it for a no gives a name away twice."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def unique_name() -> str:
@@ -40,11 +54,23 @@ def write_new(path: Path, data: bytes) -> None:
         raise
 
 
+def write_new_if_missing(path: Path, data: bytes) -> None:
+    """As `write_new`, with the folder's entry; a file that is there already is left as it is."""
+    with contextlib.suppress(FileExistsError):
+        write_new(path, data)
+    sync_folder(path.parent)
+
+
 def replace(path: Path, data: bytes) -> None:
     """Write the file anew; a reader and a crash see the old bytes or the new ones."""
     draft = path.with_name(f".{path.name}.{unique_name()}")
     write_new(draft, data)
-    draft.replace(path)
+    try:
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
     sync_folder(path.parent)
 
 
@@ -56,9 +82,12 @@ def replace_lightly(path: Path, data: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Have the disk keep a file that somebody else wrote. Raises UnsyncedError when it will not: write another."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        raise UnsyncedError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(fd)
 
@@ -75,16 +104,36 @@ def rename(source: Path, target: Path) -> None:
     """Rename onto a name that only the caller can own, and have both folders remember it.
 
     NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
-    source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race).
+    source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the
+    move was done but may not outlive a power cut.
     """
     try:
         os.rename(source, target)  # noqa: PTH104 - the spool's calls are the system's own
     except OSError:
-        if os.path.lexists(source) or not os.path.lexists(target):
+        if exists(source) or not exists(target):
             raise
-    sync_folder(target.parent)
-    if source.parent != target.parent:
-        sync_folder(source.parent)
+    try:
+        sync_folder(target.parent)
+        if source.parent != target.parent:
+            sync_folder(source.parent)
+    except OSError as error:
+        raise UnsyncedError(error.errno, error.strerror, str(target)) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """Link a file to a new name, which must not exist: raises FileExistsError when it does.
+
+    As with `rename`, a lost reply of NFS may make an error of a link that was made: the inodes decide.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        try:
+            same = os.path.samestat(source.lstat(), target.lstat())
+        except OSError:
+            raise error from None
+        if not same:
+            raise
 
 
 def read_small(path: Path, max_bytes: int) -> bytes:

@@ -22,11 +22,11 @@ from pydantic_core import PydanticCustomError
 
 from spooler import moments, samplers
 from spooler import prompt as prompts
+from spooler.mistakes import MAX_MISTAKES, sentence
 from spooler.mistakes import IncompleteError as IncompleteError
 from spooler.mistakes import JobError as JobError
 from spooler.mistakes import Mistake as Mistake
 from spooler.mistakes import did_you_mean as did_you_mean
-from spooler.mistakes import sentence
 from spooler.mistakes import show as show
 from spooler.strict_json import MAX_BYTES as MAX_BYTES
 from spooler.strict_json import parse_object as parse_object
@@ -397,7 +397,10 @@ def from_fields(given: dict[str, Any]) -> Job:
     try:
         job = Job.model_validate(fields)
     except ValidationError as error:
-        mistakes += [sentence(detail, NAMES, PART_NAMES) for detail in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        mistakes += [sentence(detail, NAMES, PART_NAMES) for detail in found[:MAX_MISTAKES]]
+        if len(found) > MAX_MISTAKES:
+            mistakes.append(Mistake("", f"There are {len(found) - MAX_MISTAKES} more mistakes, not told."))
         if "prompt" not in fields and not {"image", "upscale"} <= set(fields):  # pydantic looks at that last
             mistakes += [] if NO_PROMPT in map(str, mistakes) else [Mistake("prompt", NO_PROMPT)]
         raise JobError(*mistakes) from error

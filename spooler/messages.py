@@ -102,6 +102,7 @@ class Failed(_Message):
     details: str = ""
     facts: EngineFacts | None = None
     grown_bytes: int = 0
+    no_room: bool = Field(False, description="Whether the disk was full: the job is tried again when there is room.")
     fatal: bool = Field(False, description="Whether the process is of no more use: it ends now.")
 
 

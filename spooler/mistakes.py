@@ -10,6 +10,9 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+#: Sentences about one job. Who makes more mistakes is no person, and each costs time.
+MAX_MISTAKES = 100
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -61,10 +64,12 @@ def sentence(detail: ErrorDetails, fields: Sequence[str], parts: Sequence[str]) 
     rule = rule.replace("a finite number", "a finite number, not NaN or infinity")
     if kind == "string_too_long":
         return Mistake(name, f"`{name}` {rule}, but has {len(value)}.")
+    if kind == "too_long":
+        return Mistake(name, f"`{name}` must have at most {detail['ctx']['max_length']} items, but has {len(value)}.")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         rule = "must be an object, {...}"
     if kind == "list_type":
-        rule = "must be a list of ids" if name == "after" else "must be a list of objects, [{...}]"
+        rule = "must be a list of " + {"after": "ids", "sweep": "values"}.get(str(detail["loc"][0]), "objects, [{...}]")
     if kind == "literal_error":
         rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
     return Mistake(name, f"`{name}` {rule}, but is {show(value)}.")

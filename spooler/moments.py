@@ -19,6 +19,11 @@ def read(text: str) -> datetime:
         raise ValueError("a time must be between the years 1 and 9999 in UTC") from error
 
 
+def seconds(text: str) -> float:
+    """The moment in seconds since 1970. Raises as `read`."""
+    return read(text).timestamp()
+
+
 def _moment(value: str) -> str:
     read(value)
     return value

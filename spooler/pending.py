@@ -1,101 +1,333 @@
-"""What waits in pending/, kept in memory: files that have not changed since the last scan are not read again."""
+"""What waits in pending/, kept in memory: names that a hint brought are looked at, the rest only when it may have changed.
+
+Three looks, each cheaper than the next: the names that events told of; a listing of names, when the folder's own time changed;
+and, slowly and in slices, every entry again, for what no event and no listing tells. A call of `refresh` does as much of this
+as it is given time for, so that a hundred thousand files never hold up the next claim.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import pwd
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
-from spooler import durable, pictures
+from spooler import durable, gate, pictures, schedule
+from spooler.ids import ID, clean_id
 from spooler.job import Job
 from spooler.mistakes import IncompleteError, JobError, Mistake
+from spooler.moments import seconds
+from spooler.place import Place
+from spooler.reader import PRIORITY, Reader
 from spooler.schedule import Waiting
-from spooler.spool import Place, Spool, clean_id
 
-#: Device-independent identity of a file's content as far as a look from outside tells: inode, size, modification time.
+#: Identity of a file's content as far as a look from outside tells: inode, size, modification time.
 Signature = tuple[int, int, int]
-
-
 UNSEEN: Signature = (0, 0, 0)
 
+#: A dropped file that holds many jobs, or a picture that tells of one.
+SOURCES = (".jsonl", ".csv", ".txt", ".png")
+OVERRIDES = ".overrides.json"
+#: Names that others give to what is not finished: editors, browsers, scp and rsync clients, sync tools.
+_UNFINISHED = ("~", "#", ".tmp", ".part", ".partial", ".filepart", ".swp", ".swx", ".crdownload", ".download")
 
-@dataclass(frozen=True)
+#: A listing may take this part of the time, so that a deep folder is listed less often.
+LISTING_SHARE = 0.05
+#: A folder's time has some grain: what comes within it after a listing is found by one more.
+GRAIN_S = 0.05
+#: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
+REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a look at a job's content adds: whether this spooler can run it, and how much work it is (megapixel-steps)."""
+
+    mine: bool = True
+    work: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """Something in pending/ that is no job: for good, or perhaps not yet (a copy that is still arriving)."""
 
     path: Path
     reason: str
     final: bool
+    since: float  # monotonic seconds since when it has not changed
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dropped file of many jobs. It has no end that could be seen in its bytes: `whole` when it came by a rename."""
+
+    path: Path
+    since: float
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A side file with another priority for a job."""
+
+    job_id: str
+    priority: int | None
+    top: int
     since: float
 
 
-class Pending:
-    """The index of pending/. Not thread-safe: each scan is one call from one thread."""
+Found = Waiting | Suspect | Source | Side
 
-    def __init__(self, spool: Spool, decode: bool = True):
-        """`decode`: whether the pictures of jobs are looked at too, which takes its time."""
+
+class Pending:
+    """The index of pending/. Not thread-safe."""
+
+    def __init__(
+        self,
+        spool: Reader,
+        judge: Callable[[Job], Judged] = lambda job: Judged(),
+        decode: bool = True,
+        owner_cap: int = 0,
+        polling: Callable[[], bool] = lambda: False,
+    ):
+        """`judge` looks at each new job and raises JobError for one that is to be refused; `decode`: whether the pictures of
+        jobs are looked at too, which takes its time; `polling`: whether the folder's own time is not to be believed."""
         self._spool = spool
+        self._judge = judge
         self._decode = decode
-        self._seen: dict[str, tuple[Signature, Waiting | Suspect]] = {}
+        self._polling = polling
+        self._known: dict[str, tuple[Signature, Found]] = {}
+        self.queue = schedule.Queue(owner_cap)  # what may run now, as far as the folder tells
+        self.gated: dict[str, Waiting] = {}  # what has a condition, and was not let through yet
+        self._odd: dict[str, Suspect | Source] = {}
+        self._sides: dict[str, Side] = {}
+        self._by_id: dict[str, str] = {}  # id -> name, of those whose name is not plainly <id>.json
+        self._hints: dict[str, bool] = {}  # name -> whether it arrived whole
+        self._backlog: deque[str] = deque()  # new names of the last listing
+        self._verify: deque[str] = deque()  # names to be looked at again
+        self._arrivals = 0
+        self._left: OrderedDict[str, int] = OrderedDict()  # id -> arrival
+        self._folder: tuple[int, int] | None = None  # inode and time of pending/ at the last listing
+        self._confirm_at: float | None = None
+        self._next_listing = self._next_verify = float("-inf")
+        self._verify_s = 0.0
+
+    # -- what there is -------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self.queue) + len(self.gated)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every name of the last listing has been looked at."""
+        return self._folder is not None and not self._backlog
 
     @property
     def waiting(self) -> list[Waiting]:
-        return [found for _, found in self._seen.values() if isinstance(found, Waiting)]
+        return [*self.queue, *self.gated.values()]
 
     @property
     def suspects(self) -> list[Suspect]:
-        return [found for _, found in self._seen.values() if isinstance(found, Suspect)]
+        return [each for each in self._odd.values() if isinstance(each, Suspect)]
 
-    def scan(self, now: float) -> None:
-        """Bring the index up to date with the folder. `now` is monotonic seconds."""
-        before, self._seen = self._seen, {}
+    @property
+    def sources(self) -> list[Source]:
+        return [each for each in self._odd.values() if isinstance(each, Source)]
+
+    def place(self, waiting: Waiting) -> Place:
+        return Place(waiting.id, "pending", self._spool.pending / waiting.name, is_folder=waiting.is_folder)
+
+    def get(self, job_id: str) -> Waiting | None:
+        """The waiting job of that id, as far as the index knows."""
+        for name in (f"{job_id}.json", job_id, self._by_id.get(job_id, "")):
+            if name in self._known and isinstance(found := self._known[name][1], Waiting):
+                return found
+        return None
+
+    # -- keeping up ----------------------------------------------------------------------------------------------------------
+
+    def hint(self, name: str, whole: bool = False) -> None:
+        """An entry of that name came or changed. `whole`: by a rename or a link, so it will not grow."""
+        self._hints[name] = whole or self._hints.get(name, False)
+
+    def distrust(self) -> None:
+        """Something happened that no name tells of: list the folder, whatever its time says."""
+        self._folder = None
+        self._next_listing = float("-inf")
+
+    def due(self, now: float, rescan_s: float) -> float:
+        """When `refresh` has something to do, monotonic seconds."""
+        if self._hints or self._backlog or self._verify:
+            return now
+        due = min(self._next_verify, now + rescan_s)
+        return due if self._confirm_at is None else min(due, max(self._confirm_at, self._next_listing))
+
+    def refresh(self, now: float, budget_s: float = float("inf"), rescan_s: float = 0.0) -> bool:
+        """Bring the index nearer to the folder; returns whether it is there. `now` is monotonic seconds.
+
+        `budget_s` bounds the work in seconds, `rescan_s` is the time between two looks at every single entry.
+        """
+        end = time.perf_counter() + budget_s
+        hints, self._hints = self._hints, {}
+        for name, whole in hints.items():
+            self._look(name, now, whole)
+        self._list_if_changed(now, rescan_s)
+        while self._backlog and time.perf_counter() < end:
+            self._look(self._backlog.popleft(), now)
+        self._verify_some(now, end, rescan_s)
+        return not self._backlog
+
+    def _verify_some(self, now: float, end: float, rescan_s: float) -> None:
+        """Look at every entry again, a slice at a time, and then rest so long that it takes little of all the time."""
+        if not self._backlog and not self._verify and now >= self._next_verify:
+            self._verify.extend(self._known)
+            self._verify_s = 0.0
+            self._next_verify = now + rescan_s
+        if not self._verify:
+            return
+        started = time.perf_counter()
+        while self._verify and time.perf_counter() < end:
+            self._look(self._verify.popleft(), now)
+        self._verify_s += time.perf_counter() - started
+        self._next_verify = max(self._next_verify, now + self._verify_s / LISTING_SHARE)
+
+    def look_again(self, now: float) -> None:
+        """Look at what is no job yet: it may have become one."""
+        for name in list(self._odd):
+            self._look(name, now)
+
+    def forget(self, name: str) -> None:
+        """Drop one that was claimed or set aside, without waiting until a look notices."""
+        if name in self._known:
+            self._drop(name)
+
+    def patient(self, suspect: Suspect | Source, now: float) -> None:
+        """Let one that seemed abandoned have its time once more: somebody still writes to it."""
+        signature = self._known[suspect.path.name][0]
+        self._put(suspect.path.name, signature, replace(suspect, since=now))
+
+    def let_through(self, waiting: Waiting) -> None:
+        """Its condition is met: it may run."""
+        if self.gated.pop(waiting.name, None):
+            self.queue.add(waiting)
+
+    def _list_if_changed(self, now: float, rescan_s: float) -> None:
+        if now < self._next_listing:
+            return
+        info = self._spool.pending.stat()
+        changed = self._folder != (info.st_ino, info.st_mtime_ns) or self._polling()
+        confirm = self._confirm_at is not None and now >= self._confirm_at
+        if not (changed or confirm or now >= self._next_verify):
+            return
+        started = time.perf_counter()
+        self._list(now)
+        self._folder = (info.st_ino, info.st_mtime_ns)  # as it was before: what came meanwhile is found by the next one
+        self._confirm_at = now + GRAIN_S if changed else None
+        self._next_listing = now + (time.perf_counter() - started) / LISTING_SHARE
+
+    def _list(self, now: float) -> None:
+        """Compare the names in the folder with those that are known."""
+        there: set[str] = set()
+        new: list[tuple[int, str]] = []
         with os.scandir(self._spool.pending) as entries:
             for entry in entries:
-                if _is_candidate(entry):
+                there.add(entry.name)
+                if entry.name not in self._known and kind_of(entry.name, partial(_is_dir, entry)):
                     try:
-                        self._look(entry.name, Path(entry.path), before, now)
-                    except FileNotFoundError:  # RACE: taken away since the listing
-                        continue
-                    except OSError as error:  # one that cannot be looked at must not hide the others
-                        self._seen[entry.name] = (UNSEEN, self._unseen(Path(entry.path), error, before, now))
+                        new.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+                    except OSError:  # gone, or not to be looked at: the look itself will say which
+                        new.append((0, entry.name))
+        for name in [name for name in self._known if name not in there]:
+            self._look(name, now)  # a listing may miss what is renamed meanwhile (C7): ask for the name itself
+        waiting = set(self._backlog)
+        self._backlog.extend(name for _, name in sorted(new) if name not in waiting)
 
-    def _unseen(
-        self, path: Path, error: OSError, before: dict[str, tuple[Signature, Waiting | Suspect]], now: float
-    ) -> Suspect:
-        known = before.get(path.name)
-        since = known[1].since if known and isinstance(known[1], Suspect) else now
-        return Suspect(path, f"A job must be readable, but: {error.strerror or error}.", final=False, since=since)
+    # -- one entry -----------------------------------------------------------------------------------------------------------
 
-    def forget(self, waiting: Waiting) -> None:
-        """Drop one that was claimed, without waiting for the next scan to notice."""
-        self._seen.pop(waiting.place.path.name, None)
-
-    def _look(self, name: str, path: Path, before: dict[str, tuple[Signature, Waiting | Suspect]], now: float) -> None:
-        place = Place(clean_id(name), "pending", path, is_folder=path.suffix != ".json")
-        signature = _signature(place)
-        known = before.get(name)
-        if known and known[0] == signature:
-            self._seen[name] = known
+    def _look(self, name: str, now: float, whole: bool = False) -> None:
+        path = self._spool.pending / name
+        known = self._known.get(name)
+        kind = kind_of(name, lambda: path.is_dir() and not path.is_symlink())
+        if kind is None:
             return
+        since = known[1].since if known and isinstance(known[1], Suspect | Source | Side) else now
+        try:
+            if kind == "job":
+                signature, found = self._look_at_job(name, path, known, now)
+            else:
+                info = path.lstat()
+                signature = (info.st_ino, info.st_size, info.st_mtime_ns)
+                if known and known[0] == signature and not whole:
+                    return
+                found = Source(path, now, whole) if kind == "source" else _side(path, info, now)
+        except FileNotFoundError:  # RACE: taken away since the listing
+            if known:
+                self._left[clean_id(name)] = known[1].arrival if isinstance(known[1], Waiting) else 0
+                while len(self._left) > REMEMBERED:
+                    self._left.popitem(last=False)
+                self._drop(name)
+            return
+        except OSError as error:  # one that cannot be looked at must not hide the others
+            reason = f"A job must be readable, but: {error.strerror or error}."
+            signature, found = UNSEEN, Suspect(path, reason, final=False, since=since)
+        if not known or known[1] is not found:
+            self._put(name, signature, found)
+
+    def _look_at_job(self, name: str, path: Path, known: tuple[Signature, Found] | None, now: float) -> tuple[Signature, Found]:
+        is_folder = path.suffix != ".json"
+        place = Place(clean_id(name), "pending", path, is_folder=is_folder)
+        signature = _signature(place)
+        if known and known[0] == signature and not (isinstance(known[1], Waiting) and not known[1].mine):
+            return known
+        found: Found
         try:
             job = self._spool.read_job(place)
-            found: Waiting | Suspect = Waiting(place, job, place.job_file.lstat().st_mtime, seen=now)
+            found = self._waiting(place, name, job)
             if problem := self._inputs_problem(place, job):
                 # Perhaps still on its way: a copy of a folder brings the files one by one.
-                found = Suspect(path, problem, final=not place.is_folder, since=now)
-            if _signature(place) != signature:  # it changed while it was read: look again at the next scan
+                found = Suspect(path, problem, final=not is_folder, since=now)
+            if _signature(place) != signature:  # it changed while it was read: look again
                 signature = UNSEEN
         except IncompleteError as error:
             found = Suspect(path, str(error), final=False, since=now)
         except (JobError, durable.UnreadableError) as error:
             found = Suspect(path, _lines(error), final=True, since=now)
-        except PermissionError as error:
-            found = Suspect(path, f"A job must be readable, but: {error.strerror}.", final=False, since=now)
         except FileNotFoundError:
-            if not place.is_folder or not path.is_dir():
+            if not is_folder or not path.is_dir():
                 raise
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
-        self._seen[name] = (signature, found)
+        return signature, found
+
+    def _waiting(self, place: Place, name: str, job: Job) -> Waiting:
+        """The light entry of a job; raises JobError when it is refused."""
+        judged = self._judge(job)
+        known = self._known.get(name)
+        if known and isinstance(known[1], Waiting):
+            arrival = known[1].arrival
+        elif not (arrival := self._left.pop(place.id, 0)):
+            self._arrivals += 1
+            arrival = self._arrivals
+        side = self._sides.get(place.id)
+        return Waiting(
+            name=name,
+            is_folder=place.is_folder,
+            arrival=arrival,
+            owner=job.owner or owner_of(place.job_file.lstat().st_uid),
+            priority=job.priority if side is None or side.priority is None else side.priority,
+            model=job.model,
+            top=side.top if side else 0,
+            work=judged.work,
+            not_before=seconds(job.not_before) if job.not_before else None,
+            expires_at=seconds(job.expires_at) if job.expires_at else None,
+            after=tuple(job.after),
+            mine=judged.mine,
+        )
 
     def _inputs_problem(self, place: Place, job: Job) -> str | None:
         """What is wrong with the pictures that the job names; None when all are there and whole."""
@@ -115,12 +347,93 @@ class Pending:
                 return str(error)
         return None
 
+    # -- the books ---------------------------------------------------------------------------------------------------------
 
-def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    """Names that may be jobs: *.json of whatever kind, and folders. The rest are others' temporary names."""
-    if entry.name.startswith((".", "~", "._")):
+    def _put(self, name: str, signature: Signature, found: Found) -> None:
+        self._drop(name)
+        self._known[name] = (signature, found)
+        match found:
+            case Waiting():
+                if name not in (f"{found.id}.json", found.id):
+                    self._by_id[found.id] = name
+                if gate.is_conditional(found) or not found.mine:
+                    self.gated[name] = found
+                else:
+                    self.queue.add(found)
+            case Side():
+                self._sides[found.job_id] = found
+                self._rank_anew(found.job_id)
+            case _:
+                self._odd[name] = found
+
+    def _drop(self, name: str) -> None:
+        known = self._known.pop(name, None)
+        if known is None:
+            return
+        self.queue.remove(name)
+        self.gated.pop(name, None)
+        self._odd.pop(name, None)
+        if isinstance(known[1], Side):
+            self._sides.pop(known[1].job_id, None)
+            self._rank_anew(known[1].job_id)
+        elif self._by_id.get(clean_id(name)) == name:
+            del self._by_id[clean_id(name)]
+
+    def _rank_anew(self, job_id: str) -> None:
+        """A side file came or went: read the job again, for its own priority is not kept."""
+        if waiting := self.get(job_id):
+            self._known[waiting.name] = (UNSEEN, waiting)
+            self._hints.setdefault(waiting.name, False)
+
+    def orphans(self, now: float, grace_s: float) -> Iterable[str]:
+        """Names of side files whose job is not here, for longer than `grace_s` seconds."""
+        return [f"{s.job_id}{PRIORITY}" for s in self._sides.values() if now - s.since > grace_s and not self.get(s.job_id)]
+
+
+def kind_of(name: str, is_folder: Callable[[], bool]) -> Literal["job", "source", "side"] | None:
+    """What an entry of pending/ may be by its name; None for others' temporary names and files that are nobody's job."""
+    if name.startswith((".", "~", "#")) or name.lower().endswith(_UNFINISHED):
+        return None
+    if name.endswith(OVERRIDES):
+        return None
+    if name.endswith(".json"):
+        return "job"
+    if name.endswith(PRIORITY):
+        return "side" if ID.fullmatch(name.removesuffix(PRIORITY)) else None
+    if name.lower().endswith(SOURCES):
+        return "source"
+    return "job" if is_folder() else None
+
+
+@lru_cache(256)
+def owner_of(uid: int) -> str:
+    """The user name of a file's owner; its number where it has no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
         return False
-    return entry.name.endswith(".json") or entry.is_dir(follow_symlinks=False)
+
+
+def _side(path: Path, info: os.stat_result, now: float) -> Side:
+    """What a side file says; one that says nothing of use changes nothing."""
+    job_id = path.name.removesuffix(PRIORITY)
+    try:
+        text = durable.read_small(path, 32).decode().strip()
+    except (UnicodeDecodeError, durable.UnreadableError):
+        return Side(job_id, None, 0, now)
+    if text == "top":
+        return Side(job_id, None, max(1, info.st_mtime_ns), now)
+    try:
+        return Side(job_id, max(-100, min(100, int(text))), 0, now)
+    except ValueError:
+        return Side(job_id, None, 0, now)
 
 
 def _signature(place: Place) -> Signature:

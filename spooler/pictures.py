@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
 import struct
@@ -10,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Image as Picture
@@ -45,6 +48,11 @@ def check(path: Path) -> tuple[int, int]:
     return read(path).size
 
 
+def check_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """The width and height of a picture, not yet a file, that decodes whole. Raises InputError, which calls it `name`."""
+    return _whole(_begun(io.BytesIO(data), len(data), name), name, "white").size
+
+
 def size(path: Path) -> tuple[int, int]:
     """The width and height that the file tells, turned as its camera says. Raises InputError, or FileNotFoundError."""
     with _opened(path) as image:
@@ -54,7 +62,13 @@ def size(path: Path) -> tuple[int, int]:
 
 def read(path: Path, ground: str = "white") -> Picture:
     """The picture in RGB, upright; what was transparent is of the colour `ground`. Raises InputError, or FileNotFoundError."""
-    with _opened(path) as image, warnings.catch_warnings():
+    with _opened(path) as image:
+        return _whole(image, path.name, ground)
+
+
+def _whole(image: Picture, name: str, ground: str) -> Picture:
+    """All pixels decoded, in RGB and upright. Raises InputError."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Pillow can read all the same
         try:
             image.load()
@@ -67,7 +81,7 @@ def read(path: Path, ground: str = "white") -> Picture:
                 return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
             return upright.convert("RGB")
         except (*DAMAGED, MemoryError) as error:
-            raise InputError(f"`{path.name}` must be a whole picture, but cannot be decoded: {error}.") from error
+            raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: {error}.") from error
 
 
 def _orientation(image: Picture) -> int:
@@ -83,35 +97,39 @@ def _orientation(image: Picture) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Picture]:
-    """The picture, its pixels counted and none of them decoded yet. Raises InputError, or FileNotFoundError."""
+    """The picture of the file, as `_begun` has it. Raises InputError, or FileNotFoundError."""
     # Never through a link, never waiting for the writer of a FIFO.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES):
+            raise  # gone, or an error of the disk's that may pass: nothing is wrong with the picture
         raise InputError(f"`{path.name}` must be an ordinary file: {error.strerror}.") from error
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         os.close(fd)
         raise InputError(f"`{path.name}` must be an ordinary file, but is a folder, FIFO or device.")
     with os.fdopen(fd, "rb") as file:  # Pillow closes only what it has opened itself
-        length = info.st_size
-        if length > MAX_FILE_BYTES:
-            raise InputError(f"`{path.name}` must have at most {MAX_FILE_BYTES >> 20} MiB, but has {length / (1 << 20):.1f}.")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the pixels are counted right below
-                image = Image.open(file, formats=FORMATS)
-        except (UnidentifiedImageError, *DAMAGED, Image.DecompressionBombError) as error:
-            raise InputError(f"`{path.name}` must be a PNG, JPEG or WebP picture, but is none that can be read.") from error
-        if image.format == "JPEG":
-            # Each scan of a progressive JPEG may go over all pixels again in a few bytes: a small file can take hours.
-            file.seek(0)
-            if (scans := file.read().count(b"\xff\xda")) > MAX_SCANS:
-                raise InputError(f"`{path.name}` must be a JPEG of at most {MAX_SCANS} scans, but has {scans}.")
-            file.seek(0)
-        if image.width * image.height > MAX_PIXELS:
-            limit = MAX_PIXELS // 1_000_000
-            raise InputError(f"`{path.name}` must have at most {limit} million pixels, but has {image.width}x{image.height}.")
-        yield image
+        yield _begun(file, info.st_size, path.name)
+
+
+def _begun(file: IO[bytes], length: int, name: str) -> Picture:
+    """The picture in a file of that many bytes, its pixels counted and none of them decoded yet. Raises InputError."""
+    if length > MAX_FILE_BYTES:
+        raise InputError(f"`{name}` must have at most {MAX_FILE_BYTES >> 20} MiB, but has {length / (1 << 20):.1f}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the pixels are counted right below
+            image = Image.open(file, formats=FORMATS)
+    except (UnidentifiedImageError, *DAMAGED, Image.DecompressionBombError) as error:
+        raise InputError(f"`{name}` must be a PNG, JPEG or WebP picture, but is none that can be read.") from error
+    if image.format == "JPEG":
+        # Each scan of a progressive JPEG may go over all pixels again in a few bytes: a small file can take hours.
+        file.seek(0)
+        if (scans := file.read().count(b"\xff\xda")) > MAX_SCANS:
+            raise InputError(f"`{name}` must be a JPEG of at most {MAX_SCANS} scans, but has {scans}.")
+        file.seek(0)
+    if image.width * image.height > MAX_PIXELS:
+        limit = MAX_PIXELS // 1_000_000
+        raise InputError(f"`{name}` must have at most {limit} million pixels, but has {image.width}x{image.height}.")
+    return image

@@ -12,6 +12,7 @@ A bracket that was never opened, or a `:1.3)` with no bracket to close, is text.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -114,6 +115,21 @@ def extract_loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:
         return ""
 
     return _LORA.sub(take, prompt), loras
+
+
+def written(name: str, text: str) -> bool:
+    """Whether the text has the name of an embedding as a word of its own."""
+    return _word(name).search(text) is not None
+
+
+def spelled(text: str, name: str, token: str) -> str:
+    """The text with the name of an embedding replaced by its token."""
+    return _word(name).sub(lambda match: token, text)
+
+
+@functools.cache
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
 
 
 def _chunks(pieces: list[tuple[str | None, float]]) -> list[list[Fragment]]:

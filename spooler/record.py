@@ -25,12 +25,14 @@ class Attempt(_Part):
     number: int
     started: Moment
     ended: Moment | None = None
-    outcome: str | None = Field(None, description='"done", "stopped" (the spooler was told to stop), or why it ended.')
+    outcome: str | None = Field(
+        None, description='"done", "stopped" (the spooler was told to stop), "no-room" (the disk was full), or why it ended.'
+    )
 
     @property
     def counts(self) -> bool:
-        """Whether it uses up one of the job's attempts: all do but those that the operator stopped."""
-        return self.outcome != "stopped"
+        """Whether it uses up one of the job's attempts: all do but those that the operator or a full disk stopped."""
+        return self.outcome not in ("stopped", "no-room")
 
 
 class Flag(_Part):
@@ -104,12 +106,18 @@ class Record(_Part):
     completed: Moment | None = None
     attempts: tuple[Attempt, ...] = ()
     retried: tuple[Moment, ...] = Field((), description="When somebody sent the failed job back to the queue.")
+    edited: tuple[Moment, ...] = Field((), description="When somebody changed the waiting job; submitted.json is as it came.")
     parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
     engine: EngineFacts | None = None
     images: tuple[Image, ...] = ()
     sheet: str | None = Field(None, description="File of a sweep's contact sheet.")
     timings: Timings = Timings()
     failure: Failure | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """Names of the files that it lists: the pictures and the contact sheet."""
+        return {name for name in (*(image.file for image in self.images), self.sheet) if name}
 
     @property
     def attempts_used(self) -> int:
@@ -164,8 +172,15 @@ class Record(_Part):
         record = self.end_attempt(code)
         return record._with(completed=utc_now(), failure=failure, engine=engine or record.engine)
 
+    def published_as(self, job_id: str) -> Record:
+        """The record under the id that the job is shown by."""
+        return self if job_id == self.id else self._with(id=job_id)
+
     def retry(self) -> Record:
         return self._with(retried=(*self.retried, utc_now()), completed=None)
+
+    def edit(self) -> Record:
+        return self._with(edited=(*self.edited, utc_now()))
 
     def encode(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"

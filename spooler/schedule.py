@@ -1,60 +1,188 @@
-"""What is next on the GPU. Pure functions: the order of the waiting jobs, and the one to take now."""
+"""What is next on the GPU: the order of the waiting jobs (`order`, to be shown) and the one to take now (`Queue.pick`).
+
+Rank first (moved to the top, then the priority); within it the owners take turns, the one served longest ago first; within an
+owner first come, first served. A job for the loaded model may go before that order, within a bound. An owner's jobs beyond the
+cap come into the line as the earlier ones leave it, and cannot be raised. No file is touched here, and no clock is read.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
-from spooler.job import Job
-from spooler.spool import Place
+from spooler.ids import clean_id
+
+#: (arrival, number that makes it unique, job)
+_Heap = list[tuple[int, int, "Waiting"]]
+#: Higher is sooner: when it was moved to the top (0: it was not), then the priority.
+Rank = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """A valid job in pending/.
+    """A valid job in pending/: only what the schedule needs, for there may be a hundred thousand.
 
-    `arrival` orders the jobs among themselves (seconds, the file system's clock); `seen` is when this process first saw it
-    (monotonic seconds): no host's clock is ever held against another's.
+    `arrival` numbers the jobs as this process saw them come; those found at a start by the times of their files, which are held
+    against each other and never against a clock. `not_before` and `expires_at` are seconds since 1970.
     """
 
-    place: Place
-    job: Job
-    arrival: float
-    seen: float
+    name: str  # of the entry in pending/
+    is_folder: bool
+    arrival: int
+    owner: str = ""
+    priority: int = 0
+    model: str = ""
+    top: int = 0
+    work: float = 1.0  # megapixel-steps, for estimates
+    not_before: float | None = None
+    expires_at: float | None = None
+    after: tuple[str, ...] = ()
+    mine: bool = True  # whether this spooler has what it takes
+
+    @property
+    def id(self) -> str:
+        return clean_id(self.name)
+
+    @property
+    def rank(self) -> Rank:
+        return (self.top, self.priority)
 
 
-def order(waiting: Iterable[Waiting], last_turn: Mapping[str, int] | None = None) -> list[Waiting]:
+def order(waiting: Iterable[Waiting], last_turn: Mapping[str, int] | None = None, owner_cap: int = 0) -> list[Waiting]:
     """The jobs in the order in which they will run, as far as known now.
 
-    Priority first; then the owners take turns, the one served longest ago first (`last_turn`: owner to the number of its last
-    turn, none for one never served); then first come, first served.
+    `last_turn`: owner to the number of its last turn, none for one never served; `owner_cap`: jobs of an owner that take part
+    in the order, 0 for all.
     """
     turns = last_turn or {}
-    by_arrival = sorted(waiting, key=lambda each: (each.arrival, each.place.id))
-    seen: Counter[tuple[int, str]] = Counter()
+    of_owner: Counter[str] = Counter()
+    of_lane: Counter[tuple[Rank, str]] = Counter()
+    first_of_lane: dict[tuple[Rank, str], int] = {}
     ranked = []
-    for each in by_arrival:
-        lane = (each.job.priority, each.job.owner)
-        # An owner's k-th job of a priority waits for every other owner's first k.
-        ranked.append((-each.job.priority, seen[lane], turns.get(each.job.owner, -1), each.arrival, each.place.id, each))
-        seen[lane] += 1
-    return [row[-1] for row in sorted(ranked, key=lambda row: row[:-1])]
+    for each in sorted(waiting, key=lambda each: each.arrival):
+        within = not owner_cap or of_owner[each.owner] < owner_cap
+        rank = each.rank if within else _rank_beyond(each)
+        lane = (rank, each.owner)
+        first = first_of_lane.setdefault(lane, each.arrival)
+        # An owner's k-th job of a rank waits for every other owner's first k; the turns stay in the order of the first round.
+        key = (-rank[0], -rank[1], of_lane[lane], turns.get(each.owner, -1), first, each.arrival)
+        ranked.append((key, each))
+        of_owner[each.owner] += 1
+        of_lane[lane] += 1
+    return [each for _, each in sorted(ranked, key=lambda row: row[0])]
 
 
-def pick(
-    waiting: Iterable[Waiting], last_turn: Mapping[str, int], loaded: str, default: str, now: float, overtake_s: float
-) -> Waiting | None:
-    """The job to run now; None when none waits.
+def _rank_beyond(job: Waiting) -> Rank:
+    """The rank of a job that came when its owner had as many waiting as allowed: no place at the top, no raised priority."""
+    return (0, min(0, job.priority))
 
-    A job for the loaded model may overtake others of its priority, which saves loading back and forth, until the one that is
-    overtaken has waited `overtake_s` seconds. `default` is the model of a job that names none; `now` is monotonic seconds.
-    """
-    line = order(waiting, last_turn)
-    if not line:
+
+class Queue:
+    """The jobs that may run now, so kept that picking one costs the same however many wait."""
+
+    def __init__(self, owner_cap: int = 0):
+        """`owner_cap`: waiting jobs of one owner that take part in the order; 0: all of them."""
+        self._cap = owner_cap
+        self._jobs: dict[str, Waiting] = {}
+        self._beyond: dict[str, _Heap] = defaultdict(list)  # by owner
+        self._is_beyond: set[str] = set()
+        self._count: Counter[str] = Counter()  # owner -> jobs within the cap
+        # By rank, owner, model. What has left is dropped from a heap when it comes to its top.
+        self._lanes: dict[Rank, dict[str, dict[str, _Heap]]] = {}
+        self._pushes = count()
+        self._passed_since: dict[str, float] = {}  # when a job was first overtaken, monotonic seconds
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._jobs
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._jobs.values())
+
+    def add(self, job: Waiting) -> None:
+        """Add a job, in the place of the one of that name."""
+        self.remove(job.name)
+        self._jobs[job.name] = job
+        if self._cap and self._count[job.owner] >= self._cap:
+            self._is_beyond.add(job.name)
+            heapq.heappush(self._beyond[job.owner], (job.arrival, next(self._pushes), job))
+        else:
+            self._enter(job, job.rank)
+
+    def remove(self, name: str) -> None:
+        """Take a job out, if it is there."""
+        job = self._jobs.pop(name, None)
+        if job is None:
+            return
+        self._passed_since.pop(name, None)
+        if name in self._is_beyond:
+            self._is_beyond.discard(name)
+            return
+        self._count[job.owner] -= 1
+        if (following := self._first(self._beyond.get(job.owner, []), beyond=True)) is not None:
+            self._is_beyond.discard(following.name)
+            self._enter(following, _rank_beyond(following))
+
+    def _enter(self, job: Waiting, rank: Rank) -> None:
+        self._count[job.owner] += 1
+        lane = self._lanes.setdefault(rank, {}).setdefault(job.owner, {}).setdefault(job.model, [])
+        heapq.heappush(lane, (job.arrival, next(self._pushes), job))
+
+    def _first(self, heap: _Heap, beyond: bool = False) -> Waiting | None:
+        """The heap's first job that is still there, as it was when it was put in."""
+        while heap:
+            job = heap[0][2]
+            if self._jobs.get(job.name) is job and (job.name in self._is_beyond) == beyond:
+                return job
+            heapq.heappop(heap)
         return None
-    head = line[0]
-    if now - head.seen < overtake_s:
-        same = (each for each in line if each.job.priority == head.job.priority and (each.job.model or default) == loaded)
-        return next(same, head)
-    return head
+
+    def pick(
+        self,
+        last_turn: Mapping[str, int],
+        loaded: str,
+        default: str,
+        now: float,
+        overtake_s: float,
+        busy_owners: Collection[str] = (),
+    ) -> Waiting | None:
+        """The job to run now; None when none may. It stays in the queue until it is removed.
+
+        A job for the loaded model may overtake others of its rank, which saves loading back and forth, until the one at the
+        head has been overtaken for `overtake_s` seconds. `default` is the model of a job that names none; `now` is monotonic
+        seconds; `busy_owners` have as many jobs running as they may.
+        """
+
+        def turn(job: Waiting) -> tuple[int, int]:
+            return (last_turn.get(job.owner, -1), job.arrival)
+
+        for rank in sorted(self._lanes, reverse=True):
+            owners = self._lanes[rank]
+            heads: list[Waiting] = []
+            warm: list[Waiting] = []
+            for owner in list(owners):
+                firsts = []
+                for model in list(owners[owner]):
+                    if job := self._first(owners[owner][model]):
+                        firsts.append(job)
+                    else:
+                        del owners[owner][model]
+                if not firsts:
+                    del owners[owner]
+                elif owner not in busy_owners:
+                    heads.append(min(firsts, key=lambda job: job.arrival))
+                    fitting = [job for job in firsts if (job.model or default) == loaded]
+                    warm += [min(fitting, key=lambda job: job.arrival)] if fitting else []
+            if not owners:
+                del self._lanes[rank]
+            if not heads:
+                continue
+            head = min(heads, key=turn)
+            may_pass = bool(warm) and now - self._passed_since.setdefault(head.name, now) < overtake_s
+            return min(warm, key=turn) if may_pass else head
+        return None

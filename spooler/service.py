@@ -13,71 +13,57 @@ import secrets
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from statistics import median
 from typing import Literal
 
 from filelock import Timeout
 
-from spooler import messages, models, pictures, schedule
+from spooler import estimate, gate, library, messages, mounts, pictures
+from spooler.catalogue import Catalogue, resolve_all
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
-from spooler.durable import UnreadableError
+from spooler.doorman import Doorman
+from spooler.durable import UnreadableError, UnsyncedError
 from spooler.job import MAX_SEED, Job
+from spooler.life import Life
 from spooler.mistakes import JobError
-from spooler.models import Catalogue
-from spooler.pending import Pending
-from spooler.record import EngineFacts, Image, Record, Timings, utc_now
+from spooler.pending import Judged, Pending, owner_of
+from spooler.place import Place
+from spooler.record import EngineFacts, Record, Timings, utc_now
+from spooler.running import Running
 from spooler.settings import Settings
-from spooler.spool import LIFE_LOCK_WAIT_S, Place, Spool, SpoolError
+from spooler.spool import Spool, SpoolError
+from spooler.states import End, State
 from spooler.status import Progress, SpoolerStatus
-from spooler.watch import Watch
+from spooler.warden import Warden
+from spooler.watch import Hint, Watch
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
 PROGRESS_S = 0.2
 RECOVER_S = 10.0
-STOP_WAIT_S = 10.0
-#: Starts of the engine that may fail in a row before only one a minute is tried.
-FAILED_STARTS = 3
-FAILED_START_WAIT_S = 60.0
 POLL_S = 1.0
+#: Owners whose last turns are told in spooler.json.
+TOLD_OWNERS = 100
+#: Seconds of one turn that may go into looking at pending/: a claim never waits longer for it.
+LOOK_S = 0.2
+#: On a network file system a copy may stall for as long as its caches last (N5).
+NETWORK_GRACE_S = 60.0
 
-#: What will be otherwise when somebody has made room, or the share is back: to be tried again, not to be given up.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
+PASSING = NO_ROOM | {
+    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
+}
 #: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
 STALL_STEPS = 20
 
-End = Literal["done", "failed", "cancelled"]
-
-
-@dataclass
-class Running:
-    """A job that the engine has. `outcome` is set when it ended; then it is published, again and again if the disk is full."""
-
-    place: Place
-    record: Record
-    last_sign: float
-    progress: Progress
-    progress_written: float = 0.0
-    images: list[Image] = field(default_factory=list)
-    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    cancelling: bool = False
-    outcome: End | None = None
-
-    @property
-    def median_step_s(self) -> float:
-        """Seconds of its usual denoising step, as far as seen."""
-        return median(self.step_seconds) if self.step_seconds else 0.0
-
 
 class Service:
-    """One spooler. The caller holds its life lock; everything here happens in one thread but the putting into `inbox`."""
+    """One spooler. Everything here happens in one thread but the putting into `inbox`."""
 
     def __init__(
         self,
@@ -85,37 +71,34 @@ class Service:
         spool: Spool,
         catalogue: Catalogue,
         deny_list: DenyList,
+        life: Life,
         start_engine: Callable[[Service], Child],
     ):
         self.settings = settings
         self.spool = spool
         self.catalogue = catalogue
         self.deny_list = deny_list
-        self.inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone] | None] = SimpleQueue()
-        self.pending = Pending(spool)
+        self.inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone] | Hint] = SimpleQueue()
         self.stopping = False
-        self.refused: str | None = None  # the engine's reason why it can never work here
-        self.engine: EngineFacts | None = None  # of the model that ran last; set while the engine is warm
+        self.fenced = False  # another spooler took this one for dead, and has its jobs
         self.running: Running | None = None
-        self._watch = Watch(spool.root, lambda: self.inbox.put(None))
-        self._start_engine = start_engine
-        self._child: Child | None = None
-        self._child_since = 0.0
-        self._next_start = 0.0
-        self._failed_starts = 0
-        self._last_failure: str | None = None
-        self._killed_for: str | None = None
-        self._ever_ready = False
-        self._load_seconds = 0.0  # of a start that no job has been charged with yet
+        self._life = life
+        self._watch = Watch(spool.root, settings.spooler, self.inbox.put)
+        self.pending = Pending(spool, self._judge, owner_cap=settings.owner_waiting, polling=lambda: self._watch.polling)
+        self._network = mounts.of(spool.root).network
+        self._doorman = Doorman(spool, self.pending, self._judge, self._grace_s)
+        self._clock = gate.WallClock()
+        self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
+        self._warden = Warden(settings, lambda: start_engine(self))
         self._recovered: list[Place] = []
-        self._checked: dict[str, schedule.Waiting] = {}  # waiting jobs that this spooler can run
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
-        self._recycling = False
         self._left: set[str] = set()  # claimed jobs that cannot be moved, and waiting ones that cannot be claimed
         self._last_turn: dict[str, int] = {}
         self._turns = 0
-        self._hinted = True
-        self._next_scan = self._next_recover = self._next_beat = 0.0
+        self._running_owners: dict[str, str] = {}  # of claimed jobs, by id
+        self._others: tuple[Catalogue, ...] = ()  # what other spoolers of this spool can run
+        self._no_room: str | None = None
+        self._next_watch = self._next_recover = self._next_beat = self._next_gate = self._next_room = 0.0
         self._told: SpoolerStatus | None = None
         self._started = utc_now()
 
@@ -124,7 +107,7 @@ class Service:
     def run(self) -> None:
         """Turn until told to stop, or until the engine says that it can never work here (then `refused` says why)."""
         self.spool.reap_tmp(self.settings.tmp_max_age_s)
-        while not (self.stopping or self.refused):
+        while not (self.stopping or self._warden.refused or self.fenced):
             try:
                 self.turn(time.monotonic())
                 self._wait()
@@ -140,15 +123,14 @@ class Service:
     def stop(self) -> None:
         """From a signal handler: only a flag, and a wake-up that is safe there (SimpleQueue.put is reentrant)."""
         self.stopping = True
-        self.inbox.put(None)
+        self.inbox.put(Hint())
 
     def turn(self, now: float) -> None:
         """Everything there is to do now, once."""
         self._read_inbox(now)
-        self._mind_engine(now)
+        self._warden.mind(now, busy=self.running is not None)
         self._mind_running(now)
-        if self._hinted or now >= self._next_scan:
-            self._scan(now)
+        self._look(now)
         if now >= self._next_recover:
             self._recover()
             self._next_recover = now + RECOVER_S
@@ -158,10 +140,8 @@ class Service:
     def close(self) -> None:
         """End the engine at its next step. A job that it had stays claimed for the next start; the attempt does not count."""
         self._watch.stop()
-        if self._child:
-            self._child.send(messages.Stop())
-            self._child.wait(STOP_WAIT_S if self.engine else 0)  # one that still loads has nothing to finish
-        if self.running:
+        self._warden.close()
+        if self.running and not self.fenced:
             try:
                 if self.running.outcome:
                     self.spool.publish(self.running.place, self.running.record, self.running.outcome)
@@ -169,17 +149,18 @@ class Service:
                     self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
             except OSError as error:
                 log.warning("job %s: cannot note how it was left: %s", self.running.place.id, error)
-            self.running = None
-        self.engine, self._child = None, None
+        self.running = None
         self._told = None
         self._tell(time.monotonic(), stopped=True)
 
     def _wait(self) -> None:
         """Sleep until something is in the inbox or the next thing is due."""
-        due = min(self._next_scan, self._next_recover, self._next_beat)
+        now = time.monotonic()
+        due = min(self._next_watch, self._next_recover, self._next_beat, self._next_gate)
+        due = min(due, self.pending.due(now, self.settings.rescan_s), self._doorman.due(now))
         if self.running:
             due = min(due, self.running.last_sign + self.settings.stall_s)
-        wait_s = min(max(0.0, due - time.monotonic()), POLL_S)
+        wait_s = min(max(0.0, due - now), POLL_S)
         try:
             event = self.inbox.get(timeout=wait_s)
         except Empty:
@@ -196,123 +177,89 @@ class Service:
 
     # -- the engine ----------------------------------------------------------------------------------------------------------
 
-    def _mind_engine(self, now: float) -> None:
-        """Start the engine when there is none; kill one that takes too long."""
-        if self._child is None:
-            if now >= self._next_start and not self.refused:
-                self._child, self._child_since = self._start_engine(self), now
-                log.info("engine %d: starting with the model %s", self._child.pid, self.catalogue.default)
-        elif self.engine is None and now - self._child_since > self.settings.load_s:
-            self._kill(f"it did not load within {self.settings.load_s:g} s")
-        elif self.running and not self.running.outcome and now - self.running.last_sign > (limit_s := self._patience_s()):
-            self._kill(f"it gave no sign of life for {limit_s:g} s")
-        elif self._recycling and not self.running:
-            self._child.send(messages.Stop())
+    @property
+    def refused(self) -> str | None:
+        """The engine's reason why it can never work here."""
+        return self._warden.refused
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, running: Running) -> float:
         """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
-        if self.running is None:
-            return self.settings.stall_s
-        if self.running.progress.phase == "load":
+        if running.progress.phase == "load":
             return self.settings.load_s
-        return max(self.settings.stall_s, STALL_STEPS * self.running.median_step_s)
+        return max(self.settings.stall_s, STALL_STEPS * running.median_step_s)
 
-    def _kill(self, why: str) -> None:
-        if self._child and not self._killed_for:
-            log.error("engine %d: killed, %s", self._child.pid, why)
-            self._killed_for = why
-            self._child.kill()
-
-    def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | None, now: float) -> None:
-        if event is None:
-            self._hinted = True
+    def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | Hint, now: float) -> None:
+        if isinstance(event, Hint):
+            if event.name is None:
+                self.pending.distrust()
+            else:
+                self.pending.hint(event.name, event.whole)
             return
         child, message = event
-        if child is not self._child:
+        if child is not self._warden.child:
             return  # of an engine that was given up
         match message:
             case Gone():
-                self._engine_gone(message, now)
+                how = self._warden.gone(message, now, self.running is not None, self.stopping)
+                # The attempt that it took along is counted: the job runs again, or fails after the last one.
+                if self.running and not self.running.outcome and not self.stopping:
+                    self._put_back(self.running, f"worker-died: {how}")
             case messages.Refused():
-                self._last_failure = message.reason
-                if not self._ever_ready:
-                    self.refused = message.reason
+                self._warden.refuse(message.reason)
             case messages.Ready():
+                self._warden.ready(message.facts)
                 self._learn(message.facts)
-                self._load_seconds = message.facts.load_seconds
-                self._failed_starts, self._last_failure, self._ever_ready = 0, None, True
-                log.info("engine %d: ready, %s on %s", child.pid, message.facts.model, message.facts.device_name)
             case _ if self.running and message.id == self.running.place.id and not self.running.outcome:
                 self._hear_of_job(self.running, message, now)
 
     def _learn(self, facts: EngineFacts) -> None:
         """Note what the engine told of itself and of the model that it ran."""
-        self.engine = facts
+        self._warden.facts = facts
         self._hashes[facts.model] = facts.hash
         cards = [card.model_copy(update={"hash": self._hashes.get(card.name, card.hash)}) for card in self.catalogue.models]
         self.catalogue = self.catalogue.model_copy(update={"models": tuple(cards)})
 
-    def _engine_gone(self, gone: Gone, now: float) -> None:
-        """Bury the engine. The attempt that it took along is counted: the job runs again, or fails after the last one."""
-        how = f"{gone.how}: {self._killed_for}" if self._killed_for else gone.how
-        was_ready = self.engine is not None
-        pid = self._child.pid if self._child else 0
-        recycled, self._recycling = self._recycling, False
-        self._child, self.engine, self._killed_for = None, None, None
-        if self.stopping:
-            return
-        if recycled and not self.running:
-            log.info("engine %d: ended between two jobs, to give its memory back", pid)
-            return
-        log.error("engine %d: gone, %s", pid, how)
-        if not was_ready:
-            self._failed_starts += 1
-            self._last_failure = self._last_failure or f"it ended while it loaded ({how})"
-            if self._failed_starts >= FAILED_STARTS:
-                self._next_start = now + FAILED_START_WAIT_S
-        if self.running and not self.running.outcome:
-            running, self.running = self.running, None
-            running.record = running.record.end_attempt(f"worker-died: {how}")
-            self._recovered.insert(0, running.place)
-            self.spool.prepare(running.place, running.record)
-
     # -- the running job -----------------------------------------------------------------------------------------------------
 
     def _hear_of_job(self, running: Running, message: messages.FromEngine, now: float) -> None:
-        silent_s, running.last_sign = now - running.last_sign, now
+        silent_s = running.sign(now)
         match message:
             case messages.Progress():
-                before = running.progress
-                if message.phase == before.phase == "denoise" and message.step > before.step:
-                    running.step_seconds.append(silent_s / (message.step - before.step))
-                known = {"phase", "image", "batch", "step", "steps"}
-                running.progress = before.model_copy(update=message.model_dump(include=known))
+                running.advance(message, silent_s)
             case messages.ImageDone():
-                running.images = sorted([*running.images, message.image], key=lambda image: image.index)
-                running.progress = running.progress.model_copy(update={"images": tuple(running.images)})
-                running.progress_written = 0.0  # a finished picture is shown at once
+                running.add_image(message.image)
             case messages.Finished():
                 timings = self._whole_timings(running.record, message.timings)
                 self._learn(message.facts)
+                took_s = now - running.began - message.timings.load
+                self._speeds = estimate.learn(self._speeds, message.facts.model, took_s, running.work)
                 running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
-                self._recycle_if_grown(message.grown_bytes)
+                self._warden.recycle_if_grown(message.grown_bytes)
             case messages.Failed():
-                running.record = running.record.fail(message.code, message.reason, message.facts)
-                self._recycle_if_grown(message.grown_bytes)
-                running.outcome = "cancelled" if message.code == "cancelled" else "failed"
+                self._warden.recycle_if_grown(message.grown_bytes)
                 log.warning("job %s: %s: %s", running.place.id, message.code, message.reason)
                 if message.details:
                     self._write_error(running.place, message.details)
                 if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
-                    self._kill("it met an error that no later job would survive")
+                    self._warden.kill("it met an error that no later job would survive")
+                if message.no_room:
+                    self._put_back(running, "no-room")
+                    return
+                running.record = running.record.fail(message.code, message.reason, message.facts)
+                running.outcome = "cancelled" if message.code == "cancelled" else "failed"
 
-    def _recycle_if_grown(self, grown_bytes: int) -> None:
-        if grown_bytes > self.settings.recycle_gib * (1 << 30):
-            self._recycling = True
+    def _put_back(self, running: Running, outcome: str) -> None:
+        """End the attempt without an end of the job: it is tried again, later or as often as `outcome` allows."""
+        self.running = None
+        running.record = running.record.end_attempt(outcome)
+        self._recovered.insert(0, running.place)
+        if outcome == "no-room":
+            self._no_room, self._next_room = "The disk was full.", time.monotonic() + RECOVER_S
+        self.spool.prepare(running.place, running.record)
 
     def _whole_timings(self, record: Record, measured: Timings) -> Timings:
-        load, self._load_seconds = self._load_seconds, 0.0
+        load, self._warden.load_seconds = self._warden.load_seconds, 0.0
         return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
 
     def _mind_running(self, now: float) -> None:
@@ -320,8 +267,19 @@ class Service:
         running = self.running
         if running is None:
             return
+        if not running.outcome and now - running.last_sign > (limit_s := self._patience_s(running)):
+            self._warden.kill(f"it gave no sign of life for {limit_s:g} s")
         if running.outcome:
-            place = self.spool.publish(running.place, running.record, running.outcome)
+            if not self._goes_on():
+                return
+            try:
+                place = self.spool.publish(running.place, running.record, running.outcome)
+            except UnsyncedError as error:
+                if running.outcome != "done":
+                    raise
+                log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
+                self._put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
+                return
             self.running = None
             log.info("job %s: %s", running.place.id, running.outcome if place else "another spooler has it")
             return
@@ -329,13 +287,11 @@ class Service:
             log.error("job %s: another spooler has it", running.place.id)
             running.cancelling = True
             self.running = None
-            if self._child:
-                self._child.send(messages.Cancel(id=running.place.id))
+            self._warden.send(messages.Cancel(id=running.place.id))
             return
         if not running.cancelling and (running.place.path / "cancel").exists():
             running.cancelling = True
-            if self._child:
-                self._child.send(messages.Cancel(id=running.place.id))
+            self._warden.send(messages.Cancel(id=running.place.id))
         if now - running.progress_written >= PROGRESS_S:
             running.progress_written = now
             try:
@@ -351,53 +307,54 @@ class Service:
 
     # -- the queue -----------------------------------------------------------------------------------------------------------
 
-    def _scan(self, now: float) -> None:
-        """Look through pending/, set aside what is no job."""
-        self._hinted = False
-        self._watch.keep()
-        self._next_scan = now + (POLL_S if self._watch.polling else self.settings.rescan_s)
-        self.pending.scan(now)
-        for suspect in self.pending.suspects:
-            if suspect.final or now - suspect.since >= self.settings.drop_grace_s:
-                self._reject(suspect.path, suspect.reason)
-            else:
-                self._next_scan = min(self._next_scan, suspect.since + self.settings.drop_grace_s, now + POLL_S)
-        checked: dict[str, schedule.Waiting] = {}
-        others: list[Catalogue] | None = None
-        for waiting in self.pending.waiting:
-            if self._checked.get(waiting.place.path.name) is waiting:
-                checked[waiting.place.path.name] = waiting
-                continue
-            try:
-                self._check(waiting.job)
-            except JobError as error:
-                if others is None:
-                    others = [
-                        status.catalogue for status, _ in self.spool.spoolers() if status.spooler != self.settings.spooler
-                    ]
-                if not any(_accepts(catalogue, waiting.job) for catalogue in others):
-                    self._reject(waiting.place.path, "\n".join(str(mistake) for mistake in error.mistakes))
-                    self.pending.forget(waiting)
-                continue  # a job for another spooler's model is that one's to run
-            except ValueError as error:  # a mistake of this program's: it must cost one job, not the queue
-                log.exception("job %s: cannot be checked", waiting.place.id)
-                self._reject(waiting.place.path, f"The spooler could not check this job: {error!r}"[:1000])
-                self.pending.forget(waiting)
-                continue
-            checked[waiting.place.path.name] = waiting
-        self._checked = checked
+    def _look(self, now: float) -> None:
+        """Bring the index of pending/ up to date, set aside what is no job, let through what may run by now."""
+        if now >= self._next_watch:
+            self._watch.keep()
+            self._next_watch = now + POLL_S
+        self.pending.refresh(now, LOOK_S, self.settings.rescan_s)
+        self._doorman.turn(now)
+        if now >= self._next_gate:
+            self._next_gate = now + POLL_S
+            self._mind_gate(now)
 
-    def _check(self, job: Job) -> None:
-        """Raise JobError with what keeps this spooler from running the job."""
-        self.catalogue.check(job)
+    def _mind_gate(self, now: float) -> None:
+        """Let waiting jobs through whose conditions are met; end those whose conditions never will be."""
+        wall = self._clock.now()
+
+        def where(job_id: str) -> State | None:
+            place = self.spool.find_by_name(job_id)
+            return place.state if place else None
+
+        for waiting in list(self.pending.gated.values()):
+            if not waiting.mine:
+                continue
+            verdict = gate.judge(waiting, wall, where)
+            if verdict.answer == "ready":
+                self.pending.let_through(waiting)
+            elif verdict.answer == "never" and not self.running and self._goes_on():
+                self.pending.forget(waiting.name)
+                if place := self.spool.claim(waiting.name, self.settings.spooler):
+                    record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
+                    record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
+                    self._end(place, record.fail("condition", verdict.why), "failed", now)
+
+    def _judge(self, job: Job) -> Judged:
+        """What this spooler makes of a job that it sees; raises JobError with what keeps every spooler from running it."""
         self.deny_list.check(job)
-
-    def _reject(self, path: Path, reason: str) -> None:
         try:
-            if name := self.spool.reject(path, reason):
-                log.warning("rejected/%s: %s", ascii(name)[1:-1], ascii(reason)[1:-1])
-        except OSError as error:  # one file that cannot be moved must not stop the others
-            log.error("cannot set %s aside: %s", ascii(path.name), error)
+            self.catalogue.check(job)
+        except JobError:
+            self._others = tuple(
+                status.catalogue for status, _ in self.spool.spoolers() if status.spooler != self.settings.spooler
+            )
+            if any(_accepts(catalogue, job) for catalogue in self._others):
+                return Judged(mine=False)  # a job for another spooler's model is that one's to run
+            raise
+        return Judged(mine=True, work=estimate.work(job, self.catalogue.card(job.model)))
+
+    def _grace_s(self) -> float:
+        return max(self.settings.drop_grace_s, NETWORK_GRACE_S) if self._network else self.settings.drop_grace_s
 
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
@@ -406,43 +363,103 @@ class Service:
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)
+        self._doorman.recover()
 
     def _feed(self, now: float) -> None:
         """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
-        while self.engine and not (self.running or self.stopping or self._recycling or self._killed_for):
+        while self._warden.idle and not (self.running or self.stopping):
+            if not self._has_room(now) or not self._goes_on():
+                return
             if self._recovered:
                 self._begin_or_fail(self._recovered.pop(0), now)
-            elif self.spool.paused:
+            elif self.spool.paused or not self._claim_next(now):
                 return
-            else:
-                mine = [each for each in self.pending.waiting if self._checked.get(each.place.path.name) is each]
-                mine = [each for each in mine if each.place.id not in self._left]
-                loaded, default = self.engine.model, self.catalogue.default
-                chosen = schedule.pick(mine, self._last_turn, loaded, default, now, self.settings.overtake_s)
-                if chosen is None:
-                    return
-                self.pending.forget(chosen)
-                self._turns += 1
-                self._last_turn[chosen.job.owner] = self._turns
-                try:
-                    place = self.spool.claim(chosen.place.path.name, self.settings.spooler)
-                except PermissionError as error:  # a folder that its owner has closed to us
-                    log.error("job %s: cannot be claimed: %s", chosen.place.id, error)
-                    self._left.add(chosen.place.id)
-                    continue
-                if place:
-                    self._begin_or_fail(place, now, given_name=chosen.place.path.name)
-                else:
-                    log.info("job %s: somebody else took it", chosen.place.id)
 
-    def _begin_or_fail(self, place: Place, now: float, given_name: str = "") -> None:
+    def _claim_next(self, now: float) -> bool:
+        """Claim the job that is next, and begin it. False when none may run."""
+        assert self._warden.facts  # noqa: S101 - _feed looked
+        chosen = self.pending.queue.pick(
+            self._last_turn,
+            self._warden.facts.model,
+            self.catalogue.default,
+            now,
+            self.settings.overtake_s,
+            self._busy_owners(),
+        )
+        if chosen is None:
+            return False
+        wall = self._clock.now() if chosen.expires_at is not None else None
+        if chosen.expires_at is not None and (wall is None or wall >= chosen.expires_at):
+            self.pending.queue.remove(chosen.name)  # it expired while it waited for its turn
+            self.pending.gated[chosen.name] = chosen
+            self._next_gate = now
+            return True
+        try:
+            place = self.spool.claim(chosen.name, self.settings.spooler)
+        except PermissionError as error:  # a folder that its owner has closed to us
+            log.error("job %s: cannot be claimed: %s", chosen.id, error)
+            self.pending.queue.remove(chosen.name)
+            return True
+        self.pending.forget(chosen.name)
+        self._turns += 1
+        self._last_turn[chosen.owner] = self._turns
+        if place:
+            self._running_owners[place.id] = chosen.owner
+            self._begin_or_fail(place, now, given_name=chosen.name, work=chosen.work)
+        else:
+            log.info("job %s: somebody else took it", chosen.id)
+        return True
+
+    def _busy_owners(self) -> set[str]:
+        """Owners who have as many jobs claimed, on all spoolers, as they may."""
+        cap = self.settings.owner_running
+        if not cap:
+            return set()
+        counts: dict[str, int] = {}
+        claimed = {place.id: place for place in self.spool.walk("claimed")}
+        for job_id, place in claimed.items():
+            if job_id not in self._running_owners:
+                try:
+                    owner = self.spool.read_job(place).owner or owner_of(place.job_file.stat().st_uid)
+                except (OSError, JobError):
+                    continue
+                self._running_owners[job_id] = owner
+            owner = self._running_owners[job_id]
+            counts[owner] = counts.get(owner, 0) + 1
+        self._running_owners = {job_id: owner for job_id, owner in self._running_owners.items() if job_id in claimed}
+        return {owner for owner, number in counts.items() if number >= cap}
+
+    def _has_room(self, now: float) -> bool:
+        """Whether the disk has more free than the floor: below it nothing is begun, and all goes on when there is room."""
+        if now < self._next_room:
+            return self._no_room is None
+        self._next_room = now + POLL_S
+        free, floor = self.spool.free_bytes(), int(self.settings.floor_mib * (1 << 20))
+        before, self._no_room = self._no_room, None
+        if free < floor:
+            self._no_room = f"The disk has {free >> 20} MiB free, less than the floor of {self.settings.floor_mib:g} MiB."
+            if not before:
+                log.error("%s No job is begun until there is room.", self._no_room)
+        elif before:
+            log.info("there is room again")
+        return self._no_room is None
+
+    def _goes_on(self) -> bool:
+        """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""
+        if not self._life.goes_on():
+            log.error("another spooler took this one for dead and has its jobs; starting anew")
+            self.fenced = True
+        return not self.fenced
+
+    def _begin_or_fail(self, place: Place, now: float, given_name: str = "", work: float = 0.0) -> None:
         """As `_begin`; a job that this program stumbles over ends in failed/, and the queue goes on."""
         try:
-            self._begin(place, now, given_name)
-        except FileNotFoundError:  # RACE: adopted by another spooler
-            log.error("job %s: another spooler has it", place.id)
+            self._begin(place, now, given_name, work)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if isinstance(error, FileNotFoundError) and not place.job_file.exists():
+                log.error("job %s: another spooler has it", place.id)  # RACE: adopted meanwhile
+                return
+            if isinstance(error, OSError) and error.errno in PASSING:
                 self._recovered.insert(0, place)
                 raise
             log.exception("job %s: cannot be begun", place.id)
@@ -454,25 +471,25 @@ class Service:
             record = self.spool.read_record(place) or Record(id=place.id, spooler=self.settings.spooler)
             self._end(place, record.fail("internal", reason), "failed", now)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in PASSING:
                 raise
             log.error("job %s: left in %s, it cannot be moved: %s", place.id, place.path, error)
             self.running = None
             self._left.add(place.id)
 
-    def _begin(self, place: Place, now: float, given_name: str) -> None:
+    def _begin(self, place: Place, now: float, given_name: str, work: float) -> None:
         """Start a claimed job's next attempt, or end it without one."""
         record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
         record = record.claimed_by(self.settings.spooler, place.id, given_name)
         record = record.end_attempt("worker-died: the spooler died")  # no effect on an attempt that has its end
         try:
             job = self.spool.read_job(place)  # what is run is what was claimed, whatever was seen in pending/
-            self._check(job)
+            self.deny_list.check(job)
             if odd := self.spool.odd_entry(place, job.inputs):
                 raise pictures.InputError(odd)
             self.spool.gather_inputs(place, job.inputs)
-            start_size = pictures.size(place.path / "inputs" / job.image) if job.image else None
-            self._check_size(job, start_size)
+            sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
+            self.catalogue.check(job, sizes)
         except (JobError, UnreadableError, pictures.InputError) as error:
             if record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
@@ -489,29 +506,19 @@ class Service:
             return
         earlier = record.parameters.seed if record.parameters else None
         seed = secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier
-        parameters, *cells = [self._resolved(each, seed, start_size) for each in (job, *job.cells())]
-        assert self.engine and self._child  # noqa: S101 - _feed looked
+        parameters, cells = resolve_all(job, self.catalogue, seed, sizes)
+        assert self._warden.facts  # noqa: S101 - _feed looked
         card = self.catalogue.card(parameters.model)
         assert card  # noqa: S101 - _check looked
-        facts = self.engine.model_copy(
+        facts = self._warden.facts.model_copy(
             update={"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
         )
         record = record.begin_attempt(parameters, facts)
         self.spool.prepare(place, record)  # on disk before the engine hears of it
-        self.running = Running(place, record, now, Progress(count=parameters.pictures))
+        work = work or estimate.work(parameters, card)
+        self.running = Running(place, record, now, Progress(count=parameters.pictures), began=now, work=work)
         log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
-        self._child.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=tuple(cells)))
-
-    def _check_size(self, job: Job, start_size: tuple[int, int] | None) -> None:
-        for cell in job.cells():
-            card = self.catalogue.card(cell.model)
-            if card and (mistake := models.too_large(cell, card, start_size)):
-                raise JobError(mistake)
-
-    def _resolved(self, job: Job, seed: int, start_size: tuple[int, int] | None) -> Job:
-        card = self.catalogue.card(job.model)
-        assert card  # noqa: S101 - _check looked
-        return models.resolve(job, card, seed, start_size)
+        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells))
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
         """End a job that the engine does not have."""
@@ -522,8 +529,8 @@ class Service:
 
     def _tell(self, now: float, stopped: bool = False) -> None:
         """Write spooler.json when it changed, and now and then for its date."""
-        state: Literal["starting", "ready", "failing", "stopped"] = "ready" if self.engine else "starting"
-        if self._failed_starts >= FAILED_STARTS and not self.engine:
+        state: Literal["starting", "ready", "failing", "stopped"] = "ready" if self._warden.facts else "starting"
+        if self._warden.failing:
             state = "failing"
         status = SpoolerStatus(
             spooler=self.settings.spooler,
@@ -531,18 +538,25 @@ class Service:
             started=self._started,
             beat=utc_now(),
             state="stopped" if stopped else state,
-            reason=None if self.engine else self._last_failure,
+            reason=self._no_room or self._warden.reason,
             paused=self.spool.paused,
             running=self.running.place.id if self.running else None,
             watching=self._watch.mode,
-            last_turn={each.job.owner: self._last_turn.get(each.job.owner, -1) for each in self.pending.waiting},
-            engine=self.engine,
+            waiting=len(self.pending),
+            last_turn=self._last_turns(),
+            speeds=self._speeds,
+            engine=self._warden.facts,
             catalogue=self.catalogue,
         )
         told = self._told and self._told.model_copy(update={"beat": status.beat})
         if status != told or now >= self._next_beat:
             self._told, self._next_beat = status, now + BEAT_S
             self.spool.write_status(status)
+
+    def _last_turns(self) -> dict[str, int]:
+        """The turns of the owners served last: enough for a page to show the order, whoever else there ever was."""
+        newest = sorted(self._last_turn, key=self._last_turn.__getitem__, reverse=True)[:TOLD_OWNERS]
+        return {owner: self._last_turn[owner] for owner in newest}
 
 
 def _accepts(catalogue: Catalogue, job: Job) -> bool:
@@ -555,35 +569,42 @@ def _accepts(catalogue: Catalogue, job: Job) -> bool:
 
 def serve(settings: Settings) -> int:
     """Run a spooler until SIGTERM or SIGINT. Returns the exit status: 0, or 2 when it cannot work as configured."""
+    # A lease that we ask for to see whether a file has a writer may be broken by one: that is no reason to die.
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
     spool = Spool(settings.spool)
-    try:
-        spool.create()
-        library = models.scan(settings.models, settings.model)
-        deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
-        (spool.claimed / settings.spooler).mkdir(exist_ok=True)
-        life = spool.life_lock(settings.spooler)
-        life.acquire(timeout=LIFE_LOCK_WAIT_S)
-    except Timeout:
-        log.error("a spooler named %s is running on this spool: give this one another name with --spooler", settings.spooler)
-        return 2
-    except (SpoolError, models.ModelError, DenyListError, OSError) as error:
-        log.error("%s", error)
-        return 2
+    while True:
+        try:
+            spool.create()
+            found = library.scan(settings.models, settings.model)
+            deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
+            life = Life.begin(spool, settings.spooler)
+        except Timeout:
+            log.error("a spooler named %s runs on this spool: give this one another name with --spooler", settings.spooler)
+            return 2
+        except (SpoolError, library.ModelError, DenyListError, OSError) as error:
+            log.error("%s", error)
+            return 2
+        for reason in found.refused:
+            log.warning("not taken: %s", reason)
+        for advice in mounts.advice(mounts.of(spool.root)):
+            log.warning("%s", advice)
+        service = Service(settings, spool, found.catalogue(), deny_list, life, start_engine=_start_engine)
+        if not _run(service, life):
+            return 2 if service.refused else 0
 
-    for reason in library.refused:
-        log.warning("not taken: %s", reason)
-    service = Service(settings, spool, library.catalogue(), deny_list, start_engine=_start_engine)
+
+def _run(service: Service, life: Life) -> bool:
+    """One life of a spooler. Returns whether there is to be another, since it was taken for dead and lives."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    log.info("spooler %s on %s, process %d", settings.spooler, settings.spool, os.getpid())
+    log.info("spooler %s on %s, process %d", service.settings.spooler, service.settings.spool, os.getpid())
     try:
         service.run()
     finally:
-        life.release()
+        life.end()
     if service.refused:
         log.error("%s", service.refused)
-        return 2
-    return 0
+    return service.fenced
 
 
 def _start_engine(service: Service) -> Child:

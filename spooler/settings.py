@@ -110,6 +110,20 @@ class Settings:
         900.0, "Seconds that the engine may take to start and load the model before it is killed and restarted."
     )
     overtake_s: float = _row(60.0, "Seconds that jobs for the loaded model may overtake a waiting job for another model.")
+    max_waiting: int = _row(
+        10_000, "Jobs that may wait before the web app answers 429; 0: no bound. Dropped files are never refused.", least=0
+    )
+    owner_waiting: int = _row(
+        0,
+        "Jobs of one owner that may wait before the web app answers 429; dropped ones beyond it cannot be raised. 0: no bound.",
+        least=0,
+    )
+    owner_running: int = _row(
+        0, "Jobs of one owner that may run at the same time, on all spoolers together; 0: no bound.", least=0
+    )
+    floor_mib: float = _row(
+        512.0, "MiB that the disk must have free: below it no job is begun, and the web app answers 507.", least=0
+    )
     tmp_max_age_s: float = _row(129_600.0, "Seconds after which a file in tmp/ is taken for abandoned and removed.")
 
     @classmethod

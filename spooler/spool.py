@@ -1,21 +1,10 @@
 """The spool: a job's folder is its state, and every change of state is one rename. All of those renames are in this file.
 
-| verb    | from                          | to                               | who does it                     |
-|---------|-------------------------------|----------------------------------|---------------------------------|
-| submit  | tmp/<unique>                  | pending/<id>.json                | web app, command line           |
-| (drop)  | anywhere                      | pending/<name>.json              | anybody with a file manager     |
-| claim   | pending/<name>.json or /<id>/ | claimed/<spooler>/<id>/          | a spooler, under the claim lock |
-| publish | claimed/<spooler>/<id>/       | done/ failed/ cancelled/ <id>/   | the spooler that has it         |
-| adopt   | claimed/<dead>/<id>/          | claimed/<me>/<id>/               | a spooler that finds a free lock|
-| cancel  | pending/ held/ <id>           | cancelled/<id>/                  | web app, command line           |
-| retry   | failed/<id>/                  | pending/<id>/                    | web app, under the claim lock   |
-| reject  | pending/<name>                | rejected/<name>                  | a spooler                       |
+The table of the moves is in states.py (`python -m spooler.cli states`, docs/spool.md); each passes `Spool.move`, which holds it
+to the table. Looking, which changes nothing, is in reader.py.
 
 Nothing overwrites: a file is linked, or renamed to a name that only its owner can make. A rename is the fence: a spooler that
 was taken for dead finds its folder gone, `publish` returns None, and what was adopted cannot be published twice.
-
-Jobs move forward without a lock and backward (retry) only under the claim lock; so whoever looks in the order of the flow,
-pending to done, cannot miss one that moves forward, and a second look finds the one that moved back.
 """
 
 from __future__ import annotations
@@ -23,42 +12,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import count
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from spooler import durable, job
-from spooler.record import Record, iso
+from spooler import durable, states
+from spooler.ids import clean_id, new_id, versions
+from spooler.place import Place
+from spooler.reader import PRIORITY, Reader, folders, mtime, mtime_ns
+from spooler.record import Record
+from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
 
 log = logging.getLogger(__name__)
 
-State = Literal["pending", "held", "claimed", "done", "failed", "cancelled"]
-#: In the order of the flow, which is the order to look in.
-STATES: tuple[State, ...] = ("pending", "held", "claimed", "done", "failed", "cancelled")
-FOLDERS = ("tmp", *STATES, "rejected")
-
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: What stays when a claimed folder is made ready for another attempt.
-KEPT = frozenset({"job.json", "record.json", "inputs", "cancel"})
-#: What a job's folder may have besides job.json and the pictures that it names, when it was claimed before.
-OURS = frozenset({"record.json", "error.txt", "cancel", "progress.json", "preview.jpg"})
-#: Names of results: of these, and no others, the web app opens files.
-RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
-MAX_RECORD_BYTES = 16 << 20
+KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel"})
 
 CLAIM_LOCK_WAIT_S = 30.0
-LIFE_LOCK_WAIT_S = 5.0
 
 
 class SpoolError(RuntimeError):
@@ -69,39 +44,8 @@ class TakenError(SpoolError):
     """A job of that id exists: met by whoever chose the id."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a job is: its state, and its file (a waiting job without inputs) or folder."""
-
-    id: str
-    state: State
-    path: Path
-    spooler: str | None = None
-    is_folder: bool = True
-
-    @property
-    def job_file(self) -> Path:
-        return self.path / "job.json" if self.is_folder else self.path
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A dropped file that is no valid job, and why."""
-
-    name: str
-    reason: str
-    at: str
-
-
-class Spool:
+class Spool(Reader):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.tmp = root / "tmp"
-        self.pending = root / "pending"
-        self.claimed = root / "claimed"
-        self.rejected_folder = root / "rejected"
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -118,6 +62,11 @@ class Spool:
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
+    def move(self, verb: str, source: Path, target: Path) -> None:
+        """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
+        states.check(verb, self.root, source, target)
+        durable.rename(source, target)
+
     # -- submit --------------------------------------------------------------------------------------------------------
 
     def submit(self, raw: bytes, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
@@ -132,11 +81,17 @@ class Spool:
         durable.write_new(draft, raw)
         try:
             # With a wanted id under the claim lock: else a job could be claimed between the look for the id and the link.
-            with self._claim_lock() if wanted_id else contextlib.nullcontext():
+            with self.claim_lock() if wanted_id else contextlib.nullcontext():
                 job_id = self._link(draft, wanted_id)
-            durable.sync_folder(self.pending)  # only now is it durable, and only now may the caller say so
+            try:
+                durable.sync_folder(self.pending)  # only now is it durable, and only now may the caller say so
+            except OSError:
+                # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
+                with contextlib.suppress(OSError):
+                    (self.pending / f"{job_id}.json").unlink()
+                raise
         finally:
-            draft.unlink(missing_ok=True)
+            _forget(draft)
         return job_id
 
     def _submit_folder(self, raw: bytes, wanted_id: str | None, inputs: Mapping[str, bytes]) -> str:
@@ -149,11 +104,16 @@ class Spool:
             durable.write_new(draft / "job.json", raw)
             for folder in (draft / "inputs", draft):
                 durable.sync_folder(folder)
-            with self._claim_lock() if wanted_id else contextlib.nullcontext():
+            with self.claim_lock() if wanted_id else contextlib.nullcontext():
                 job_id = wanted_id or new_id()
-                if wanted_id and self.find(wanted_id):
+                if wanted_id and self.find_by_name(wanted_id):
                     raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
-                durable.rename(draft, self.pending / job_id)
+                try:
+                    self.move("submit", draft, self.pending / job_id)
+                except durable.UnsyncedError:  # it is there, but was not acknowledged: take it back, if nobody has it yet
+                    with contextlib.suppress(OSError):
+                        (self.pending / job_id).rename(draft)
+                    raise
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -164,13 +124,19 @@ class Spool:
         while True:
             job_id = wanted_id or new_id()
             try:
-                if wanted_id and self.find(wanted_id):
+                if wanted_id and self.find_by_name(wanted_id):
                     raise FileExistsError(wanted_id)
-                os.link(draft, self.pending / f"{job_id}.json")
+                self.link_draft(draft, job_id)
                 return job_id
             except FileExistsError:
                 if wanted_id:
                     raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.") from None
+
+    def link_draft(self, draft: Path, job_id: str) -> None:
+        """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
+        target = self.pending / f"{job_id}.json"
+        states.check("submit", self.root, draft, target)
+        durable.link(draft, target)
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
@@ -178,41 +144,43 @@ class Spool:
         """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race."""
         source = self.pending / name
         mine = self.claimed / spooler
-        with self._claim_lock():
-            job_id = self._free_id(clean_id(name))
+        with self.claim_lock():
+            job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
             folder = mine / job_id
+            if durable.exists(folder):
+                self._discard(folder)  # without a job.json, for the id is free: left by one that was killed
             try:
                 if source.suffix == ".json":
                     folder.mkdir()
-                    durable.rename(source, folder / "job.json")
+                    self.move("claim", source, folder / "job.json")
                     durable.sync_folder(mine)
                 else:
-                    durable.rename(source, folder)
-            except FileNotFoundError:  # RACE: claimed by another spooler, cancelled, or moved away by hand
-                with contextlib.suppress(FileNotFoundError):
+                    self.move("claim", source, folder)
+            except OSError as error:
+                with contextlib.suppress(OSError):
                     folder.rmdir()
-                return None
+                if isinstance(error, FileNotFoundError) and mine.is_dir():
+                    return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
+                raise
+        _forget(self.pending / f"{job_id}{PRIORITY}")
         return Place(job_id, "claimed", folder, spooler)
 
-    def odd_entry(self, place: Place, names: Sequence[str]) -> str | None:
-        """What is wrong with the files of a job's folder: one that the job does not name, a link, a device; None: all is well.
-
-        A folder comes from a stranger: nothing in it is opened, followed or moved before it was looked at here.
-        """
-        for folder, allowed in ((place.path, {"job.json", *OURS, *names}), (place.path / "inputs", set(names))):
-            if folder != place.path and not os.path.lexists(folder):
-                continue
-            if not stat.S_ISDIR(folder.lstat().st_mode):
-                return f"`{folder.name}` must be a folder, but is none."
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name == "inputs" and folder == place.path:
-                        continue
-                    if entry.name not in allowed and not RESULT.fullmatch(entry.name) and not entry.name.startswith("."):
-                        return f"A job's folder must hold what the job names, but {entry.name!a} is none of that."
-                    if not entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
-                        return f"A job's folder must hold ordinary files, but {entry.name!a} is none."
-        return None
+    def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
+        """Put a claimed job back where it waits, as a folder. None: it was adopted by another meanwhile."""
+        for name in os.listdir(place.path):  # noqa: PTH208 - the names alone
+            if name in ("progress.json", "preview.jpg"):
+                _forget(place.path / name)
+        durable.sync_folder(place.path)
+        with self.claim_lock():
+            for job_id in versions(place.id):
+                target = self.root / to / job_id
+                if not durable.exists(target):
+                    try:
+                        self.move("give back", place.path, target)
+                    except FileNotFoundError:  # RACE: we were taken for dead, and another has it
+                        return None
+                    return Place(job_id, to, target)
+        raise AssertionError("unreachable")
 
     def gather_inputs(self, place: Place, names: Sequence[str]) -> None:
         """Bring the pictures that lie beside a claimed job.json into inputs/, out of the way of the results' names."""
@@ -236,54 +204,75 @@ class Spool:
     def _discard(self, entry: Path) -> None:
         """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""
         aside = self.tmp / durable.unique_name()
-        entry.rename(aside)
+        try:
+            entry.rename(aside)
+        except FileNotFoundError:
+            if not entry.parent.is_dir():
+                raise
+            return  # an NFS client's .nfs file goes when it is closed
         with contextlib.suppress(OSError, RecursionError):
-            _remove(aside)
+            remove(aside)
 
-    def publish(self, place: Place, record: Record, state: Literal["done", "failed", "cancelled"]) -> Place | None:
-        """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it."""
+    def publish(self, place: Place, record: Record, state: End) -> Place | None:
+        """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it.
+
+        Raises UnsyncedError when a picture cannot be made durable: it must be drawn anew, for a second fsync of the same file
+        would say that all is well when it is not (W5).
+        """
         try:
             for entry in list(place.path.iterdir()):
-                if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg", "cancel"):
+                if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg"):
                     self._discard(entry)
-            durable.replace(place.path / "record.json", record.encode())
-            for entry in place.path.iterdir():
-                if stat.S_ISREG(entry.lstat().st_mode):
-                    with contextlib.suppress(PermissionError):  # a file that somebody else left there
-                        durable.sync_file(entry)
-            durable.sync_folder(place.path)
-            for job_id in _versions(place.id):
-                target = self.root / state / job_id
-                # Nobody else makes <id> while we have it claimed, unless a person does by hand: then the next name.
-                if not os.path.lexists(target):
-                    durable.rename(place.path, target)
-                    return Place(job_id, state, target)
+            # Nobody else makes <id> while we have it claimed, unless a person does by hand: then the next name.
+            job_id = next(job_id for job_id in versions(place.id) if not durable.exists(self.root / state / job_id))
+            target = self.root / state / job_id
+            durable.replace(place.path / "record.json", record.published_as(job_id).encode())
+            self._sync(place, {"job.json", *record.files})
+            try:
+                self.move("publish", place.path, target)
+            except durable.UnsyncedError as error:  # it is shown; a power cut now may show it later once more
+                log.error("job %s: shown, but the disk may forget it: %s", job_id, error)
         except FileNotFoundError:  # RACE: another spooler took us for dead and adopted the folder
+            if place.path.is_dir():
+                raise
             return None
-        raise AssertionError("unreachable")
+        # Not before: a cancel that was acknowledged must outlive whoever dies here.
+        _forget(target / "cancel")
+        return Place(job_id, state, target)
+
+    def _sync(self, place: Place, ours: Set[str]) -> None:
+        """Have the disk keep all files of a claimed folder. One that is not `ours`, and that we may not open, is not shown."""
+        for entry in place.path.iterdir():
+            if entry.name == "record.json" or not stat.S_ISREG(entry.lstat().st_mode):
+                continue
+            if entry.name in ours or os.access(entry, os.R_OK):
+                durable.sync_file(entry)
+        durable.sync_folder(place.path)
 
     def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
         wanted = wanted or source.name
         stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
-        for version in _versions(stem):
-            name = version + suffix
+        with self.claim_lock():  # so a reason without its file is nobody's who is still at it, and may be overwritten
+            names = (version + suffix for version in versions(stem))
+            name = next(name for name in names if not durable.exists(self.rejected_folder / name))
             reason_file = self.rejected_folder / f"{name}.reason.txt"
-            if os.path.lexists(self.rejected_folder / name):
-                continue
+            draft = self.tmp / durable.unique_name()
+            # The reason first: a file without one would be a riddle.
+            durable.write_new(draft, reason.encode(errors="backslashreplace") + b"\n")
             try:
-                # The reason first: a file without one would be a riddle. Its exclusive creation also reserves the name.
-                durable.write_new(reason_file, reason.encode(errors="backslashreplace") + b"\n")
-            except FileExistsError:
-                continue
-            try:
-                durable.rename(source, self.rejected_folder / name)
-            except FileNotFoundError:  # RACE: claimed, rejected by another spooler, or taken away by hand
-                reason_file.unlink()
-                return None
-            return name
-        raise AssertionError("unreachable")
+                draft.replace(reason_file)
+                self.move("reject", source, self.rejected_folder / name)
+            except durable.UnsyncedError:
+                raise
+            except OSError as error:
+                _forget(draft)
+                _forget(reason_file)
+                if isinstance(error, FileNotFoundError):
+                    return None  # RACE: claimed, rejected by another spooler, or taken away by hand
+                raise
+        return name
 
     def reject_claimed(self, place: Place, reason: str) -> str | None:
         """As `reject`, for a file that turned out bad between the look at it and the claim."""
@@ -299,30 +288,55 @@ class Spool:
         A function of the listing: killed anywhere in it, it does the rest the next time. The caller holds its own life lock.
         """
         mine = self.claimed / spooler
-        for theirs in self._folders(self.claimed):
-            if theirs.name == spooler:
-                continue
-            lock = self.life_lock(theirs.name)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue  # alive
-            try:
-                for folder in self._folders(theirs):
-                    if (folder / "job.json").exists() and not os.path.lexists(mine / folder.name):
-                        durable.rename(folder, mine / folder.name)
-            finally:
-                lock.release()
+        for theirs in self.spooler_folders():
+            if theirs.name != spooler and any(folders(theirs)):
+                self._adopt_all(theirs, mine)
         found = []
-        for folder in self._folders(mine):
-            if (folder / "job.json").exists():
+        for folder in folders(mine):
+            if durable.exists(folder / "job.json"):
                 found.append(Place(folder.name, "claimed", folder, spooler))
             else:
-                with contextlib.suppress(OSError):  # killed between mkdir and rename: the job is still in pending/
-                    folder.rmdir()
+                self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
         return found
 
-    # -- cancel and retry: the web app's side ----------------------------------------------------------------------------
+    def _adopt_all(self, theirs: Path, mine: Path) -> None:
+        """Move the jobs of a spooler whose life lock is free into ours, and tell it, should it live after all."""
+        lock = self.life_lock(theirs.name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return  # alive
+        try:
+            # First the epoch: one that only lost its lease must claim and publish nothing more (N8).
+            self.raise_epoch(theirs.name)
+            for folder in folders(theirs):
+                with contextlib.suppress(FileNotFoundError):  # RACE: it lives after all, and was faster
+                    if not durable.exists(folder / "job.json"):
+                        self._discard(folder)
+                    elif not durable.exists(mine / folder.name):
+                        self.move("adopt", folder, mine / folder.name)
+        finally:
+            lock.release()
+
+    # -- the epoch: what a spooler that was taken for dead cannot miss ---------------------------------------------------------
+
+    def raise_epoch(self, spooler: str) -> int:
+        """Begin a new epoch of that spooler, durably, and return its number. The caller holds its life lock."""
+        epoch = self.epoch(spooler) + 1
+        durable.replace(self.claimed / spooler / "epoch", f"{epoch}\n".encode())
+        return epoch
+
+    def epoch(self, spooler: str) -> int:
+        """The spooler's epoch; 0 before its first. A number that nobody can read counts as the first, so that it goes on."""
+        try:
+            return int(durable.read_small(self.claimed / spooler / "epoch", 32))
+        except FileNotFoundError:
+            return 0
+        except ValueError:
+            log.warning("claimed/%s/epoch is no number", spooler)
+            return 0
+
+    # -- what people do to jobs ------------------------------------------------------------------------------------------
 
     def cancel(self, job_id: str) -> Place | None:
         """Cancel a job: a waiting one at once, a running one at its next step. Returns where it is then; None: no such job.
@@ -341,168 +355,129 @@ class Spool:
         return None
 
     def _cancel_waiting(self, place: Place) -> Place:
-        record = self.read_record(place) or Record(id=place.id, queued=_mtime(place.job_file))
-        for job_id in _versions(place.id):
+        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job."""
+        record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
+        record = record.fail("cancelled", "Cancelled while it waited.")
+        with self.claim_lock():
+            if not durable.exists(place.job_file):
+                raise FileNotFoundError(place.job_file)  # RACE: claimed, or moved by hand
+            job_id = next(job_id for job_id in versions(place.id) if self._may_be_cancelled_as(job_id))
             target = self.root / "cancelled" / job_id
-            try:
-                if place.is_folder:
-                    if os.path.lexists(target):
-                        continue
-                    durable.rename(place.path, target)
-                else:
-                    target.mkdir()
-                    try:
-                        durable.rename(place.path, target / "job.json")
-                    except FileNotFoundError:
-                        target.rmdir()
-                        raise
-                    durable.sync_folder(target.parent)
-            except FileExistsError:
-                continue
-            reason = "Cancelled while it waited."
-            durable.replace(target / "record.json", record.fail("cancelled", reason).encode())
-            return Place(job_id, "cancelled", target)
-        raise AssertionError("unreachable")
+            encoded = record.published_as(job_id).encode()
+            if place.is_folder:
+                durable.replace(place.path / "record.json", encoded)
+                self.move("cancel", place.path, target)
+            else:
+                target.mkdir()
+                try:
+                    durable.replace(target / "record.json", encoded)
+                    self.move("cancel", place.path, target / "job.json")
+                except durable.UnsyncedError:
+                    raise
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        self._discard(target)
+                    raise
+                durable.sync_folder(target.parent)
+        _forget(self.pending / f"{place.id}{PRIORITY}")
+        return Place(job_id, "cancelled", target)
+
+    def _may_be_cancelled_as(self, job_id: str) -> bool:
+        """Whether that id is free in cancelled/; what a killed canceller left there, with no job in it, is cleared away."""
+        target = self.root / "cancelled" / job_id
+        if durable.exists(target) and not durable.exists(target / "job.json"):
+            if not {entry.name for entry in target.iterdir()} <= {"record.json"}:
+                return False  # put there by hand
+            self._discard(target)
+        return not durable.exists(target)
 
     def retry(self, job_id: str) -> Place | None:
-        """Send a failed job back to pending/ with its whole record, its attempts counted afresh. None: it is not in failed/."""
-        source, target = self.root / "failed" / job_id, self.pending / job_id
-        with self._claim_lock():
-            place = Place(job_id, "failed", source)
-            if not place.job_file.exists() or os.path.lexists(target):
-                return None
-            record = self.read_record(place) or Record(id=job_id)
-            durable.replace(source / "record.json", record.retry().encode())
-            durable.rename(source, target)
-        return Place(job_id, "pending", target)
-
-    # -- looking -----------------------------------------------------------------------------------------------------------
-
-    def find(self, job_id: str) -> Place | None:
-        """Where the job is now; None when there is no such job. It may have moved on by the time the caller looks there."""
-        if not ID.fullmatch(job_id):
-            return None
-        return self._find_once(job_id) or self._find_once(job_id)  # the second for one that a retry moved back
-
-    def _find_once(self, job_id: str) -> Place | None:
-        for state in STATES:
-            if state == "claimed":
-                for theirs in self._folders(self.claimed):
-                    if (theirs / job_id / "job.json").exists():
-                        return Place(job_id, state, theirs / job_id, theirs.name)
-                continue
-            if state in ("pending", "held") and os.path.lexists(self.root / state / f"{job_id}.json"):
-                return Place(job_id, state, self.root / state / f"{job_id}.json", is_folder=False)
-            if (self.root / state / job_id / "job.json").exists():
-                return Place(job_id, state, self.root / state / job_id)
-        # Last, for it has to list: a waiting file whose name is not yet an id ("my cat.json" will be my-cat).
-        return next((place for state in STATES[:2] for place in self._places(state) if place.id == job_id), None)
-
-    def places(self, state: State) -> list[Place]:
-        """All jobs of a state, those that came into it last first (waiting ones: first come first)."""
-        found = [(_mtime_ns(place.path), place) for place in self._places(state)]
-        found.sort(key=lambda pair: (pair[0], pair[1].id), reverse=state not in ("pending", "held"))
-        return [place for _, place in found]
-
-    def _places(self, state: State) -> Iterator[Place]:
-        if state == "claimed":
-            for theirs in self._folders(self.claimed):
-                yield from (Place(folder.name, state, folder, theirs.name) for folder in self._folders(theirs))
-            return
-        with os.scandir(self.root / state) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
+        """Send a failed or cancelled job back to pending/ with its whole record, its attempts counted afresh. None: it is
+        in neither."""
+        target = self.pending / job_id
+        with self.claim_lock():
+            for state in ("failed", "cancelled"):
+                source = self.root / state / job_id
+                place = Place(job_id, state, source)
+                waits = durable.exists(target) or durable.exists(self.pending / f"{job_id}.json")
+                if waits or not durable.exists(place.job_file):
                     continue
-                if entry.is_dir(follow_symlinks=False) and entry.name[-5:] != ".json":
-                    yield Place(entry.name, state, Path(entry.path))
-                elif state in ("pending", "held") and entry.name.endswith(".json"):
-                    yield Place(clean_id(entry.name), state, Path(entry.path), is_folder=False)
+                record = self.read_record(place) or Record(id=job_id)
+                _forget(source / "cancel")
+                durable.replace(source / "record.json", record.retry().encode())
+                self.move("retry", source, target)
+                return Place(job_id, "pending", target)
+        return None
 
-    def rejected(self) -> list[Rejected]:
-        """The files in rejected/ with their reasons, the newest first."""
-        reasons = sorted(self.rejected_folder.glob("*.reason.txt"), key=_mtime_ns, reverse=True)
-        found = []
-        for path in reasons:
-            with contextlib.suppress(FileNotFoundError):
-                text = path.read_text(errors="replace").strip()
-                found.append(Rejected(path.name.removesuffix(".reason.txt"), text, _mtime(path)))
-        return found
+    def hold(self, job_id: str) -> Place | None:
+        """Keep a waiting job from being claimed. Returns where it is then; None: no such job. Another state: too late."""
+        return self._between(job_id, "hold", "pending", "held")
 
-    def read_job(self, place: Place) -> job.Job:
-        """Raises FileNotFoundError when the job moved on, JobError or UnreadableError for a file that is no job."""
-        return job.decode(durable.read_small(place.job_file, job.MAX_BYTES))
+    def release(self, job_id: str) -> Place | None:
+        """Let a held job go on. Returns where it is then; None: no such job. Another state: it was not held."""
+        return self._between(job_id, "release", "held", "pending")
 
-    def input_file(self, place: Place, name: str) -> Path:
-        """Where a picture is that the job names: in inputs/, or beside job.json as somebody dropped it."""
-        gathered = place.path / "inputs" / name
-        return gathered if gathered.exists() else place.path / name
+    def _between(self, job_id: str, verb: str, source: Literal["pending", "held"], target: str) -> Place | None:
+        while place := self.find(job_id):
+            if place.state != source:
+                return place
+            with self.claim_lock():
+                moved = self.root / target / place.path.name
+                if durable.exists(moved):
+                    raise TakenError(
+                        f"{target}/ has an entry {place.path.name!a} already, so job {job_id!r} stays in {source}/."
+                    )
+                with contextlib.suppress(FileNotFoundError):  # RACE: claimed, cancelled, or moved by hand: look where
+                    self.move(verb, place.path, moved)
+        return None
 
-    def read_record(self, place: Place) -> Record | None:
-        """What is known of the job so far; None for one that no spooler had yet."""
-        if not place.is_folder:
+    def set_priority(self, job_id: str, priority: int | Literal["top"] | None) -> Place | None:
+        """Give a waiting job another priority than its own, or take that back (None). Returns where it is; None: no such job.
+
+        It is a side file, pending/<id>.priority: the job itself never changes, and a person may write one with an editor.
+        """
+        place = self.find(job_id)
+        if place and place.state in ("pending", "held"):
+            side = self.pending / f"{job_id}{PRIORITY}"
+            if priority is None:
+                _forget(side)
+            else:
+                draft = self.tmp / durable.unique_name()
+                durable.write_new(draft, f"{priority}\n".encode())
+                draft.replace(side)
+        return place
+
+    def star(self, job_id: str, starred: bool) -> Place | None:
+        """Mark a finished job, which spares it from retention, or take the mark away. None: no such finished job."""
+        place = self.find_by_name(job_id)
+        if place is None or place.state not in states.ENDS:
             return None
-        try:
-            return Record.decode(durable.read_small(place.path / "record.json", MAX_RECORD_BYTES))
-        except FileNotFoundError:
-            return None
-        except (ValidationError, durable.UnreadableError) as error:
-            log.warning("job %s: its record.json cannot be read: %s", place.id, error)
-            return None
+        if starred:
+            (place.path / "starred").touch()
+        else:
+            _forget(place.path / "starred")
+        return place
 
-    def queued_at(self, place: Place) -> str:
-        """When a waiting job came, for people; no decision rests on it but the order among those found at a start."""
-        return _mtime(place.job_file)
+    # -- telling -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def paused(self) -> bool:
-        """A file PAUSE in the spool stops claiming; what is claimed is finished."""
-        return (self.root / "PAUSE").exists()
+    def pause(self) -> None:
+        (self.root / "PAUSE").touch()
 
-    def read_progress(self, place: Place) -> Progress | None:
-        """How far a claimed job is; None before its first step."""
-        try:
-            return Progress.model_validate_json((place.path / "progress.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
+    def resume(self) -> None:
+        _forget(self.root / "PAUSE")
 
     def write_progress(self, place: Place, progress: Progress) -> None:
         durable.replace_lightly(place.path / "progress.json", progress.model_dump_json().encode())
 
-    def spoolers(self) -> list[tuple[SpoolerStatus, bool]]:
-        """What each spooler last told of itself, and whether it is alive, which only its lock can say."""
-        found = []
-        for folder in self._folders(self.claimed):
-            with contextlib.suppress(FileNotFoundError, ValidationError):
-                status = SpoolerStatus.model_validate_json((folder / "spooler.json").read_bytes())
-                found.append((status, self.alive(folder.name)))
-        return found
-
     def write_status(self, status: SpoolerStatus) -> None:
         durable.replace_lightly(self.claimed / status.spooler / "spooler.json", status.model_dump_json(indent=2).encode())
 
-    # -- locks -------------------------------------------------------------------------------------------------------------
+    # -- locks and upkeep ----------------------------------------------------------------------------------------------------
 
-    def life_lock(self, spooler: str) -> FileLock:
-        """The lock that a spooler holds for its life: a free one means dead, with no timeout and no pid."""
-        # No soft fallback: a lock that cannot be had from the kernel must fail, not pretend.
-        return FileLock(self.claimed / spooler / ".lock", fallback_to_soft=False, thread_local=False)
-
-    def alive(self, spooler: str) -> bool:
-        lock = self.life_lock(spooler)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        lock.release()
-        return False
-
-    def _claim_lock(self) -> FileLock:
+    def claim_lock(self) -> FileLock:
+        """What is held while a job is claimed, or moved backward."""
         # A new object each time: one object may be acquired twice, even from two threads.
         return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
-
-    # -- upkeep --------------------------------------------------------------------------------------------------------------
 
     def reap_tmp(self, max_age_s: float) -> int:
         """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides."""
@@ -510,65 +485,23 @@ class Spool:
         durable.write_new(now_file, b"")
         now = now_file.stat().st_mtime
         now_file.unlink()
-        old = [entry for entry in self.tmp.iterdir() if entry.name != ".gitignore" and now - _mtime_ns(entry) / 1e9 > max_age_s]
+        old = [entry for entry in self.tmp.iterdir() if entry.name != ".gitignore" and now - mtime_ns(entry) / 1e9 > max_age_s]
         for entry in old:
-            _remove(entry)
+            remove(entry)
         return len(old)
 
-    def _free_id(self, wanted: str) -> str:
-        for job_id in _versions(wanted):
-            taken = any(os.path.lexists(theirs / job_id) for theirs in self._folders(self.claimed))
-            if not taken and not any(os.path.lexists(self.root / state / job_id) for state in ("done", "failed", "cancelled")):
-                return job_id
-        raise AssertionError("unreachable")
 
-    @staticmethod
-    def _folders(parent: Path) -> list[Path]:
-        try:
-            with os.scandir(parent) as entries:
-                return sorted(
-                    Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
-                )
-        except FileNotFoundError:
-            return []
-
-
-def new_id() -> str:
-    """An id for a job from the web: it sorts by time, and 40 random bits make it new."""
-    now = datetime.now(UTC)
-    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(5)}"
-
-
-def clean_id(name: str) -> str:
-    """The id of a dropped file: its name without .json, with what an id may not have made into dashes."""
-    stem = name
-    while stem.endswith(".json"):  # an id that ends so would be taken for a file's name
-        stem = stem.removesuffix(".json")
-    if ID.fullmatch(stem):
-        return stem
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:120].rstrip("-")
-    return cleaned or "job"
-
-
-def _versions(wanted: str) -> Iterator[str]:
-    """cat, cat-2, cat-3, ..."""
-    yield wanted
-    yield from (f"{wanted[:120]}-{number}" for number in count(2))
-
-
-def _mtime_ns(path: Path) -> int:
-    try:
-        return path.lstat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def _mtime(path: Path) -> str:
-    return iso(datetime.fromtimestamp(_mtime_ns(path) / 1e9, UTC))
-
-
-def _remove(entry: Path) -> None:
+def remove(entry: Path) -> None:
+    """Remove a file, a link or a whole folder, which may be gone already."""
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def _forget(path: Path) -> None:
+    """Remove a file that matters no more; where that fails it is only in the way, and fsck or the reaper will find it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spooler.models import Catalogue
+from spooler.catalogue import Catalogue
 from spooler.record import EngineFacts, Image
 
 #: What the engine is at: loading another model, in the denoising loop, the VAE, the upscaler, or writing files.
@@ -55,6 +55,8 @@ class SpoolerStatus(_Note):
     paused: bool = False
     running: str | None = Field(None, description="Id of the job on the device.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
-    last_turn: dict[str, int] = Field({}, description="Number of the last turn of each owner who has a job waiting.")
+    waiting: int = Field(0, description="Number of jobs in pending/ that it knows of.")
+    last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
+    speeds: dict[str, float] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = None
     catalogue: Catalogue = Catalogue()

@@ -13,16 +13,27 @@ from spooler.mistakes import IncompleteError, JobError, Mistake, kind_of, show
 MAX_BYTES = 1 << 20
 
 
-def parse_object(raw: bytes, what: str = "A job") -> dict[str, Any]:
-    """The JSON object in the bytes, strictly: UTF-8 (a byte order mark is let pass), no NaN, no name twice, no bottomless nest.
+def parse_object(raw: bytes, what: str = "A job", one_line: bool = False) -> dict[str, Any]:
+    """The JSON object in the bytes.
 
-    A strict prefix of a JSON object never parses, so a file that parses is a whole file. `what` begins the sentences of the
-    errors: IncompleteError for bytes that are not JSON (yet), JobError for everything else that is wrong.
+    A strict prefix of a JSON object never parses, so a file that parses is a whole file. Raises as `parse` does.
+    """
+    value = parse(raw, what, one_line)
+    if not isinstance(value, dict):
+        raise JobError(Mistake("", f"{what} must be a JSON object, {{...}}, but this is {kind_of(value)}."))
+    return value
+
+
+def parse(raw: bytes, what: str = "A job", one_line: bool = False) -> Any:
+    """The JSON value in the bytes, strictly: UTF-8 (a byte order mark is let pass), no NaN, no name twice, no bottomless nest.
+
+    `what` begins the sentences of the errors, which tell no line for bytes that are one line of a file: IncompleteError for
+    bytes that are not JSON (yet), JobError for everything else that is wrong.
     """
     if len(raw) > MAX_BYTES:
         raise JobError(Mistake("", f"{what} must have at most {MAX_BYTES} bytes, but this has more."))
     try:
-        value = json.loads(
+        return json.loads(
             raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite
         )
     except JobError:
@@ -31,15 +42,13 @@ def parse_object(raw: bytes, what: str = "A job") -> dict[str, Any]:
         why = f"{what} must be UTF-8 text, but byte {error.start} is {raw[error.start] if raw else 0:#04x}."
         raise IncompleteError(Mistake("", why)) from error
     except json.JSONDecodeError as error:
-        why = f"{what} must be JSON, but at line {error.lineno}, column {error.colno}: {error.msg}."
+        place = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
+        why = f"{what} must be JSON, but at {place}: {error.msg}."
         raise IncompleteError(Mistake("", why if raw.strip() else f"{what} must be JSON, but this is empty.")) from error
     except RecursionError as error:
         raise JobError(Mistake("", f"{what} must be one flat JSON object, but this nests too deep.")) from error
     except ValueError as error:  # int() refuses thousands of digits
         raise JobError(Mistake("", f"{what} must have numbers of ordinary size ({error}).")) from error
-    if not isinstance(value, dict):
-        raise JobError(Mistake("", f"{what} must be a JSON object, {{...}}, but this is {kind_of(value)}."))
-    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

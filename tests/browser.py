@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from house import missing
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 DESKTOP = (1280, 900)
@@ -51,8 +51,7 @@ def open_browser(profile: Path, scripts: bool = True) -> Iterator[Chrome]:
     """A browser with that profile folder. Without Chromium the test is skipped; in CI it fails."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
-        needs = "needs chromium and chromedriver: `./run.sh test` installs them where it may"
-        pytest.fail(needs) if os.environ.get("CI") == "true" else pytest.skip(needs)
+        missing("chromium with chromedriver")
     options = ChromeOptions()
     options.binary_location = str(chromium)
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import pytest
 from PIL import Image
 
-from spooler.spool import Place, Spool
+from spooler.place import Place
+from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 
 T = TypeVar("T")
@@ -32,6 +34,15 @@ def wait_for(condition: Callable[[], T | None], what: str, deadline_s: float = D
             return value
         time.sleep(0.02)
     raise AssertionError(f"waited {deadline_s:g} s in vain for {what}")
+
+
+def missing(needs: str) -> NoReturn:
+    """End a test that cannot run here. In CI, where everything is to be there, it fails; elsewhere it is skipped.
+
+    `needs` names what is missing: "strace", "the font DejaVu Sans".
+    """
+    sentence = f"needs {needs}: `./run.sh test` installs it where it may"
+    pytest.fail(sentence) if os.environ.get("CI") == "true" else pytest.skip(sentence)
 
 
 class Spooler:

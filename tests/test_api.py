@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import ROOT, listing, wait_for
 
-from spooler.models import Catalogue, ModelCard
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -34,7 +34,7 @@ PROMPT = {"prompt": "a red circle"}
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool"))
+    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -290,6 +290,7 @@ class Web:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [sys.executable, "-m", "webui", "--spool", str(spool.root), "--port", str(self.port), *options]
+        command += ["--cache", str(spool.root.parent / "cache")]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
         self.first_line = self.process.stderr.readline()

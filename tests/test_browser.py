@@ -27,7 +27,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, s
     """A warm spooler and the address of a web app over its spool."""
     spool = Spool(tmp_path_factory.mktemp("house") / "spool")
     spool.create()
-    server: BaseWSGIServer = make_server("127.0.0.1", 0, create_app(Settings(spool=spool.root)), threaded=True)
+    server: BaseWSGIServer = make_server(
+        "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")), threaded=True
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -97,7 +97,7 @@ def test_the_doctor_says_what_keeps_jobs_from_being_drawn(tmp_path: Path) -> Non
 def test_the_deny_list_holds_at_every_way_in(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# words\npurple\n")
     option = ("--deny-list", str(tmp_path / "list.txt"))
-    client = create_app(Settings(spool=spool.root, deny_list=option[1])).test_client()
+    client = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache", deny_list=option[1])).test_client()
     refused = client.post("/api/v1/jobs", json={"prompt": "a (Purple:1.2) ring"})
     assert refused.status_code == 400 and "has 'purple'" in refused.json["error"]["message"]  # type: ignore[index]
     assert refused.json["error"]["fields"]["prompt"]  # type: ignore[index]
@@ -142,7 +142,7 @@ def test_a_flagged_picture_is_withheld_or_blurred_and_the_record_says_why(spool:
         flag = record.images[0].flagged
         assert (flag.layer, flag.label, flag.action) == ("classifier", "red", action) and flag.score > 0.5
         assert not (red.path / "preview.jpg").exists()
-        page = create_app(Settings(spool=spool.root)).test_client().get("/jobs/red").text
+        page = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")).test_client().get("/jobs/red").text
         if action == "withhold":
             assert record.images[0].file == "" and not (red.path / "0.png").exists()
             assert "kept back by a safety filter (red)" in page

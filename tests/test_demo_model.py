@@ -13,7 +13,7 @@ from house import ROOT
 
 from bench.direct import Direct
 from bench.shape_checker import Seen, look
-from spooler import models, samplers
+from spooler import library, samplers
 from tools.drawings import COLOURS, SHAPES, Drawing
 
 PROMPTS = {
@@ -54,10 +54,10 @@ def test_every_sampler_and_schedule_draws(demo: Direct, sampler: samplers.Sample
 
 
 def test_it_is_small_and_has_no_pickles() -> None:
-    files = [path for path in models.DEMO.rglob("*") if path.is_file()]
+    files = [path for path in library.DEMO.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt"}
-    assert (models.DEMO / "README.md").exists()
+    assert (library.DEMO / "README.md").exists()
 
 
 def test_the_checker_knows_every_drawing() -> None:

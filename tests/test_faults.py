@@ -24,17 +24,18 @@ from house import Spooler, drop, picture, spooler, wait_for, wait_state
 
 from bench.direct import Direct
 from bench.shape_checker import look
-from spooler import messages, models, service
+from spooler import library, messages, service
 from spooler.child import Child
 from spooler.denylist import DenyList
 from spooler.engine import device as devices
 from spooler.engine import memory
 from spooler.engine.memory import Rung, Tricks
 from spooler.job import Job
+from spooler.place import Place
 from spooler.record import EngineFacts, Record
 from spooler.service import FAILED_START_WAIT_S, Service
 from spooler.settings import Settings
-from spooler.spool import Place, Spool
+from spooler.spool import Spool
 from webui.app import create_app
 
 FAULTS = Path(__file__).parent / "faults"
@@ -122,7 +123,7 @@ def patient(folder: Path, *options: str) -> Iterator[Patient]:
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
     """One spooler for most tests, with a second model whose sampler has no Karras schedule."""
     folder = tmp_path_factory.mktemp("ward")
-    shutil.copytree(models.DEMO, folder / "models" / "ancestral")
+    shutil.copytree(library.DEMO, folder / "models" / "ancestral")
     card = {"family": "sd1", "width": 128, "height": 128, "steps": 4, "sampler": "Euler a"}
     (folder / "models" / "ancestral" / "sdspool.json").write_text(json.dumps(card))
     options = f"--memory full --models {folder / 'models'} --stall-s {STALL_S} --drop-grace-s 2 --recycle-gib 1"
@@ -431,7 +432,7 @@ def make_service(folder: Path, start_engine: Callable[[Service], Child], **more:
     spool = Spool(settings.spool)
     spool.create()
     (spool.claimed / "test").mkdir()
-    catalogue = models.scan(settings.models, settings.model).catalogue()
+    catalogue = library.scan(settings.models, settings.model).catalogue()
     return Service(settings, spool, catalogue, DenyList(), start_engine)
 
 

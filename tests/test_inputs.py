@@ -32,7 +32,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
 
 @pytest.fixture(scope="module")
 def client(warm: Spooler) -> FlaskClient:
-    return create_app(Settings(spool=warm.spool.root)).test_client()
+    return create_app(Settings(spool=warm.spool.root, cache=warm.spool.root.parent / "cache")).test_client()
 
 
 def png(size: tuple[int, int] = (128, 128), colour: str = "white") -> bytes:
@@ -79,6 +79,7 @@ def test_an_idempotent_resend_with_its_picture_makes_one_job(warm: Spooler, clie
         (JOB | {"image": "https://example.org/a.png"}, {}, "no path, no URL"),
         (JOB | {"mask": "mask.png", "image": None}, {"mask_png": png()}, "`mask` needs an `image`"),
         ({"prompt": "x"}, {"start_png": png()}, "`start.png` is a file that the job does not name."),
+        (JOB | {"upscale": {"scale": 8}}, {"start_png": png((1600, 1600))}, "at most 72 million pixels, but would have 12800x"),
     ],
 )
 def test_a_bad_request_is_refused_with_its_reason(

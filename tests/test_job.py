@@ -149,7 +149,7 @@ def test_names_that_others_read_have_no_comma_or_colon() -> None:
         ),
         (b'"after": ["a\\n"]', "after.0", "must be a job's id"),
         (b'"after": ["a", "b", "a"]', "after", 'must name each job once, but is ["a", "b", "a"]'),
-        (b'"after": ' + json.dumps([str(n) for n in range(65)]).encode(), "after", "at most 64 items"),
+        (b'"after": ' + json.dumps([str(n) for n in range(65)]).encode(), "after", "must have at most 64 items, but has 65."),
         (b'"batch": "a/b"', "batch", "must be a job's id"),
         (b'"sweep": {"after": [["a"], ["b"]]}', "sweep", "must name fields that may be swept"),
     ],

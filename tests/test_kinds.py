@@ -220,7 +220,9 @@ def open_spool(folder: Path) -> Spool:
 def desk(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     with spooler(open_spool(folder), *options(shelf, folder / "cache")) as running:
-        yield Desk(running, create_app(Settings(spool=running.spool.root)).test_client())
+        yield Desk(
+            running, create_app(Settings(spool=running.spool.root, cache=running.spool.root.parent / "cache")).test_client()
+        )
 
 
 # -- what each kind promises -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from house import ROOT
 
-from spooler import families, samplers, settings
+from spooler import families, samplers, settings, states
 
 MODULES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -34,6 +34,12 @@ def test_the_engine_page_has_the_code_s_tables(table: str) -> None:
 
 def test_the_settings_page_has_the_code_s_table() -> None:
     assert settings.markdown_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_the_spool_page_has_the_code_s_table_of_moves_and_all_its_folders() -> None:
+    page = (ROOT / "docs" / "spool.md").read_text()
+    assert states.markdown_table() in page
+    assert all(f"    {folder}/" in page for folder in states.FOLDERS)
 
 
 def test_the_readme_s_tree_is_there() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spooler import families, models
+from spooler import families
+from spooler.catalogue import Catalogue, ModelCard, merged, resolve, resolve_all
 from spooler.job import JobError, from_fields
-from spooler.models import Catalogue, ModelCard, ModelError, merged, resolve
+from spooler.library import ModelError, scan
 
 
 def safetensors(path: Path, **shapes: tuple[int, ...]) -> Path:
@@ -60,7 +62,7 @@ def test_the_folder_is_scanned_and_what_cannot_be_used_is_told(tmp_path: Path) -
     safetensors(tmp_path / "vaes" / "v.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
     diffusers_folder(tmp_path / "typing", stepps=3)
     diffusers_folder(tmp_path / "many", steps=900)
-    library = models.scan(tmp_path, "first")
+    library = scan(tmp_path, "first")
     assert list(library.models) == ["first", "flat"] and library.default == "first"
     assert library.models["first"].card.steps == 30 and library.models["flat"].card.width == 640
     assert library.models["flat"].card.family == "sd1"
@@ -92,8 +94,34 @@ def test_a_hub_model_is_found_in_the_local_cache(tmp_path: Path, monkeypatch: py
     (repository / "refs" / "main").write_text("abc123")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "hub.json").write_text('{"far": "someone/far-model"}')
-    library = models.scan(tmp_path / "models", "far")
+    library = scan(tmp_path / "models", "far")
     assert library.models["far"].path == repository / "snapshots" / "abc123" and library.refused == ()
+
+
+def test_a_name_that_cannot_be_shown_is_refused_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--far-model"
+    diffusers_folder(repository / "snapshots" / "abc123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    folder = tmp_path / "models"
+    diffusers_folder(folder / "first")
+    (folder / "hub.json").write_text(
+        r'{"far": "someone/far-model", "\ud800": "someone/far-model", "a\nb": "someone/far-model"}'
+    )
+    odd = os.fsdecode(b"caf\xe9")
+    diffusers_folder(folder / odd)
+    (folder / f"{odd}.ckpt").touch()
+    lora = safetensors(tmp_path / "one.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
+    (folder / "loras").mkdir()
+    lora.rename(folder / "loras" / f"{odd}.safetensors")
+    library = scan(folder, "first")
+    assert list(library.models) == ["first", "far"] and library.add_ons["loras"] == {} == library.made_for
+    assert sum("must have a name of printable characters in UTF-8" in reason for reason in library.refused) == 5
+    for text in (*library.refused, library.catalogue().model_dump_json()):
+        assert text.isprintable() and text.encode()
+    with pytest.raises(ModelError, match="printable characters"):
+        scan(tmp_path / "none", str(folder / odd))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +136,7 @@ def test_a_default_that_cannot_be_used_is_an_error(tmp_path: Path, model: str, p
     (tmp_path / "old.ckpt").write_bytes(b"\x80")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=part):
-        models.scan(tmp_path / "none", model if model.startswith("/") else str(tmp_path / model))
+        scan(tmp_path / "none", model if model.startswith("/") else str(tmp_path / model))
 
 
 CATALOGUE = Catalogue(
@@ -175,6 +203,44 @@ def test_what_cannot_work_is_refused_at_submission(fields: dict[str, Any], field
 )
 def test_what_can_work_is_taken(fields: dict[str, Any]) -> None:
     CATALOGUE.check(from_fields({"prompt": "x"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "size", "fits"),
+    [
+        ({"image": "a.png", "upscale": {"scale": 4}, "prompt": ""}, "one", (2121, 2121), True),
+        ({"image": "a.png", "upscale": {"scale": 4}, "prompt": ""}, "one", (2122, 2122), False),
+        ({"image": "a.png", "upscale": {"scale": 8}}, "one", (1048, 1072), True),
+        # Sides of multiples of 16: 1056 x 1072.
+        ({"image": "a.png", "upscale": {"scale": 8}}, "dit", (1048, 1072), False),
+        ({"image": "a.png", "upscale": {"scale": 8}, "width": 512, "height": 512}, "one", (4000, 4000), True),
+        ({"image": ["small.png", "a.png"], "upscale": {"scale": 8}}, "one", (1600, 1600), False),
+    ],
+)
+def test_what_becomes_of_a_picture_is_judged_by_its_size_and_the_model_s(
+    fields: dict[str, Any], model: str, size: tuple[int, int], fits: bool
+) -> None:
+    job = from_fields({"prompt": "x", "model": model} | fields)
+    CATALOGUE.check(job)
+    CATALOGUE.check(job, {"small.png": (64, 64)})
+    sizes = {"small.png": (64, 64), "a.png": size}
+    if fits:
+        CATALOGUE.check(job, sizes)
+    else:
+        with pytest.raises(JobError, match="at most 72 million pixels"):
+            CATALOGUE.check(job, sizes)
+
+
+def test_each_cell_of_a_sweep_over_pictures_takes_the_size_of_its_own() -> None:
+    job = from_fields({"prompt": "x", "image": ["wide.png", "high.png"], "model": ["one", "dit"]})
+    whole, cells = resolve_all(job, CATALOGUE, 7, {"wide.png": (640, 400), "high.png": (300, 5000)})
+    assert (whole.width, whole.height, whole.seed) == (640, 400, 7)
+    assert [(cell.image, cell.model, cell.width, cell.height, cell.seed) for cell in cells] == [
+        ("wide.png", "one", 640, 400, 7),
+        ("high.png", "one", 120, 2048, 7),
+        ("wide.png", "dit", 640, 400, 7),
+        ("high.png", "dit", 128, 2048, 7),
+    ]
 
 
 def test_every_field_is_filled_in_from_the_model_the_job_comes_to() -> None:

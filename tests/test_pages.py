@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from house import listing
 
-from spooler.models import Catalogue, ModelCard
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -25,7 +25,7 @@ HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool"))
+    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -47,12 +47,12 @@ def client(app: Flask, spool: Spool) -> FlaskClient:
     return app.test_client()
 
 
-def finish(spool: Spool, name: str, state: Any = "done") -> None:
+def finish(spool: Spool, name: str, state: Any = "done", model_hash: str = "ab" * 32) -> None:
     place = spool.claim(f"{name}.json", "me")
     assert place
     facts = EngineFacts(
         model="demo",
-        hash="ab" * 32,
+        hash=model_hash,
         family="sd1",
         device="cpu",
         device_name="CPU",
@@ -137,6 +137,13 @@ def test_done_job_s_page_shows_picture_record_and_the_way_to_do_it_again(client:
     again = re.findall(r'href="(/\?[^"]+)"', page)
     assert "seed=4" in again[0] and "seed=-1" in again[1] and "steps=20" in again[0]
     assert 'placeholder="random"' in text(client, again[1].replace("&amp;", "&"))
+
+
+def test_a_model_whose_hash_is_not_known_yet_is_shown_without_one(client: FlaskClient, spool: Spool) -> None:
+    spool.submit(b'{"prompt": "a ring"}', "ring")
+    finish(spool, "ring", model_hash="")
+    page = text(client, "/jobs/ring")
+    assert "<dt>Model</dt><dd>demo</dd>" in page
 
 
 def test_queue_cancel_and_retry_without_a_script(client: FlaskClient, spool: Spool) -> None:

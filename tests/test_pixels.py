@@ -469,7 +469,9 @@ def test_what_is_no_whole_picture_is_refused_with_a_sentence(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(pictures.InputError, match=f"^`{name}` {why}.*\\.$"):
             pictures.check(tmp_path / name)
-    assert pictures.check(whole) == (24, 16)
+        with pytest.raises(pictures.InputError, match=f"^`{name}` {why}.*\\.$"):
+            pictures.check_bytes((tmp_path / name).read_bytes(), name)
+    assert pictures.check(whole) == pictures.check_bytes(whole.read_bytes(), "whole.png") == (24, 16)
     (tmp_path / "fitting.png").write_bytes(png_of_one_colour(800, 500))
     assert pictures.check(tmp_path / "fitting.png") == (800, 500)
 

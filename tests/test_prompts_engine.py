@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline,
 from tiny import build
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from spooler import models
+from spooler import library
 from spooler.engine.prompts import count_tokens, encode
 from spooler.prompt import PromptError
 
@@ -39,7 +39,7 @@ def _deepen(pipe: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def demo() -> Any:
-    pipe = StableDiffusionPipeline.from_pretrained(models.DEMO, safety_checker=None, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(library.DEMO, safety_checker=None, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -259,7 +259,7 @@ def test_nothing_is_printed(pipe: Any) -> None:
 @pytest.fixture
 def inverted(tmp_path: Path) -> Iterator[Any]:
     """The demo model with two textual inversions: `onevec` of one vector, `twovec` of two."""
-    pipe = StableDiffusionPipeline.from_pretrained(models.DEMO, safety_checker=None, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(library.DEMO, safety_checker=None, dtype=torch.float32)
     torch.manual_seed(2)
     for name, vectors in (("onevec", 1), ("twovec", 2)):
         torch.save({name: torch.randn(vectors, 96) if vectors > 1 else torch.randn(96)}, tmp_path / f"{name}.bin")

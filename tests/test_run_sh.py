@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from house import ROOT, wait_for
+from house import ROOT, missing, wait_for
 
 from spooler import settings
 
@@ -273,6 +273,29 @@ def test_ctrl_c_ends_a_set_up(tmp_path: Path) -> None:
     assert not tree.is_finished
 
 
+def test_what_the_tests_need_is_installed_before_they_run(tree: Tree, tmp_path: Path) -> None:
+    for module in ("spandrel", "einops"):
+        (tree.root / f"{module}.py").touch()
+    (tree.root / "pytest.py").write_text("import sys; print('pytest', *sys.argv[1:])")
+    asked = tmp_path / "asked"
+    scripts = {"apt-get": f'echo "$*" >> "{asked}"; [ ! -e "{asked}.refuse" ]', "sudo": 'shift; exec "$@"'}
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    # The tree's Python has no Pillow to find a font with, so something is missing on every machine.
+    status, output = tree.run("test", "-x", PATH=path)
+    assert (status, output.splitlines()[-1]) == (0, "pytest -x")
+    wanted = {"chromium", "chromium-driver", "strace", "fonts-dejavu-core"}
+    assert wanted <= set(asked.read_text().splitlines()[-1].split())
+
+    (tmp_path / "asked.refuse").touch()
+    status, output = tree.run("test", PATH=path)
+    assert (status, output.splitlines()[-1]) == (0, "pytest")
+    assert set(output.partition("As root: apt-get install ")[2].splitlines()[0].split()) == wanted
+
+
 # -- the two halves ------------------------------------------------------------------------------------------------------------
 
 
@@ -324,7 +347,7 @@ def test_a_half_that_dies_is_started_again_alone(tree: Tree) -> None:
 def test_the_real_halves(tmp_path: Path) -> None:
     """From another folder, through a link, with spaces: it serves, mends a killed spooler, and leaves nothing behind."""
     if not (ROOT / ".venv" / "made-from").exists():
-        pytest.skip("needs a .venv that run.sh has set up")
+        missing("a .venv that run.sh has set up")
     link = tmp_path / "my tools" / "sdspool"
     link.parent.mkdir()
     link.symlink_to(RUN)

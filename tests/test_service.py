@@ -15,7 +15,8 @@ import pytest
 from house import ROOT, Spooler, drop, listing, picture, spooler, wait_for, wait_running, wait_state
 
 from bench.shape_checker import look
-from spooler.spool import Place, Spool
+from spooler.place import Place
+from spooler.spool import Spool
 
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5}
 #: Long enough to be met in the middle.
@@ -64,7 +65,7 @@ def test_the_record_tells_what_happened(warm: Spooler) -> None:
     drawn = ("width", "height", "steps", "guidance_scale", "sampler", "scheduler")
     assert None not in [getattr(record.parameters, name) for name in drawn]
     assert record.queued and record.started and record.completed and record.queued <= record.started <= record.completed
-    assert record.timings.denoise > 0 and record.timings.decode > 0 and record.timings.encode > 0
+    assert record.timings.denoise > 0 and record.timings.decode > 0 and record.timings.encode >= 0
     assert record.engine and record.engine.model == "demo" and len(record.engine.hash) == 64
     assert {"torch", "diffusers", "transformers"} <= set(record.engine.versions)
     assert attempts(warm.spool, place) == ["done"]

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+from house import missing
 from PIL import Image, ImageChops, ImageFont
 
 from spooler.sheet import FRAME, MAX_PIXELS, MAX_SIDE, PAPER, Axis, Cell, contact_sheet
@@ -164,7 +165,7 @@ def test_other_scripts_are_legible_where_a_font_is_installed() -> None:
     try:
         ImageFont.truetype("DejaVuSans.ttf")
     except OSError:
-        pytest.skip("DejaVu Sans is not installed")
+        missing("the font DejaVu Sans")
     # Were they boxes, the two would be the same.
     for one, other in ("éàü", "àéü"), ("кот", "кто"), ("φως", "φσω"):
         assert one != other

@@ -17,9 +17,9 @@ from house import Spooler, drop, spooler, wait_for, wait_state
 from PIL import Image
 
 from spooler import pictures
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.denylist import DenyList
 from spooler.job import JobError, from_fields
-from spooler.models import Catalogue, ModelCard
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
@@ -39,7 +39,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
 
 @pytest.fixture(scope="module")
 def client(warm: Spooler) -> FlaskClient:
-    return create_app(Settings(spool=warm.spool.root)).test_client()
+    return create_app(Settings(spool=warm.spool.root, cache=warm.spool.root.parent / "cache")).test_client()
 
 
 def png(size: tuple[int, int] = (64, 64)) -> bytes:
@@ -158,9 +158,9 @@ def test_a_folder_that_may_not_be_read_hides_nothing_else(
     drop(spool, "closed.json", JOB)
     drop(spool, "open.json", JOB)
     index = pending.Pending(spool)
-    for now in (0.0, 5.0):
-        index.scan(now)
-        assert [each.place.id for each in index.waiting] == ["open"]
+    for clock_s in (0.0, 5.0):
+        index.refresh(clock_s)
+        assert [each.id for each in index.waiting] == ["open"]
         assert [(each.path.name, each.since, each.final) for each in index.suspects] == [("closed.json", 0.0, False)]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from house import ROOT
+from house import ROOT, missing
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,12 +22,13 @@ from spooler.engine.upscale import LANCZOS, UpscalerError, Upscalers
 
 CPU = torch.device("cpu")
 FILTERS, GROWTH = 4, 32  # spandrel reads the first from the weights and takes the second for granted
-needs_spandrel = pytest.mark.skipif(importlib.util.find_spec("spandrel") is None, reason="spandrel is optional")
 
 
 @pytest.fixture(scope="module")
 def spandrel() -> Iterator[Any]:
     """spandrel, imported with the stand-in of torchvision where there is no torchvision; none of it is left behind."""
+    if importlib.util.find_spec("spandrel") is None:
+        missing("the Python package spandrel")
     stand_in = importlib.util.find_spec("torchvision") is None
     with pytest.MonkeyPatch.context() as patch:
         if stand_in:
@@ -142,7 +143,6 @@ print(upscalers.upscale(picture, "Lanczos", 2).size)
     assert said[2] == "(16, 16)"
 
 
-@needs_spandrel
 def test_a_file_that_is_no_upscaler(tmp_path: Path, spandrel: Any) -> None:
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
@@ -154,7 +154,6 @@ def test_a_file_that_is_no_upscaler(tmp_path: Path, spandrel: Any) -> None:
             Upscalers(tmp_path, CPU).upscale(noise(8, 8), name, 2)
 
 
-@needs_spandrel
 def test_the_picture_is_the_network_s_and_of_the_wanted_size(tmp_path: Path, spandrel: Any) -> None:
     save_file(nearest_weights(), tmp_path / "x4.safetensors")
     save_file(nearest_weights(doublings=1), tmp_path / "x2.safetensors")
@@ -174,7 +173,6 @@ def test_the_picture_is_the_network_s_and_of_the_wanted_size(tmp_path: Path, spa
     assert difference(upscalers.upscale(picture, "x2", 3), wanted) == 0
 
 
-@needs_spandrel
 @pytest.mark.parametrize(
     ("channels", "tile", "overlap", "size"),
     [(3, 80, 20, (170, 93)), (12, 160, 40, (171, 190))],  # a block sees 19 pixels; one that folds 2x2 pixels, 38
@@ -200,7 +198,6 @@ def test_tiles_make_the_picture_that_the_whole_would(
     assert difference(whole, careless) > 10
 
 
-@needs_spandrel
 def test_tiles_that_are_too_large_for_the_device_are_halved(
     tmp_path: Path, spandrel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +226,6 @@ def test_tiles_that_are_too_large_for_the_device_are_halved(
     assert sides[-1] == 64
 
 
-@needs_spandrel
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_an_error(tmp_path: Path, spandrel: Any, value: float) -> None:
     weights = nearest_weights(doublings=1)
@@ -239,7 +235,6 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path, spandrel: Any, value: fl
         Upscalers(tmp_path, CPU).upscale(noise(8, 8), "broken", 2)
 
 
-@needs_spandrel
 def test_one_model_is_kept(tmp_path: Path, spandrel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         save_file(nearest_weights(doublings=1), tmp_path / f"{name}.safetensors")

@@ -48,7 +48,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         spool = Spool(Path(scratch) / "spool")
         spool.create()
-        server = make_server("127.0.0.1", 0, create_app(Settings(spool=spool.root)), threaded=True)
+        server = make_server(
+            "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")), threaded=True
+        )
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         with spooler(spool), open_browser(Path(scratch) / "profile") as browser:

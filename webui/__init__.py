@@ -5,6 +5,10 @@ office.py     what every view works with, and the one way in for a job
 guard.py      which requests are let in
 errors.py     what went wrong, told as JSON or as a page
 reports.py    what can be told of a job, for the pages and the API alike
+index.py      finding finished jobs among a million: a throw-away copy of what lies in done/, failed/ and cancelled/
+search.py     what may be asked of it: words, filters, cursors, pages
+finished.py   what it keeps of a job
+store.py      its SQLite file
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered

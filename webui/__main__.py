@@ -6,6 +6,8 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from waitress.server import create_server
@@ -14,6 +16,10 @@ from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
 from webui.app import MAX_REQUEST_BYTES, create_app
+from webui.office import Office
+
+#: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
+INDEX_STOP_S = 5.0
 
 
 def main() -> int:
@@ -21,8 +27,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="sdspool web: %(message)s", stream=sys.stderr)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
     try:
+        app = create_app(settings)
         server = create_server(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             threads=settings.web_threads,
@@ -43,10 +50,24 @@ def main() -> int:
         signal.signal(number, _stop)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logging.info("http://%s:%d", host, settings.port)
-    with contextlib.suppress(SystemExit):
+    with _kept_up(app.extensions["office"]), contextlib.suppress(SystemExit):
         server.run()
     server.close()
     return 0
+
+
+@contextlib.contextmanager
+def _kept_up(office: Office) -> Iterator[None]:
+    """Threads that keep the line of waiting jobs and the index of finished ones up to date while the server runs."""
+    stop = threading.Event()
+    threading.Thread(target=office.line.keep_up, args=(stop,), name="line", daemon=True).start()
+    thread = threading.Thread(target=office.index.run, args=(stop,), name="index", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(INDEX_STOP_S)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -10,21 +10,27 @@ from typing import Any, get_args
 from flask import Blueprint, Response, abort, request, send_file
 from pydantic import BaseModel
 
+from spooler.ids import ID
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
-from spooler.spool import ID, RESULT, State, TakenError
+from spooler.reader import RESULT
+from spooler.spool import TakenError
+from spooler.states import State
 from spooler.strict_json import parse_object
 from webui import openapi
 from webui.errors import answer
 from webui.office import office
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
+from webui.search import ENDED, Search
 
 blueprint = Blueprint("api", __name__)
 
 MAX_LIMIT = 200
 STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
 #: Those that may still change come first, then those that ended.
-ALL: tuple[State, ...] = ("claimed", "pending", "held", "done", "failed", "cancelled")
+ALL: tuple[State, ...] = ("claimed", "pending", "held", *ENDED)
+#: Parameters that find finished jobs.
+FINDING = ("cursor", "q", "owner", "model", "batch")
 
 
 @blueprint.post("/api/v1/jobs")
@@ -93,13 +99,32 @@ def jobs() -> Response:
         known = ", ".join(get_args(Status))
         raise JobError(Mistake("status", f"`status` must be one of {known}, but is {show(status)}."))
     offset, limit = _number("offset", 0, 0, 10**9), _number("limit", 50, 1, MAX_LIMIT)
+    if status in ENDED or any(name in request.args for name in FINDING):
+        return _send(_find(status, offset, limit))
     found: list[JobReport] = []
     total = 0
     for state in (STATE[status],) if status else ALL:
-        page, many = office().reports.jobs(state, max(0, offset - total), max(0, limit - len(found)))
+        skip, wanted = max(0, offset - total), max(0, limit - len(found))
+        if state in ENDED:
+            ended = office().reports.ended((state,), limit=wanted, offset=skip)
+            page, many = list(ended.jobs), ended.total or 0
+        else:
+            page, many = office().reports.jobs(state, skip, wanted)
         found += page
         total += many
     return _send(JobList(jobs=tuple(found), total=total, offset=offset, limit=limit))
+
+
+def _find(status: str | None, offset: int, limit: int) -> JobList:
+    """A page of the finished jobs that have what the parameters say."""
+    if status is not None and status not in ENDED:
+        known = ", ".join(ENDED)
+        rule = f"must be one of {known}, or be left out, to go with {', '.join(f'`{name}`' for name in FINDING)}"
+        raise JobError(Mistake("status", f"`status` {rule}, but is {show(status)}."))
+    given = request.args
+    wanted = Search(given.get("q", ""), given.get("owner"), given.get("model"), given.get("batch"))
+    states = [state for state in ENDED if status in (None, state)]
+    return office().reports.ended(states, wanted, given.get("cursor"), limit, 0 if "cursor" in given else offset)
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:

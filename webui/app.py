@@ -10,6 +10,8 @@ from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui import api, errors, guard, pages
+from webui.index import Index
+from webui.line import Line
 from webui.office import Office
 from webui.reports import Reports
 
@@ -25,10 +27,12 @@ def create_app(settings: Settings) -> Flask:
     deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
     spool = Spool(settings.spool)
     spool.create()
+    index = Index(spool, settings.cache)
     app = Flask("webui")
     app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["office"] = Office(settings, spool, Reports(spool), deny_list)
+    line = Line(spool, settings.owner_waiting)
+    app.extensions["office"] = Office(settings, spool, Reports(spool, line, index), line, index, deny_list)
     guard.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)

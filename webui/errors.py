@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from collections.abc import Iterable
 
 from flask import Flask, Response, jsonify, render_template, request
@@ -11,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
+from webui.office import FullError, NoRoomError
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ SENTENCES = {
 def install(app: Flask) -> None:
     app.register_error_handler(JobError, _job_error)
     app.register_error_handler(TakenError, _taken)
+    app.register_error_handler(FullError, _full)
+    app.register_error_handler(NoRoomError, lambda error: answer(507, "no_space", str(error)))
     app.register_error_handler(OSError, _disk)
     app.register_error_handler(HTTPException, _http)
 
@@ -54,6 +58,12 @@ def _job_error(error: JobError) -> Response:
 
 def _taken(error: TakenError) -> Response:
     return answer(409, "duplicate_id", str(error), [Mistake("id", str(error))])
+
+
+def _full(error: FullError) -> Response:
+    response = answer(429, "queue_full", str(error))
+    response.headers["Retry-After"] = str(math.ceil(error.retry_s))
+    return response
 
 
 def _disk(error: OSError) -> Response:

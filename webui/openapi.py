@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
+from spooler.catalogue import Catalogue
+from spooler.ids import ID
 from spooler.job import Job
-from spooler.models import Catalogue
-from spooler.spool import ID
 from spooler.strict_json import MAX_BYTES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 
@@ -54,6 +54,19 @@ _LIST = [
     {"name": "status", "in": "query", "schema": JobReport.model_json_schema()["properties"]["status"]},
     {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+    *(
+        {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told} Finished jobs only."}
+        for name, told in (
+            (
+                "cursor",
+                "`next_cursor` or `previous_cursor` of a page: it stays where it is while jobs arrive, as `offset` does not.",
+            ),
+            ("q", "Words, each the beginning of one in the prompt, id, owner or model."),
+            ("owner", "The owner, as given."),
+            ("model", "Name of the model that ran the job."),
+            ("batch", "Id of the batch that the job came in."),
+        )
+    ),
 ]
 _MULTIPART = {
     "type": "object",

@@ -11,12 +11,13 @@ from flask import Blueprint, Response, abort, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from spooler import samplers
+from spooler.catalogue import ModelCard, loras_of
 from spooler.job import Job, from_fields
 from spooler.mistakes import JobError
-from spooler.models import ModelCard, loras_of
 from spooler.record import EngineFacts
 from webui.office import office
 from webui.reports import JobReport, ReadyReport
+from webui.search import Search
 
 blueprint = Blueprint("pages", __name__)
 
@@ -92,7 +93,6 @@ def _number(text: str) -> Any:
 def _form(given: dict[str, str], mistakes: dict[str, list[str]]) -> str:
     ready = office().reports.ready()
     card = ready.catalogue.card(given.get("model", ""))
-    finished, _ = office().reports.jobs("done", limit=8)
     return render_template(
         "create.html",
         given=given,
@@ -102,7 +102,7 @@ def _form(given: dict[str, str], mistakes: dict[str, list[str]]) -> str:
         samplers=samplers.SAMPLERS,
         schedules=samplers.SCHEDULE_NAMES,
         sizes=_sizes(card),
-        finished=finished,
+        finished=office().reports.ended(("done",), limit=8).jobs,
         running=office().reports.jobs("claimed")[0],
         **_frame(ready),
     )
@@ -155,9 +155,13 @@ def queue() -> str:
 
 @blueprint.get("/gallery")
 def gallery() -> str:
-    page = _page()
-    jobs, total = office().reports.jobs("done", page * PAGE, PAGE)
-    return render_template("gallery.html", jobs=jobs, total=total, page=page, pages=-(-total // PAGE), **_frame())
+    given = {name: request.args[name] for name in ("q", "owner", "model", "batch") if request.args.get(name)}
+    wanted = Search(given.get("q", ""), given.get("owner"), given.get("model"), given.get("batch"))
+    try:
+        found = office().reports.ended(("done",), wanted, request.args.get("cursor"), PAGE, _page() * PAGE)
+    except JobError as error:
+        abort(404, str(error))
+    return render_template("gallery.html", found=found, given=given, **_frame())
 
 
 @blueprint.get("/failed")
@@ -165,8 +169,8 @@ def failed() -> str:
     reports = office().reports
     return render_template(
         "failed.html",
-        failed=reports.jobs("failed", limit=100)[0],
-        cancelled=reports.jobs("cancelled", limit=50)[0],
+        failed=reports.ended(("failed",), limit=100).jobs,
+        cancelled=reports.ended(("cancelled",), limit=50).jobs,
         rejected=office().spool.rejected()[:100],
         **_frame(),
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spooler import schedule
+from spooler.catalogue import Catalogue, merged
 from spooler.durable import UnreadableError
 from spooler.job import Job
 from spooler.mistakes import JobError
-from spooler.models import Catalogue, merged
-from spooler.pending import Pending
+from spooler.place import Place
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
-from spooler.spool import Place, Spool, State
+from spooler.schedule import Waiting
+from spooler.spool import Spool
+from spooler.states import ENDS, State
 from spooler.status import Progress, SpoolerStatus
+from webui.index import Index
+from webui.line import Line, Standing
+from webui.search import ENDED, Ended, Search
 
 Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
 #: The folder is the state; these are the words that people see for it.
@@ -51,6 +54,11 @@ class JobReport(BaseModel):
     status: Status = Field(description="Which folder the job is in.")
     job: Job = Field(description="What was asked for, as submitted.")
     position: int | None = Field(None, description="Place in the queue, 1 is next; null unless waiting.")
+    starts_in_s: float | None = Field(
+        None, description="Seconds until it is thought to start, from the speeds measured so far; null when unknown."
+    )
+    waits_for: str | None = Field(None, description="What keeps a waiting job back besides the queue, in a sentence.")
+    starred: bool = Field(False, description="Whether it is spared from retention.")
     progress: ProgressReport | None = None
     parameters: Job | None = Field(
         None, description="What is run: every default and the seed filled in; null before it starts."
@@ -74,9 +82,12 @@ class JobList(BaseModel):
     """A page of jobs."""
 
     jobs: tuple[JobReport, ...]
-    total: int = Field(description="How many there are in all.")
+    total: int | None = Field(description="How many there are in all; null when that would take long to count.")
     offset: int
     limit: int
+    next_cursor: str | None = Field(None, description="`cursor` of the page with the older jobs; null: there is none.")
+    previous_cursor: str | None = Field(None, description="`cursor` of the page with the newer jobs.")
+    note: str | None = Field(None, description="A sentence when this is not all there is, for the index is being made.")
 
 
 class RejectedReport(BaseModel):
@@ -105,20 +116,14 @@ class ReadyReport(BaseModel):
 class Reports:
     """Reads one spool. Safe for many threads."""
 
-    def __init__(self, spool: Spool):
+    def __init__(self, spool: Spool, line: Line, index: Index):
         self._spool = spool
-        self._pending = Pending(spool, decode=False)
-        self._lock = threading.Lock()
+        self._line = line
+        self._index = index
 
-    def waiting(self) -> list[schedule.Waiting]:
+    def waiting(self) -> list[Waiting]:
         """The waiting jobs, the next to run first."""
-        turns: dict[str, int] = {}
-        for status, alive in self._spool.spoolers():
-            if alive:
-                turns |= status.last_turn
-        with self._lock:
-            self._pending.scan(time.monotonic())
-            return schedule.order(self._pending.waiting, turns)
+        return self._line.jobs(self._spool.spoolers())
 
     def job(self, job_id: str) -> JobReport | None:
         """The job of that id; None when there is none (or what lies there is no valid job)."""
@@ -126,8 +131,10 @@ class Reports:
             place = self._spool.find(job_id)
             if place is None:
                 return None
+            if place.state in ENDED:
+                self._index.note(place.id)  # whoever looks at it will look for it in the gallery next
             try:
-                return self.at(place, self._position(place))
+                return self.at(place)
             except FileNotFoundError:
                 continue
             except (JobError, UnreadableError, PermissionError):
@@ -135,15 +142,37 @@ class Reports:
         return None
 
     def jobs(self, state: State, offset: int = 0, limit: int = 50) -> tuple[list[JobReport], int]:
-        """One page of the jobs of a state and how many there are; those that came into it last are first."""
+        """One page of the jobs of a state that is no end, and how many there are; those that came into it last are first."""
         if state == "pending":
             line = self.waiting()
-            pairs = [(each.place, number) for number, each in enumerate(line, 1)][offset : offset + limit]
-            return [report for place, number in pairs if (report := self._try(place, number))], len(line)
+            places = [self._line.place(each) for each in line[offset : offset + limit]]
+            return [report for place in places if (report := self._try(place))], len(line)
         places = self._spool.places(state)
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
 
-    def at(self, place: Place, position: int | None = None) -> JobReport:
+    def ended(
+        self, states: Sequence[Ended], wanted: Search | None = None, cursor: str | None = None, limit: int = 50, offset: int = 0
+    ) -> JobList:
+        """One page of finished jobs, the newest first. Raises JobError for a cursor that no page gave."""
+        self._index.glance()
+        page = self._index.page(states, wanted, cursor, limit, offset)
+        found = []
+        for place in page.places:
+            if report := self._try(place):
+                found.append(report)
+            else:
+                self._index.note(place.id)  # gone since
+        return JobList(
+            jobs=tuple(found),
+            total=page.total,
+            offset=offset,
+            limit=limit,
+            next_cursor=page.next_cursor,
+            previous_cursor=page.previous_cursor,
+            note=page.note,
+        )
+
+    def at(self, place: Place) -> JobReport:
         """The report on a job that is at that place. Raises FileNotFoundError when it moved on."""
         job = self._spool.read_job(place)
         record = self._spool.read_record(place) or Record(id=place.id)
@@ -153,11 +182,15 @@ class Reports:
         images = progress.images if progress else record.images
         if place.state in ("pending", "held"):
             images = ()  # a record there may be a stranger's
+        standing = self._line.standing(place.id, self._spool.spoolers()) if place.state == "pending" else Standing()
         return JobReport(
             id=place.id,
             status=STATUS[place.state],
             job=job,
-            position=position,
+            position=standing.position,
+            starts_in_s=standing.starts_in_s,
+            waits_for=standing.waits_for,
+            starred=place.state in ENDS and (place.path / "starred").exists(),
             progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
             images=tuple(_with_url(place.id, image) for image in images if image.file),
             withheld=tuple(image for image in images if not image.file),
@@ -180,14 +213,9 @@ class Reports:
             catalogue=merged(catalogues),
         )
 
-    def _position(self, place: Place) -> int | None:
-        if place.state != "pending":
-            return None
-        return next((number for number, each in enumerate(self.waiting(), 1) if each.place.id == place.id), None)
-
-    def _try(self, place: Place, position: int | None = None) -> JobReport | None:
+    def _try(self, place: Place) -> JobReport | None:
         try:
-            return self.at(place, position)
+            return self.at(place)
         except (FileNotFoundError, JobError, UnreadableError, PermissionError):
             return None
 

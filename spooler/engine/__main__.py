@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 
-from spooler import messages, models
-from spooler.models import ModelError
+from spooler import messages
+from spooler.library import ModelError, scan
 from spooler.settings import Settings
 
 
@@ -38,7 +38,7 @@ def main() -> int:
     from spooler.engine.safety import SafetyError
 
     try:
-        library = models.scan(settings.models, settings.model)
+        library = scan(settings.models, settings.model)
         engine = Engine.make(settings, library, commands, out)
         facts = engine.warm_up()
     except (UnusableError, ModelError, SafetyError) as error:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from spooler.engine import single_file
 from spooler.engine.device import UnusableError
 from spooler.engine.notes import Notes
-from spooler.models import Entry
+from spooler.library import Entry
 
 for library in (diffusers, transformers):
     library.utils.logging.set_verbosity_error()

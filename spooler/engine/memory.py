@@ -148,7 +148,7 @@ def prepare(pipe: Any, tricks: Tricks, dtype: torch.dtype) -> None:
     elif tricks.attention == "xformers":
         try:
             pipe.enable_xformers_memory_efficient_attention()
-        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+        except (ImportError, ValueError, RuntimeError) as error:
             raise ValueError(f"`attention` xformers does not work here: {error}") from error
 
 

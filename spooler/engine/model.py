@@ -14,14 +14,15 @@ import torch
 from safetensors import SafetensorError
 
 from spooler import families, samplers
+from spooler.catalogue import loras_of
 from spooler.engine import loading, memory, prompts
 from spooler.engine.compiled import Compiled
 from spooler.engine.device import NotFiniteError, UnusableError, is_out_of_memory
 from spooler.engine.memory import Tricks
 from spooler.engine.preview import LatentMap, OwnDecoder
 from spooler.job import Job
-from spooler.models import Entry, Library, loras_of, spelled, written
-from spooler.prompt import extract_loras
+from spooler.library import Entry, Library
+from spooler.prompt import extract_loras, spelled, written
 
 Task = Literal["txt2img", "img2img", "inpaint"]
 #: Prompts whose embeddings are kept.

@@ -16,7 +16,7 @@ from spooler.engine.device import UnusableError
 from spooler.engine.loading import Hashes
 from spooler.engine.memory import Tricks
 from spooler.engine.model import Model
-from spooler.models import Entry, Library
+from spooler.library import Entry, Library
 from spooler.settings import Settings
 
 log = logging.getLogger(__name__)

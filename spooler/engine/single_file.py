@@ -60,7 +60,8 @@ def load(path: Path, family: str, dtype: torch.dtype, config: Path | None = None
             pipe = PIPELINES[family].from_single_file(
                 str(path), config=str(folder), local_files_only=True, dtype=dtype, **optional
             )
-        except (NotImplementedError, KeyError) as error:  # torch moves no tensor that was never given its numbers
+        except (NotImplementedError, KeyError) as error:
+            # NotImplementedError is torch's answer when a tensor without numbers ("meta") is moved: the file had none for it.
             lost = f", such as {error.args[0]}" if isinstance(error, KeyError) else ""
             raise ValueError(f"{path} lacks some of the weights of the family {family}{lost}.") from error
         except (SingleFileComponentError, OSError, RuntimeError, TypeError, ValueError) as error:

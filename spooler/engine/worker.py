@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,8 +31,8 @@ from spooler.engine.safety import Safety, SafetyError, SafetyOptions
 from spooler.engine.upscale import UpscalerError, Upscalers
 from spooler.infotext import infotext
 from spooler.job import Job
+from spooler.library import Library
 from spooler.messages import FromEngine
-from spooler.models import Library
 from spooler.record import EngineFacts, Flag, Image, Timings
 from spooler.settings import Settings
 from spooler.status import Phase
@@ -238,21 +238,26 @@ class Engine:
             ground = "black" if name in masks else "white"
             work.inputs[name] = pictures.read(work.folder / "inputs" / name, ground)
         written: list[Future[sheet.Cell | None]] = []
-        positions = _positions(run)
-        for cell, at in zip(run.cells, positions, strict=True):
-            seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
-            while seeds:
-                drawn = self._batch(work, cell, seeds)
-                self._wait_for_files(written, drawn)
-                written += [
-                    self._files.submit(self._keep, work, cell, seed, work.image + offset, at, picture)
-                    for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False))
-                ]
-                work.image += len(drawn)
-                seeds = seeds[len(drawn) :]
-        begun = time.perf_counter()
-        kept = [found for future in written if (found := future.result())]
-        work.clock.encode += time.perf_counter() - begun
+        try:
+            for cell, at in zip(run.cells, _positions(run), strict=True):
+                seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
+                while seeds:
+                    drawn = self._batch(work, cell, seeds)
+                    self._wait_for_files(written, drawn)
+                    written += [
+                        self._files.submit(self._keep, work, cell, seed, work.image + offset, at, picture)
+                        for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False))
+                    ]
+                    work.image += len(drawn)
+                    seeds = seeds[len(drawn) :]
+            begun = time.perf_counter()
+            kept = [found for future in written if (found := future.result())]
+            work.clock.encode += time.perf_counter() - begun
+        finally:
+            # Whatever the end is, nobody writes into the folder after it was told: the spooler publishes it then.
+            for future in written:
+                future.cancel()
+            wait(written)
         return self._sheet(work, kept) if run.job.sweep else None
 
     def _wait_for_files(self, written: list[Future[sheet.Cell | None]], drawn: list[Picture]) -> None:

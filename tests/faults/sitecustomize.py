@@ -108,7 +108,7 @@ class Faults:
             os.abort()
         if "hang" in faults:
             self.strike("hang")
-            while True:
+            while True:  # the hang itself: nothing is waited for here
                 time.sleep(60)
         if "cuda-error" in faults:
             self.strike("cuda-error")

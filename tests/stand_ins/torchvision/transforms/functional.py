@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 
 def _missing(name: str) -> NoReturn:
-    raise NotImplementedError(f"torchvision's {name} is not here: this is the stand-in of the tests.")
+    raise RuntimeError(f"torchvision's {name} is not here: this is the stand-in of the tests.")
 
 
 class InterpolationMode:

@@ -1,0 +1,190 @@
+"""Batches: a dropped file of many jobs (.jsonl, .csv, .txt), or a picture that tells of one (.png), and the jobs made of it.
+
+    batches/<id>/<the file as it came>    and <name>.overrides.json, if there was one
+    batches/<id>/batch.json               the ids of its jobs, written before anything else
+    batches/<id>/queued                   empty: all of them are in the queue
+
+The rename of the file into its folder is the commit: before it, nothing happened; after it, every row becomes a job, whoever is
+killed in between, for the ids are fixed and a row whose id exists is not submitted again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spooler import durable, job
+from spooler.batch_file import read_rows
+from spooler.ids import clean_id, versions
+from spooler.job import Job
+from spooler.moments import Moment
+from spooler.pending import OVERRIDES
+from spooler.reader import folders
+from spooler.record import utc_now
+from spooler.spool import Spool, remove
+from spooler.states import State
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 64 << 20
+#: Rows that are submitted together: one fsync of pending/ for all of them.
+ROWS_AT_ONCE = 50
+
+
+class Batch(BaseModel):
+    """batch.json: what was made of a dropped file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    file: str = Field(description="Name of the dropped file, beside batch.json.")
+    owner: str
+    taken: Moment
+    jobs: tuple[str, ...] = Field(description="Ids of its jobs, row by row.")
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How far a batch is: how many of its jobs are in each state; `gone` are those that nobody has any more."""
+
+    batch: Batch
+    counts: dict[State, int]
+    gone: int
+
+    @property
+    def ended(self) -> bool:
+        return not any(self.counts[state] for state in ("pending", "held", "claimed")) and bool(self.batch.jobs)
+
+
+class Batches:
+    """The folder batches/ of one spool."""
+
+    def __init__(self, spool: Spool):
+        self._spool = spool
+        self._root = spool.batches
+
+    def take(self, name: str, rows: int, owner: str) -> Batch | None:
+        """Take pending/<name> with so many rows as a batch. None: somebody else was faster, or took it away."""
+        spool = self._spool
+        source = spool.pending / name
+        single = source.suffix.lower() == ".png"
+        stem = clean_id(source.stem)[:100]
+        with spool.claim_lock():
+            batch_id = next(wanted for wanted in versions(stem) if self._free(wanted, single))
+            jobs = (batch_id,) if single else tuple(f"{batch_id}.{number:04d}" for number in range(1, rows + 1))
+            batch = Batch(id=batch_id, file=name, owner=owner, taken=utc_now(), jobs=jobs)
+            folder = self._root / batch_id
+            folder.mkdir()
+            try:
+                durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
+                durable.sync_folder(self._root)
+                overrides = source.with_name(f"{name}{OVERRIDES}")
+                if overrides.exists():
+                    spool.move("take", overrides, folder / overrides.name)
+                spool.move("take", source, folder / name)
+            except durable.UnsyncedError:
+                raise
+            except OSError as error:
+                self._undo(folder)
+                if isinstance(error, FileNotFoundError):
+                    return None  # RACE: withdrawn, or taken by another spooler
+                raise
+        return batch
+
+    def _free(self, batch_id: str, single: bool) -> bool:
+        if durable.exists(self._root / batch_id):
+            return False
+        return not single or self._spool.find_by_name(batch_id) is None
+
+    def _undo(self, folder: Path) -> None:
+        """Take apart what was begun for a file that was not taken; overrides go back where they were."""
+        for entry in folder.glob(f"*{OVERRIDES}"):
+            with contextlib.suppress(OSError):
+                entry.rename(self._spool.pending / entry.name)
+        with contextlib.suppress(OSError):
+            remove(folder)
+
+    def unfinished(self) -> list[Batch]:
+        """The batches of which rows may not be in the queue yet; what was begun and not committed is taken apart."""
+        found = []
+        for folder in folders(self._root):
+            if (folder / "queued").exists():
+                continue
+            batch = self.read(folder.name)
+            if batch and durable.exists(folder / batch.file):
+                found.append(batch)
+                continue
+            with self._spool.claim_lock():  # whoever takes a file holds it: so nobody is in the middle of that
+                if batch is None or not durable.exists(folder / batch.file):
+                    self._undo(folder)
+        return found
+
+    def submit_some(self, batch: Batch, rows: Sequence[Job], begin: int) -> int | None:
+        """Submit the next of its `rows`, from row `begin` on; returns where to go on, None when all are in the queue."""
+        end = begin + ROWS_AT_ONCE
+        self._submit(list(zip(batch.jobs[begin:end], rows[begin:end], strict=True)))
+        if end < len(batch.jobs):
+            return end
+        durable.write_new_if_missing(self._root / batch.id / "queued", b"")
+        return None
+
+    def rows(self, batch: Batch) -> list[Job]:
+        """The batch's jobs, as its file says, each with its owner and the batch's id.
+
+        Raises JobError when the file no longer reads as it did, which somebody must have done by hand.
+        """
+        source = self._root / batch.id / batch.file
+        overrides = source.with_name(f"{batch.file}{OVERRIDES}")
+        extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
+        rows = read_rows(batch.file, durable.read_small(source, MAX_BYTES), extra)
+        return [row.job.model_copy(update={"batch": batch.id, "owner": row.job.owner or batch.owner}) for row in rows]
+
+    def _submit(self, rows: Sequence[tuple[str, Job]]) -> None:
+        """Put the rows into pending/ that are nowhere yet, and have the disk keep them, all with one fsync of the folder."""
+        spool = self._spool
+        drafts: list[tuple[str, Path]] = []
+        try:
+            for job_id, row in rows:
+                if spool.find_by_name(job_id) is None:
+                    draft = spool.tmp / durable.unique_name()
+                    durable.write_new(draft, job.encode(row))
+                    drafts.append((job_id, draft))
+            with spool.claim_lock():
+                for job_id, draft in drafts:
+                    if spool.find_by_name(job_id) is None:
+                        with contextlib.suppress(FileExistsError):
+                            spool.link_draft(draft, job_id)
+            durable.sync_folder(spool.pending)
+        finally:
+            for _, draft in drafts:
+                draft.unlink(missing_ok=True)
+
+    def read(self, batch_id: str) -> Batch | None:
+        """None when there is no such batch, or nothing that can be read of it."""
+        try:
+            return Batch.model_validate_json(durable.read_small(self._root / batch_id / "batch.json", MAX_BYTES))
+        except (FileNotFoundError, NotADirectoryError, ValidationError, durable.UnreadableError):
+            return None
+
+    def ids(self) -> list[str]:
+        return [folder.name for folder in folders(self._root)]
+
+    def progress(self, batch_id: str) -> BatchProgress | None:
+        """How many of the batch's jobs are where; a look at each of them."""
+        batch = self.read(batch_id)
+        if batch is None:
+            return None
+        counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
+        gone = 0
+        for job_id in batch.jobs:
+            if place := self._spool.find_by_name(job_id):
+                counts[place.state] += 1
+            else:
+                gone += 1
+        return BatchProgress(batch, counts, gone)

@@ -1,0 +1,170 @@
+"""The doorman of the drop folder: sets aside what is no job, takes files of many jobs, and submits their rows."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spooler import durable, job
+from spooler.batch_file import read_rows
+from spooler.batches import MAX_BYTES, Batch, Batches
+from spooler.job import Job
+from spooler.mistakes import IncompleteError, JobError
+from spooler.pending import OVERRIDES, Pending, Source, Suspect, owner_of
+from spooler.reader import PRIORITY
+from spooler.spool import Spool
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what is no job yet.
+LOOK_S = 1.0
+
+
+@dataclass
+class Expansion:
+    """A batch whose rows are being submitted."""
+
+    batch: Batch
+    rows: list[Job]
+    begin: int = 0
+
+
+class Doorman:
+    """Minds everything in pending/ that is not simply a job. A turn does little, so that the queue goes on meanwhile."""
+
+    def __init__(self, spool: Spool, pending: Pending, check: Callable[[Job], object], grace_s: Callable[[], float]):
+        """`check` raises JobError for a job that no spooler here can run; `grace_s`: seconds that a file must stay unchanged
+        and unreadable before it is taken for broken."""
+        self._spool = spool
+        self._pending = pending
+        self._check = check
+        self._grace_s = grace_s
+        self._batches = Batches(spool)
+        self._expansions: list[Expansion] | None = None  # None: what an earlier life began is not known yet
+        self._next_look = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._expansions)
+
+    def turn(self, now: float) -> None:
+        """Everything there is to do now, once; OSError when the disk will not have it."""
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            self._pending.look_again(now)
+            for name in self._pending.orphans(now, self._grace_s()):
+                self._remove_orphan(name)
+        for suspect in self._pending.suspects:
+            self._mind_suspect(suspect, now)
+        for source in self._pending.sources:
+            self._mind_source(source, now)
+        self._expand()
+
+    def due(self, now: float) -> float:
+        """When there is something to do, monotonic seconds."""
+        if self._expansions:
+            return now
+        return self._next_look if self._pending.suspects or self._pending.sources else now + LOOK_S
+
+    def recover(self) -> None:
+        """Go on with the batches that somebody began and did not end."""
+        known = {each.batch.id for each in self._expansions or ()}
+        self._expansions = self._expansions or []
+        for batch in self._batches.unfinished():
+            if batch.id not in known:
+                try:
+                    self._expansions.append(Expansion(batch, self._batches.rows(batch)))
+                except (JobError, durable.UnreadableError) as error:
+                    log.error("batches/%s: cannot be read any more, its jobs are not all in the queue: %s", batch.id, error)
+
+    def _mind_suspect(self, suspect: Suspect, now: float) -> None:
+        if suspect.final:
+            self.reject(suspect.path.name, suspect.reason)
+        elif now - suspect.since >= self._grace_s():
+            if _has_writer(suspect.path if suspect.path.is_file() else suspect.path / "job.json"):
+                self._pending.patient(suspect, now)  # a copy that stalls is still a copy
+            else:
+                self.reject(suspect.path.name, suspect.reason)
+
+    def _mind_source(self, source: Source, now: float) -> None:
+        """Take a file of many jobs once it is whole: at once when it came by a rename, or when its end can be told."""
+        abandoned = now - source.since >= self._grace_s()
+        if not (source.whole or abandoned or source.path.suffix.lower() == ".png"):
+            return
+        try:
+            if abandoned and _has_writer(source.path):
+                self._pending.patient(source, now)
+                return
+            info = source.path.stat(follow_symlinks=False)
+            overrides = source.path.with_name(f"{source.path.name}{OVERRIDES}")
+            extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
+            rows = [row.job for row in read_rows(source.path.name, durable.read_small(source.path, MAX_BYTES), extra)]
+            for row in rows:
+                self._check(row)
+            batch = self._batches.take(source.path.name, len(rows), owner_of(info.st_uid))
+        except IncompleteError as error:
+            if abandoned:
+                self.reject(source.path.name, str(error))
+            return
+        except (JobError, durable.UnreadableError) as error:
+            lines = error.mistakes if isinstance(error, JobError) else (error,)
+            self.reject(source.path.name, "\n".join(str(line) for line in lines))
+            return
+        except FileNotFoundError:  # RACE: withdrawn
+            batch = None
+        self._pending.forget(source.path.name)
+        if batch:
+            log.info("batches/%s: %d jobs of %s", batch.id, len(batch.jobs), ascii(batch.file)[1:-1])
+            self._expansions = [*(self._expansions or []), Expansion(batch, self._batches.rows(batch))]
+
+    def _expand(self) -> None:
+        """Submit some rows of the first batch that is not all in the queue."""
+        if self._expansions:
+            first = self._expansions[0]
+            following = self._batches.submit_some(first.batch, first.rows, first.begin)
+            if following is None:
+                self._expansions.pop(0)
+            else:
+                first.begin = following
+
+    def reject(self, name: str, reason: str) -> None:
+        """Set an entry of pending/ aside; one that cannot be moved must not stop the others."""
+        try:
+            if aside := self._spool.reject(self._spool.pending / name, reason):
+                log.warning("rejected/%s: %s", ascii(aside)[1:-1], ascii(reason)[1:-1])
+            self._pending.forget(name)
+        except OSError as error:
+            log.error("cannot set %s aside: %s", ascii(name), error)
+
+    def _remove_orphan(self, name: str) -> None:
+        """Remove a side file whose job does not wait here, unless it is held: then it comes back."""
+        place = self._spool.find_by_name(name.removesuffix(PRIORITY))
+        if place is None or place.state not in ("pending", "held"):
+            with contextlib.suppress(OSError):
+                (self._spool.pending / name).unlink()
+
+
+def _has_writer(path: os.PathLike[str]) -> bool:
+    """Whether some process of this host has the file open to write: the kernel gives no read lease then (fcntl(2)).
+
+    Where it cannot be told (a network file system, another user's file) the answer is no. SIGIO, which a writer that comes
+    just now sends us, is ignored by `service.serve`.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,71 @@
+"""Whether a waiting job may run yet, by its `not_before`, `expires_at` and `after`; and the clock that this may trust."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from spooler.schedule import Waiting
+from spooler.states import State
+
+#: Seconds that the wall clock may differ from the monotonic one before it is taken for set, and that it must then run evenly.
+JUMP_S = 30.0
+SETTLE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says: the job may run, must wait, or can never run; and why, in a sentence."""
+
+    answer: Literal["ready", "later", "never"]
+    why: str = ""
+
+
+READY = Verdict("ready")
+
+
+def judge(job: Waiting, now: float | None, where: Callable[[str], State | None]) -> Verdict:
+    """`now` is seconds since 1970, None while the clock cannot be trusted; `where` tells the state of a job by its id."""
+    if job.expires_at is not None and now is not None and now >= job.expires_at:
+        return Verdict("never", "It was not started before its `expires_at`.")
+    for other in job.after:
+        state = where(other)
+        if state in ("failed", "cancelled"):
+            return Verdict("never", f"It was to run after {other!r}, but that one is {state}.")
+        if state is None:
+            return Verdict("later", f"It waits for {other!r}, of which there is no job yet.")
+        if state != "done":
+            return Verdict("later", f"It waits until {other!r} is done.")
+    if job.not_before is not None and (now is None or now < job.not_before):
+        return Verdict("later", "It waits for its `not_before`." if now is not None else "The clock was set just now.")
+    return READY
+
+
+def conditional(jobs: Iterable[Waiting]) -> list[Waiting]:
+    """Those of the jobs that have a condition."""
+    return [job for job in jobs if is_conditional(job)]
+
+
+def is_conditional(job: Waiting) -> bool:
+    return bool(job.after) or job.not_before is not None or job.expires_at is not None
+
+
+class WallClock:
+    """Seconds since 1970, or None for a while after somebody set the clock: what it says then may be set back at once.
+
+    Only what a job asks for in wall time is decided by it; everything else goes by the monotonic clock.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic):
+        self._wall, self._monotonic = wall, monotonic
+        self._offset = wall() - monotonic()
+        self._untrusted_until = float("-inf")
+
+    def now(self) -> float | None:
+        wall, monotonic = self._wall(), self._monotonic()
+        if abs(wall - monotonic - self._offset) > JUMP_S:
+            self._untrusted_until = monotonic + SETTLE_S
+        self._offset = wall - monotonic  # a slow drift is followed, and is no jump
+        return None if monotonic < self._untrusted_until else wall

@@ -1,0 +1,39 @@
+"""Ids of jobs: the name of a dropped file as far as it may be one, or a new one that sorts by time."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_id(text: str) -> bool:
+    """Whether the text may be a job's id: one that ends in .json would be taken for a file's name."""
+    return bool(ID.fullmatch(text)) and not text.endswith((".json", ".priority"))
+
+
+def new_id() -> str:
+    """An id for a job from the web: it sorts by time, and 40 random bits make it new."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(5)}"
+
+
+def clean_id(name: str) -> str:
+    """The id of a dropped file: its name without .json, with what an id may not have made into dashes."""
+    stem = name
+    while stem.endswith((".json", ".priority")):
+        stem = stem.removesuffix(".json").removesuffix(".priority")
+    if ID.fullmatch(stem):
+        return stem
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:120].rstrip("-")
+    return cleaned or "job"
+
+
+def versions(wanted: str) -> Iterator[str]:
+    """cat, cat-2, cat-3, ..."""
+    yield wanted
+    yield from (f"{wanted[:120]}-{number}" for number in count(2))

@@ -1,0 +1,46 @@
+"""A spooler's life: the lock that it holds while it lives, and the epoch by which it notices that it was taken for dead."""
+
+from __future__ import annotations
+
+import logging
+
+from filelock import FileLock
+
+from spooler.spool import Spool
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 5.0
+
+
+class Life:
+    """One life of the spooler of that name. The lock is the kernel's: it is free the moment that the process ends.
+
+    A lock on a network file system can be lost without a word (N8). So it is a hint, and the rename is the fence; the epoch
+    only makes a spooler that lost its lock stop at its next commit instead of working for nothing.
+    """
+
+    def __init__(self, spool: Spool, spooler: str, lock: FileLock, epoch: int):
+        self._spool = spool
+        self._spooler = spooler
+        self._lock = lock
+        self._epoch = epoch
+
+    @classmethod
+    def begin(cls, spool: Spool, spooler: str, wait_s: float = LOCK_WAIT_S) -> Life:
+        """Take the life lock and begin an epoch. Raises filelock.Timeout when a spooler of that name lives."""
+        (spool.claimed / spooler).mkdir(exist_ok=True)
+        lock = spool.life_lock(spooler)
+        lock.acquire(timeout=wait_s)
+        try:
+            return cls(spool, spooler, lock, spool.raise_epoch(spooler))
+        except BaseException:
+            lock.release()
+            raise
+
+    def goes_on(self) -> bool:
+        """Whether nobody took over since: asked before each commit. Raises OSError when the spool cannot be read."""
+        return self._spool.epoch(self._spooler) == self._epoch
+
+    def end(self) -> None:
+        self._lock.release()

@@ -1,0 +1,237 @@
+"""Looking at a spool: where a job is, what lies beside it, who works on it. Nothing here changes a job's state.
+
+Jobs move forward without a lock and backward (retry, release, give back) only under the claim lock; so whoever looks in the
+order of the flow, pending to done, cannot miss one that moves forward, and a second look finds the one that moved back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from spooler import durable, job
+from spooler.ids import ID, clean_id
+from spooler.place import Place, Rejected
+from spooler.record import Record, iso
+from spooler.states import ENDS, STATES, State
+from spooler.status import Progress, SpoolerStatus
+
+log = logging.getLogger(__name__)
+
+#: What a job's folder may have besides job.json and the pictures that it names, when it was claimed before.
+OURS = frozenset({"record.json", "submitted.json", "error.txt", "cancel", "progress.json", "preview.jpg"})
+#: Names of results: of these, and no others, the web app opens files.
+RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
+MAX_RECORD_BYTES = 16 << 20
+#: A side file in pending/: the job's priority, told apart from the job itself, which never changes.
+PRIORITY = ".priority"
+
+
+class Reader:
+    """The folders of one spool, to look at. Any number of these, in any number of processes, on the same folders."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.tmp = root / "tmp"
+        self.pending = root / "pending"
+        self.held = root / "held"
+        self.claimed = root / "claimed"
+        self.rejected_folder = root / "rejected"
+        self.batches = root / "batches"
+
+    # -- where a job is ----------------------------------------------------------------------------------------------------
+
+    def find(self, job_id: str) -> Place | None:
+        """Where the job is now; None when there is no such job. It may have moved on by the time the caller looks there."""
+        if not ID.fullmatch(job_id):
+            return None
+        # The second look for one that was moved back meanwhile. Last, for it has to list: a waiting file whose name is not
+        # yet an id ("my cat.json" will be my-cat).
+        return (
+            self.find_by_name(job_id)
+            or self.find_by_name(job_id)
+            or next((place for state in STATES[:2] for place in self.walk(state) if place.id == job_id), None)
+        )
+
+    def find_by_name(self, job_id: str) -> Place | None:
+        """As `find`, at the names alone where a job of that id should be: never a listing, however many jobs there are."""
+        for state in STATES:
+            if state == "claimed":
+                for theirs in self.spooler_folders():
+                    if (theirs / job_id / "job.json").exists():
+                        return Place(job_id, state, theirs / job_id, theirs.name)
+                continue
+            if state in ("pending", "held") and durable.exists(self.root / state / f"{job_id}.json"):
+                return Place(job_id, state, self.root / state / f"{job_id}.json", is_folder=False)
+            if (self.root / state / job_id / "job.json").exists():
+                return Place(job_id, state, self.root / state / job_id)
+        return None
+
+    def places(self, state: State) -> list[Place]:
+        """All jobs of a state, those that came into it last first (waiting ones: first come first)."""
+        found = [(mtime_ns(place.path), place) for place in self.walk(state)]
+        found.sort(key=lambda pair: (pair[0], pair[1].id), reverse=state not in ("pending", "held"))
+        return [place for _, place in found]
+
+    def walk(self, state: State) -> Iterator[Place]:
+        """The jobs of a state in no order, one by one as the folder is read: however many there are, none is kept."""
+        if state == "claimed":
+            for theirs in self.spooler_folders():
+                yield from (Place(folder.name, state, folder, theirs.name) for folder in folders(theirs))
+            return
+        with os.scandir(self.root / state) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False) and entry.name[-5:] != ".json":
+                    yield Place(entry.name, state, Path(entry.path))
+                elif state in ("pending", "held") and entry.name.endswith(".json"):
+                    yield Place(clean_id(entry.name), state, Path(entry.path), is_folder=False)
+
+    def rejected(self) -> list[Rejected]:
+        """The files in rejected/ with their reasons, the newest first."""
+        reasons = sorted(self.rejected_folder.glob("*.reason.txt"), key=mtime_ns, reverse=True)
+        found = []
+        for path in reasons:
+            with contextlib.suppress(FileNotFoundError):
+                text = path.read_text(errors="replace").strip()
+                name = path.name.removesuffix(".reason.txt")
+                if durable.exists(self.rejected_folder / name):  # else it was not moved here yet, or taken away again
+                    found.append(Rejected(name, text, mtime(path)))
+        return found
+
+    # -- what lies with a job ----------------------------------------------------------------------------------------------
+
+    def read_job(self, place: Place) -> job.Job:
+        """Raises FileNotFoundError when the job moved on, JobError or UnreadableError for a file that is no job."""
+        return job.decode(durable.read_small(place.job_file, job.MAX_BYTES))
+
+    def read_record(self, place: Place) -> Record | None:
+        """What is known of the job so far; None for one that no spooler had yet."""
+        if not place.is_folder:
+            return None
+        try:
+            return Record.decode(durable.read_small(place.path / "record.json", MAX_RECORD_BYTES))
+        except FileNotFoundError:
+            return None
+        except (ValidationError, durable.UnreadableError) as error:
+            log.warning("job %s: its record.json cannot be read: %s", place.id, error)
+            return None
+
+    def read_progress(self, place: Place) -> Progress | None:
+        """How far a claimed job is; None before its first step."""
+        try:
+            return Progress.model_validate_json((place.path / "progress.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def queued_at(self, place: Place) -> str:
+        """When a waiting job came, for people; no decision rests on it but the order among those found at a start."""
+        return mtime(place.job_file)
+
+    def input_file(self, place: Place, name: str) -> Path:
+        """Where a picture is that the job names: in inputs/, or beside job.json as somebody dropped it."""
+        gathered = place.path / "inputs" / name
+        return gathered if gathered.exists() else place.path / name
+
+    def odd_entry(self, place: Place, names: Sequence[str]) -> str | None:
+        """What is wrong with the files of a job's folder: one that the job does not name, a link, a device; None: all is well.
+
+        A folder comes from a stranger: nothing in it is opened, followed or moved before it was looked at here.
+        """
+        for folder, allowed in ((place.path, {"job.json", *OURS, *names}), (place.path / "inputs", set(names))):
+            if folder != place.path and not durable.exists(folder):
+                continue
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                return f"`{folder.name}` must be a folder, but is none."
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name == "inputs" and folder == place.path:
+                        continue
+                    if entry.name not in allowed and not RESULT.fullmatch(entry.name) and not entry.name.startswith("."):
+                        return f"A job's folder must hold what the job names, but {entry.name!a} is none of that."
+                    if not entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                        return f"A job's folder must hold ordinary files, but {entry.name!a} is none."
+        return None
+
+    # -- the whole -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """A file PAUSE in the spool stops claiming; what is claimed is finished."""
+        return (self.root / "PAUSE").exists()
+
+    def free_bytes(self) -> int:
+        """What the file system has left for this user."""
+        return shutil.disk_usage(self.root).free
+
+    def spoolers(self) -> list[tuple[SpoolerStatus, bool]]:
+        """What each spooler last told of itself, and whether it is alive, which only its lock can say."""
+        found = []
+        for folder in self.spooler_folders():
+            with contextlib.suppress(FileNotFoundError, ValidationError):
+                status = SpoolerStatus.model_validate_json((folder / "spooler.json").read_bytes())
+                found.append((status, self.alive(folder.name)))
+        return found
+
+    def spooler_folders(self) -> list[Path]:
+        """The folders of claimed/, one of each spooler that ever was."""
+        return folders(self.claimed)
+
+    def life_lock(self, spooler: str) -> FileLock:
+        """The lock that a spooler holds for its life: a free one means dead, with no timeout and no pid."""
+        # No soft fallback: a lock that cannot be had from the kernel must fail, not pretend.
+        return FileLock(self.claimed / spooler / ".lock", fallback_to_soft=False, thread_local=False)
+
+    def alive(self, spooler: str) -> bool:
+        lock = self.life_lock(spooler)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:
+            return False
+        lock.release()
+        return False
+
+    def is_free(self, job_id: str) -> bool:
+        """Whether no job of that id was claimed or has ended: what a claim asks, under the claim lock.
+
+        A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
+        """
+        parents = [*self.spooler_folders(), *(self.root / state for state in ENDS)]
+        return not any(durable.exists(parent / job_id / "job.json") for parent in parents)
+
+
+def folders(parent: Path) -> list[Path]:
+    """The folders in a folder, by name; those that begin with a dot left out. None when it is not there."""
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".")
+    except FileNotFoundError:
+        return []
+
+
+def mtime_ns(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def mtime(path: Path) -> str:
+    """When the file was written last, for people."""
+    try:
+        return iso(datetime.fromtimestamp(mtime_ns(path) / 1e9, UTC))
+    except (ValueError, OverflowError):  # a time that no calendar has, which a file system may well hold
+        return iso(datetime.fromtimestamp(0, UTC))

@@ -1,0 +1,54 @@
+"""A job that the engine has, and what is heard of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+from spooler import messages
+from spooler.place import Place
+from spooler.record import Image, Record
+from spooler.states import End
+from spooler.status import Progress
+
+
+@dataclass
+class Running:
+    """A job that the engine has. `outcome` is set when it ended; then it is published, again and again if the disk is full."""
+
+    place: Place
+    record: Record
+    last_sign: float
+    progress: Progress
+    began: float = 0.0  # monotonic seconds
+    work: float = 0.0  # megapixel-steps
+    progress_written: float = 0.0
+    images: list[Image] = field(default_factory=list)
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    cancelling: bool = False
+    outcome: End | None = None
+
+    @property
+    def median_step_s(self) -> float:
+        """Seconds of its usual denoising step, as far as seen."""
+        return median(self.step_seconds) if self.step_seconds else 0.0
+
+    def sign(self, now: float) -> float:
+        """Note a sign of life; returns the seconds since the one before."""
+        silent_s, self.last_sign = now - self.last_sign, now
+        return silent_s
+
+    def advance(self, message: messages.Progress, silent_s: float) -> None:
+        """It told how far it is."""
+        before = self.progress
+        if message.phase == before.phase == "denoise" and message.step > before.step:
+            self.step_seconds.append(silent_s / (message.step - before.step))
+        known = {"phase", "image", "batch", "step", "steps"}
+        self.progress = before.model_copy(update=message.model_dump(include=known))
+
+    def add_image(self, image: Image) -> None:
+        """A picture is in the folder, whole."""
+        self.images = sorted([*self.images, image], key=lambda each: each.index)
+        self.progress = self.progress.model_copy(update={"images": tuple(self.images)})
+        self.progress_written = 0.0  # shown at once

@@ -1,0 +1,116 @@
+"""The warden of the engine: starts it, kills it when it takes too long, buries it, and waits before the next start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from spooler import messages
+from spooler.child import Child, Gone
+from spooler.record import EngineFacts
+from spooler.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_WAIT_S = 10.0
+#: Starts of the engine that may fail in a row before only one a minute is tried.
+FAILED_STARTS = 3
+FAILED_START_WAIT_S = 60.0
+
+
+class Warden:
+    """One engine process at a time. It is expendable: whatever happens to it, there will be another."""
+
+    def __init__(self, settings: Settings, start: Callable[[], Child]):
+        self._settings = settings
+        self._start = start
+        self.child: Child | None = None
+        self.facts: EngineFacts | None = None  # of the model that ran last; set while the engine is warm
+        self.refused: str | None = None  # the engine's reason why it can never work here
+        self.load_seconds = 0.0  # of a start that no job has been charged with yet
+        self._child_since = 0.0
+        self._next_start = 0.0
+        self._failed_starts = 0
+        self._last_failure: str | None = None
+        self._killed_for: str | None = None
+        self._ever_ready = False
+        self._recycling = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be given a job, as far as the engine goes."""
+        return self.facts is not None and not self._recycling and not self._killed_for
+
+    @property
+    def failing(self) -> bool:
+        return self._failed_starts >= FAILED_STARTS and self.facts is None
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no warm engine, as far as known."""
+        return None if self.facts else self._last_failure
+
+    def mind(self, now: float, busy: bool) -> None:
+        """Start the engine when there is none; kill one that loads too long; end one that is to be recycled and is not busy."""
+        if self.child is None:
+            if now >= self._next_start and not self.refused:
+                self.child, self._child_since = self._start(), now
+                log.info("engine %d: starting", self.child.pid)
+        elif self.facts is None and now - self._child_since > self._settings.load_s:
+            self.kill(f"it did not load within {self._settings.load_s:g} s")
+        elif self._recycling and not busy:
+            self.child.send(messages.Stop())
+
+    def send(self, message: messages.Run | messages.Cancel) -> None:
+        if self.child:
+            self.child.send(message)
+
+    def kill(self, why: str) -> None:
+        if self.child and not self._killed_for:
+            log.error("engine %d: killed, %s", self.child.pid, why)
+            self._killed_for = why
+            self.child.kill()
+
+    def recycle_if_grown(self, grown_bytes: int) -> None:
+        """Have it start anew before the next job when its resident memory has grown too far."""
+        if grown_bytes > self._settings.recycle_gib * (1 << 30):
+            self._recycling = True
+
+    def ready(self, facts: EngineFacts) -> None:
+        self.facts = facts
+        self.load_seconds = facts.load_seconds
+        self._failed_starts, self._last_failure, self._ever_ready = 0, None, True
+        log.info("engine %d: ready, %s on %s", self.child.pid if self.child else 0, facts.model, facts.device_name)
+
+    def refuse(self, reason: str) -> None:
+        """It says that it cannot work: for good when it never could."""
+        self._last_failure = reason
+        if not self._ever_ready:
+            self.refused = reason
+
+    def gone(self, gone: Gone, now: float, busy: bool, stopping: bool) -> str:
+        """Bury it; returns how it ended, in words."""
+        how = f"{gone.how}: {self._killed_for}" if self._killed_for else gone.how
+        was_ready = self.facts is not None
+        pid = self.child.pid if self.child else 0
+        recycled, self._recycling = self._recycling, False
+        self.child, self.facts, self._killed_for = None, None, None
+        if stopping:
+            return how
+        if recycled and not busy:
+            log.info("engine %d: ended between two jobs, to give its memory back", pid)
+            return how
+        log.error("engine %d: gone, %s", pid, how)
+        if not was_ready:
+            self._failed_starts += 1
+            self._last_failure = self._last_failure or f"it ended while it loaded ({how})"
+            if self._failed_starts >= FAILED_STARTS:
+                self._next_start = now + FAILED_START_WAIT_S
+        return how
+
+    def close(self) -> None:
+        """End the engine at its next step."""
+        if self.child:
+            self.child.send(messages.Stop())
+            self.child.wait(STOP_WAIT_S if self.facts else 0)  # one that still loads has nothing to finish
+        self.child, self.facts = None, None

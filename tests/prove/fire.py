@@ -1,0 +1,215 @@
+"""A deed under fire: a process under strace that is killed before its Nth system call, or whose Nth call fails.
+
+The process is forked from this one, so that no point costs a start of Python. It stops itself when it is ready; strace takes
+hold of it, and only then does it go on: the calls are counted from there. strace counts them for each name of its own, so a
+point is a name and a number. A call before which the process is killed is not made; a call that fails is not made either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+#: What Python does for itself: memory, threads, signals, time. All else is a point: whatever names a file or a descriptor.
+NOISE = re.compile(
+    "arch_prctl|brk|clock_gettime|clock_nanosleep|clone|clone3|exit|exit_group|futex|getegid|geteuid|getgid|"
+    "getpid|getppid|getrandom|gettid|getuid|kill|madvise|mmap|mprotect|mremap|munmap|nanosleep|pselect6|"
+    "restart_syscall|rt_sigaction|rt_sigprocmask|rt_sigreturn|rt_sigsuspend|sched_yield|select|sendto|"
+    "set_robust_list|sysinfo|uname"
+)
+#: The process makes this call right before the deed and right after it; nothing else does.
+MARK = "getppid"
+#: Seconds after which a deed counts as hanging. None waits for anything but a lock that nobody has.
+DEADLINE_S = 100.0
+
+CALL = re.compile(r"(\w+)\((.*)\)\s+= (-?\w+|\?)(.*)")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One system call of a deed: its name, and how many of that name there were with it. Both name the point for strace."""
+
+    name: str
+    number: int
+    arguments: str = ""
+    answer: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.answer.startswith("-")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it names, and those of its descriptors."""
+        found = re.findall(r'"([^"]*)"|\d<([^>]*)>', self.arguments)
+        return tuple(quoted or described for quoted, described in found)
+
+    def __str__(self) -> str:
+        """The point, and what it is about: paths from the spool on."""
+        about = " ".join(re.sub(r"^/.*?/\d+(/|$)", "", path) or "/" for path in self.paths if path != str(Path.cwd()))
+        return f"{self.name} {self.number}{f' ({about})' if about else ''}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a deed went: what it gave back or raised, or that the process was killed."""
+
+    ended: Literal["returned", "raised", "killed", "hung"]
+    value: Any = None  #: what it returned; of what it raised, the class's name
+    errno: int | None = None
+    text: str = ""
+    calls: tuple[Call, ...] = ()  #: from mark to mark, those of Python for itself left out
+
+    @property
+    def answer(self) -> str:
+        """What its caller hears, in short."""
+        if self.ended == "returned":
+            return "nothing" if self.value is None else "success"
+        return str(self.value) if self.ended == "raised" else self.ended
+
+
+def usable() -> str | None:
+    """Why this machine cannot do it, if it cannot."""
+    if not shutil.which("strace"):
+        return "strace is not installed"
+    try:
+        return None if fire(lambda: Path("/").stat(), log=True).calls else "strace may not trace here"
+    except RuntimeError as error:
+        return str(error)
+
+
+def fire(deed: Callable[[], Any], ready: Callable[[], object] | None = None, inject: str = "", log: bool = False) -> Run:
+    """Do the deed in a process of its own. `inject` is strace's, as `fsync:signal=SIGKILL:when=2`; `log`: note the calls.
+
+    `ready` is done before strace looks; what it returns is kept until the process ends.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.NamedTemporaryFile("r", dir=shared_memory()) as trace:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _child(deed, ready, theirs)
+        theirs.close()
+        try:
+            _, status = os.waitpid(pid, os.WUNTRACED)
+            if not os.WIFSTOPPED(status):
+                raise RuntimeError("the process ended before it was ready")
+            # Traced are only calls of that name where no log is wanted: a stop at each of the others would cost its time.
+            traced = "all" if log else inject.partition(":")[0]
+            options = ["-y", "-s", "0", "-o", trace.name, "-e", f"trace={traced}", "-e", "signal=none"]
+            strace = subprocess.Popen(
+                ["strace", *options, *(["-e", f"inject={inject}"] if inject else []), "-p", str(pid)], stderr=subprocess.PIPE
+            )
+            with strace:
+                assert strace.stderr
+                hello = strace.stderr.readline()
+                if b"attached" not in hello:
+                    raise RuntimeError(f"strace cannot trace: {hello.decode(errors='replace').strip()}")
+                os.kill(pid, signal.SIGCONT)
+                hung = not select.select([ours], [], [], DEADLINE_S)[0]
+                if hung:
+                    os.kill(pid, signal.SIGKILL)
+                answer = b"" if hung else _read(ours)
+                _, status = os.waitpid(pid, 0)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise
+        calls = tuple(_calls(trace.read().splitlines())) if log else ()
+    if hung:
+        return Run("hung", calls=calls)
+    if not answer:
+        return Run("killed", os.WTERMSIG(status) if os.WIFSIGNALED(status) else status, calls=calls)
+    ended, value, errno, text = pickle.loads(answer)  # noqa: S301 - from our own child
+    return Run(ended, value, errno, text, calls)
+
+
+def _child(deed: Callable[[], Any], ready: Callable[[], object] | None, answer: socket.socket) -> None:
+    """The process under fire. It never returns."""
+    try:
+        logging.disable()  # it would write to the terminal, which is not the deed's
+        kept = ready() if ready else None
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.getppid()
+        try:
+            told: tuple[Any, ...] = ("returned", deed(), None, "")
+        except BaseException as error:  # noqa: BLE001 - told to whoever fired
+            told = ("raised", type(error).__name__, getattr(error, "errno", None), str(error))
+        os.getppid()
+        answer.sendall(pickle.dumps(told))
+        del kept
+    finally:
+        os._exit(0)
+
+
+def _read(answer: socket.socket) -> bytes:
+    pieces = []
+    while piece := answer.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _calls(lines: Sequence[str]) -> Iterator[Call]:
+    """The calls of a trace that are points: from the first mark to the second, numbered each for its name."""
+    numbers: Counter[str] = Counter()
+    for line in lines:
+        if not (match := CALL.match(line)):
+            continue
+        name, arguments, answer, rest = match.groups()
+        numbers[name] += 1
+        if name == MARK and numbers[MARK] == 2:
+            return
+        if numbers[MARK] == 1 and not NOISE.fullmatch(name):
+            yield Call(name, numbers[name], arguments, f"{answer}{rest}")
+
+
+def shared_memory() -> str | None:
+    """A folder in memory, where there is one: a killed process leaves the page cache as it is, so no disk is needed."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for spools, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sdspool-prove-", dir=shared_memory()) as folder:
+        yield Path(folder)
+
+
+def forked(work: Callable[[], Any]) -> Any:
+    """What `work` returns, done in a process of its own. Raises RuntimeError with what it raised."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            try:
+                logging.disable()
+                try:
+                    told: tuple[bool, Any] = (True, work())
+                except BaseException as error:  # noqa: BLE001 - told to the parent
+                    told = (False, f"{type(error).__name__}: {error}")
+                theirs.sendall(pickle.dumps(told))
+            finally:
+                os._exit(0)
+        theirs.close()
+        answer = _read(ours)
+        os.waitpid(pid, 0)
+    good, value = pickle.loads(answer) if answer else (False, "it was killed")  # noqa: S301 - from our own child
+    if not good:
+        raise RuntimeError(value)
+    return value

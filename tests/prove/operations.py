@@ -1,0 +1,536 @@
+"""What is put under fire: each verb of the spool, on each of the stages that it is done on.
+
+An operation is a table row: the stage (a spool folder in the state before), the deed, and what was acknowledged when the deed
+returned. A verb that Spool does not have yet is left out; `missing()` names those.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spooler import durable
+from spooler.record import Image, Record, Timings
+from spooler.spool import Place, Spool
+from tests.prove.promises import Entry, Ledger
+from tests.prove.restart import FACTS, SIDE, draw, picture, restart
+
+ME, DEAD = "me", "dead"
+REST = frozenset({"done"})
+START = picture(200, 0)
+
+
+def job(name: str, **fields: Any) -> bytes:
+    """A job's bytes. They are not what sdspool itself would write, so that one that was rewritten is seen."""
+    return f" {json.dumps({'prompt': f'a red circle, {name}', 'steps': 2, **fields})}\n\n".encode()
+
+
+CAT, DOG = job("cat"), job("dog")
+WITH_INPUTS = job("cat with a picture", image="start.png")
+INPUTS = {"start.png": START}
+#: A neighbour that has nothing to do with the deed: it waits, and must come to its end too.
+NEIGHBOUR = Entry("neighbour", job("neighbour"))
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    stage: Callable[[Spool], Ledger]
+    deed: Callable[[Spool], Any]
+    #: The ledger after the deed gave this value to its caller.
+    acknowledged: Callable[[Ledger, Any], Ledger]
+    #: What a fault-free run gives: "success", "nothing" or the name of what it raises.
+    answer: str = "success"
+    #: Whose life locks the process holds: it is that spooler.
+    lives: tuple[str, ...] = ()
+    needs: str = ""
+
+    def ready(self, spool: Spool) -> ExitStack:
+        stack = ExitStack()
+        for name in self.lives:
+            stack.enter_context(spool.life_lock(name).acquire(timeout=5))
+        return stack
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------------
+
+
+def given(spool: Spool, name: str, raw: bytes, inputs: Mapping[str, bytes] | None = None, state: str = "pending") -> Path:
+    """A job in pending/ or held/ as if it had always been there."""
+    if not inputs:
+        return _write(spool.root / state / f"{name}.json", raw)
+    for picture_name, data in inputs.items():
+        _write(spool.root / state / name / "inputs" / picture_name, data)
+    _write(spool.root / state / name / "job.json", raw)
+    return spool.root / state / name
+
+
+def claimed(spool: Spool, name: str, raw: bytes, inputs: Mapping[str, bytes] | None = None, by: str = ME) -> Place:
+    given(spool, name, raw, inputs)
+    place = spool.claim(name if inputs else f"{name}.json", by)
+    assert place and place.id == name
+    return place
+
+
+def begun(spool: Spool, place: Place, pictures: int = 1) -> Record:
+    """An attempt that the engine has heard of, with the pictures that it has drawn so far. Returns the record."""
+    record = spool.read_record(place) or Record(id=place.id, queued="2026-01-01T00:00:00Z")
+    decoded = spool.read_job(place)
+    record = record.claimed_by(place.spooler or ME, place.id, "").end_attempt("worker-died: the engine died")
+    record = record.begin_attempt(decoded, FACTS)
+    spool.prepare(place, record)
+    list(draw(place.path, record.attempts[-1].number, pictures))
+    return record
+
+
+def finished(record: Record, pictures: int = 1) -> Record:
+    number = record.attempts[-1].number
+    images = (Image(file=f"{i}.png", index=i, seed=number, width=SIDE, height=SIDE) for i in range(pictures))
+    return record.finish(tuple(images), Timings(), FACTS)
+
+
+def ended(spool: Spool, name: str, raw: bytes, state: str, inputs: Mapping[str, bytes] | None = None) -> Place:
+    """A job in done/, failed/ or cancelled/."""
+    place = claimed(spool, name, raw, inputs)
+    record = begun(spool, place)
+    record = finished(record) if state == "done" else record.fail(state, f"It {state}.")
+    shown = spool.publish(place, record, state)  # type: ignore[arg-type]
+    assert shown
+    return shown
+
+
+def _write(path: Path, raw: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def new(spool: Spool) -> Ledger:
+    """Every stage begins with this: one job that waits."""
+    spool.create()
+    for name in (ME, DEAD):
+        (spool.claimed / name).mkdir()
+    given(spool, NEIGHBOUR.id, NEIGHBOUR.raw)
+    return Ledger((NEIGHBOUR,))
+
+
+def having(ledger: Ledger, *entries: Entry) -> Ledger:
+    return Ledger((*ledger.entries, *entries))
+
+
+# -- submit ------------------------------------------------------------------------------------------------------------------
+
+
+def _to_submit(raw: bytes, inputs: Mapping[str, bytes] | None = None) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        return having(new(spool), Entry("cat", raw, inputs=inputs or {}, given=False, keeps_id=False))
+
+    return stage
+
+
+def _submitted(ledger: Ledger, job_id: str) -> Ledger:
+    return ledger.but("cat", id=job_id, given=True, keeps_id=True)
+
+
+def _taken(state: str) -> Callable[[Spool], Ledger]:
+    """A job cat in that state; DOG will be submitted under the same id, and must be refused."""
+
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        ends = REST
+        if state in ("pending", "held"):
+            given(spool, "cat", CAT, state=state)
+            ends = REST if state == "pending" else frozenset({"held"})
+        elif state == "claimed":
+            claimed(spool, "cat", CAT, by=DEAD)
+        else:
+            ended(spool, "cat", CAT, state)
+            ends = frozenset({state})
+        return having(ledger, Entry("cat", CAT, ends))
+
+    return stage
+
+
+def _unchanged(ledger: Ledger, value: Any) -> Ledger:
+    return ledger
+
+
+# -- claim and run -----------------------------------------------------------------------------------------------------------
+
+
+def _waiting(*, folder: bool = False, state: str = "pending") -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        raw, inputs = (WITH_INPUTS, INPUTS) if folder else (CAT, {})
+        given(spool, "cat", raw, inputs, state)
+        return having(ledger, Entry("cat", raw, REST if state == "pending" else frozenset({"held"}), inputs))
+
+    return stage
+
+
+def _claim_dropped(spool: Spool) -> Ledger:
+    """A file with a name that is no id, and a job in done/ that has the id which it would get."""
+    ledger = new(spool)
+    ended(spool, "my-cat", DOG, "done")
+    given(spool, "my cat", CAT)
+    return having(ledger, Entry("my-cat-2", CAT, keeps_id=False), Entry("my-cat", DOG, state="done"))
+
+
+def _in_claimed(
+    raw: bytes = CAT, inputs: Mapping[str, bytes] | None = None, attempts: int = 0, ends: frozenset[str] = REST
+) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        place = claimed(spool, "cat", raw, inputs)
+        for _ in range(attempts):
+            begun(spool, place, 2)
+        return having(ledger, Entry("cat", raw, ends, inputs or {}, heard=attempts))
+
+    return stage
+
+
+def _place(spool: Spool) -> Place:
+    return Place("cat", "claimed", spool.claimed / ME / "cat", ME)
+
+
+def _prepare(spool: Spool) -> int:
+    """As the service begins an attempt. Returns its number."""
+    place = _place(spool)
+    record = spool.read_record(place) or Record(id="cat", queued="2026-01-01T00:00:00Z")
+    record = (
+        record.claimed_by(ME, "cat", "").end_attempt("worker-died: the engine died").begin_attempt(spool.read_job(place), FACTS)
+    )
+    spool.prepare(place, record)
+    return len(record.attempts)
+
+
+def _publish(state: str) -> Callable[[Spool], Place | None]:
+    def deed(spool: Spool) -> Place | None:
+        place = _place(spool)
+        record = spool.read_record(place)
+        assert record
+        record = finished(record, 2) if state == "done" else record.fail(state, f"It {state}.")
+        return spool.publish(place, record, state)  # type: ignore[arg-type]
+
+    return deed
+
+
+def _to_publish(state: str, in_the_way: bool = False) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        place = claimed(spool, "cat", WITH_INPUTS, INPUTS)
+        begun(spool, place, 2)
+        _write(place.path / "progress.json", b"{}")
+        _write(place.path / "preview.jpg", b"\xff\xd8")
+        if state == "cancelled":
+            (place.path / "cancel").touch()
+        entry = Entry(
+            "cat", WITH_INPUTS, frozenset({state, "done"} - ({"done"} if state == "cancelled" else set())), INPUTS, heard=1
+        )
+        if not in_the_way:
+            return having(ledger, entry)
+        # A person has put another job of that name there by hand.
+        ended(spool, "dog", DOG, "done")
+        (spool.root / "done" / "dog").rename(spool.root / "done" / "cat")
+        record = Record.decode((spool.root / "done" / "cat" / "record.json").read_bytes()).model_copy(update={"id": "cat"})
+        _write(spool.root / "done" / "cat" / "record.json", record.encode())
+        return having(ledger, replace(entry, keeps_id=False), Entry("cat", DOG, state="done"))
+
+    return stage
+
+
+def _published(ledger: Ledger, place: Place | None) -> Ledger:
+    if place is None:
+        return ledger
+    raw = (WITH_INPUTS, CAT)
+    return Ledger(
+        tuple(
+            replace(each, state=place.state, ends=frozenset({place.state})) if each.raw in raw else each
+            for each in ledger.entries
+        )
+    )
+
+
+# -- cancel, retry, hold, release --------------------------------------------------------------------------------------------
+
+
+def _to_cancel(folder: bool = False, state: str = "pending") -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = _waiting(folder=folder, state=state)(spool)
+        return ledger.but("cat", ends=ledger.entry("cat").ends | {"cancelled"})
+
+    return stage
+
+
+def _cancel_running(spool: Spool) -> Ledger:
+    ledger = new(spool)
+    begun(spool, claimed(spool, "cat", CAT, by=DEAD))
+    return having(ledger, Entry("cat", CAT, frozenset({"done", "cancelled"}), heard=1))
+
+
+def _cancelled(ledger: Ledger, place: Place | None) -> Ledger:
+    """A waiting job is shown as cancelled at once; a running one will be at its next step."""
+    if place is None:
+        return ledger
+    return ledger.but("cat", ends=frozenset({"cancelled"}), state="cancelled" if place.state == "cancelled" else None)
+
+
+def _ended(state: str, folder: bool = False) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        raw, inputs = (WITH_INPUTS, INPUTS) if folder else (CAT, {})
+        ended(spool, "cat", raw, state, inputs)
+        return having(ledger, Entry("cat", raw, frozenset({state, "done"}), inputs, heard=1))
+
+    return stage
+
+
+def _retried(ledger: Ledger, place: Place | None) -> Ledger:
+    return ledger.but("cat", ends=REST) if place else ledger
+
+
+def _to_move(source: str, folder: bool) -> Callable[[Spool], Ledger]:
+    return lambda spool: _waiting(folder=folder, state=source)(spool).but("cat", ends=frozenset({"done", "held"}))
+
+
+def _verb(name: str, *arguments: Any) -> Callable[[Spool], Any]:
+    """A verb on the job cat that Spool may not have."""
+    return lambda spool: getattr(spool, name)("cat", *arguments)
+
+
+def _give_back(state: str) -> Callable[[Spool], Any]:
+    def deed(spool: Any) -> Any:
+        return spool.give_back(_place(spool), state)
+
+    return deed
+
+
+def _begin_epoch(spool: Any) -> int:
+    return int(spool.raise_epoch(ME))
+
+
+def _moved(ledger: Ledger, place: Place | None) -> Ledger:
+    """To pending/ or held/: from there to its end, or to rest."""
+    return ledger.but("cat", ends=frozenset({"held" if place.state == "held" else "done"})) if place else ledger
+
+
+# -- reject ------------------------------------------------------------------------------------------------------------------
+
+BAD = b'{"prompt": "a red circle", "stepz": 3}'
+
+
+def _bad(spool: Spool) -> Ledger:
+    ledger = new(spool)
+    given(spool, "bad", BAD)
+    return having(ledger, Entry("bad", BAD, frozenset({"rejected"}), keeps_id=False))
+
+
+def _bad_taken(spool: Spool) -> Ledger:
+    """Another file of that name was rejected before."""
+    ledger = _bad(spool)
+    other = BAD.replace(b"3", b"4")
+    _write(spool.rejected_folder / "bad.json", other)
+    _write(spool.rejected_folder / "bad.json.reason.txt", b"It has no field `stepz`.\n")
+    return having(ledger, Entry("bad-before", other, frozenset({"rejected"}), state="rejected", keeps_id=False))
+
+
+def _bad_claimed(inputs: Mapping[str, bytes] | None = None) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        claimed(spool, "cat", BAD, inputs)
+        return having(ledger, Entry("cat", BAD, frozenset({"rejected"}), inputs or {}, keeps_id=False))
+
+    return stage
+
+
+def _rejected(ledger: Ledger, name: str | None) -> Ledger:
+    if name is None:
+        return ledger
+    return Ledger(tuple(replace(each, state="rejected") if each.raw == BAD else each for each in ledger.entries))
+
+
+# -- recover, upkeep ---------------------------------------------------------------------------------------------------------
+
+
+def _after_a_crash(spool: Spool) -> Ledger:
+    """What two dead spoolers left, this one's earlier life and another: each half way through everything that they do."""
+    ledger = new(spool)
+    entries = []
+    for by in (ME, DEAD):
+        name = f"{by}-claimed"
+        claimed(spool, name, job(name), by=by)
+        entries.append(Entry(name, job(name)))
+
+        name = f"{by}-inputs"  # with pictures beside job.json, as somebody dropped them
+        place = claimed(spool, name, job(name, image="start.png"), INPUTS, by=by)
+        (place.path / "inputs" / "start.png").rename(place.path / "start.png")
+        (place.path / "inputs").rmdir()
+        entries.append(Entry(name, job(name, image="start.png"), inputs=INPUTS))
+
+        name = f"{by}-running"
+        place = claimed(spool, name, job(name), by=by)
+        begun(spool, place)
+        _write(place.path / f".record.json.{durable.unique_name()}", b'{"id":')
+        entries.append(Entry(name, job(name), heard=1))
+
+        name = f"{by}-worn"  # all its attempts are used up
+        place = claimed(spool, name, job(name), by=by)
+        for _ in range(3):
+            begun(spool, place)
+        entries.append(Entry(name, job(name), frozenset({"failed"}), heard=3))
+
+        name = f"{by}-unwanted"
+        place = claimed(spool, name, job(name), by=by)
+        begun(spool, place)
+        (place.path / "cancel").touch()
+        entries.append(Entry(name, job(name), frozenset({"cancelled"}), heard=1))
+
+        name = f"{by}-unpublished"
+        place = claimed(spool, name, job(name), by=by)
+        record = finished(begun(spool, place))
+        durable.replace(place.path / "record.json", record.encode())
+        entries.append(Entry(name, job(name), heard=1))
+
+        name = f"{by}-half"  # killed between mkdir and rename
+        (spool.claimed / by / name).mkdir()
+        given(spool, name, job(name))
+        entries.append(Entry(name, job(name)))
+    _write(spool.tmp / durable.unique_name(), b"half a dra")
+    return having(ledger, *entries)
+
+
+def _old_drafts(spool: Spool) -> Ledger:
+    """Drafts of writers that are long dead, and one of a writer that is alive."""
+    ledger = new(spool)
+    for number in range(2):
+        _write(spool.tmp / f"old-{number}", b"half a dra")
+        _write(spool.tmp / f"old-folder-{number}" / "inputs" / "start.png", START[:9])
+    for path in spool.tmp.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    _write(spool.tmp / "young", b"half a dra")
+    return ledger
+
+
+def _gather(spool: Spool) -> Ledger:
+    ledger = _in_claimed(WITH_INPUTS, INPUTS)(spool)
+    place = _place(spool)
+    (place.path / "inputs" / "start.png").rename(place.path / "start.png")
+    (place.path / "inputs").rmdir()
+    return ledger
+
+
+def _gathering(spool: Spool) -> bool:
+    spool.gather_inputs(_place(spool), ["start.png"])
+    return True
+
+
+def _table() -> list[Operation]:
+    def submit(raw: bytes, wanted: str | None = None, inputs: Mapping[str, bytes] | None = None) -> Callable[[Spool], Any]:
+        return lambda spool: spool.submit(raw, wanted, inputs)
+
+    return [
+        Operation("submit", _to_submit(CAT), submit(CAT), _submitted),
+        Operation("submit, pictures", _to_submit(WITH_INPUTS, INPUTS), submit(WITH_INPUTS, None, INPUTS), _submitted),
+        Operation("submit, wanted id", _to_submit(CAT), submit(CAT, "cat"), _submitted),
+        Operation(
+            "submit, wanted id, pictures", _to_submit(WITH_INPUTS, INPUTS), submit(WITH_INPUTS, "cat", INPUTS), _submitted
+        ),
+        *(
+            Operation(f"submit, id taken in {state}", _taken(state), submit(DOG, "cat"), _unchanged, "TakenError")
+            for state in ("pending", "held", "claimed", "done", "failed", "cancelled")
+        ),
+        Operation("claim", _waiting(), lambda spool: spool.claim("cat.json", ME), _unchanged, lives=(ME,)),
+        Operation("claim, folder", _waiting(folder=True), lambda spool: spool.claim("cat", ME), _unchanged, lives=(ME,)),
+        Operation("claim, id taken", _claim_dropped, lambda spool: spool.claim("my cat.json", ME), _unchanged, lives=(ME,)),
+        Operation(
+            "gather pictures",
+            _gather,
+            _gathering,
+            _unchanged,
+            lives=(ME,),
+        ),
+        *(
+            Operation(
+                f"prepare, attempt {attempts + 1}",
+                _in_claimed(attempts=attempts),
+                _prepare,
+                lambda ledger, number: ledger.but("cat", heard=number, ends=REST | {"failed"}),
+                lives=(ME,),
+            )
+            for attempts in (0, 1)
+        ),
+        *(
+            Operation(f"publish to {state}", _to_publish(state), _publish(state), _published, lives=(ME,))
+            for state in ("done", "failed", "cancelled")
+        ),
+        Operation("publish, name taken", _to_publish("done", in_the_way=True), _publish("done"), _published, lives=(ME,)),
+        Operation("cancel, waiting", _to_cancel(), lambda spool: spool.cancel("cat"), _cancelled),
+        Operation("cancel, waiting folder", _to_cancel(folder=True), lambda spool: spool.cancel("cat"), _cancelled),
+        Operation("cancel, held", _to_cancel(state="held"), lambda spool: spool.cancel("cat"), _cancelled),
+        Operation("cancel, held folder", _to_cancel(folder=True, state="held"), lambda spool: spool.cancel("cat"), _cancelled),
+        Operation("cancel, running", _cancel_running, lambda spool: spool.cancel("cat"), _cancelled),
+        Operation("retry", _ended("failed"), lambda spool: spool.retry("cat"), _retried),
+        Operation("retry, pictures", _ended("failed", folder=True), lambda spool: spool.retry("cat"), _retried),
+        Operation("retry, cancelled", _ended("cancelled"), lambda spool: spool.retry("cat"), _retried, needs="give_back"),
+        *(
+            Operation(f"{verb}{', folder' if folder else ''}", _to_move(source, folder), _verb(verb), _moved, needs=verb)
+            for verb, source in (("hold", "pending"), ("release", "held"))
+            for folder in (False, True)
+        ),
+        *(
+            Operation(
+                f"give back to {state}",
+                _in_claimed(WITH_INPUTS, INPUTS, ends=frozenset({"done", "held"})),
+                _give_back(state),
+                _moved,
+                lives=(ME,),
+                needs="give_back",
+            )
+            for state in ("pending", "held")
+        ),
+        Operation("set priority", _waiting(), _verb("set_priority", "top"), _unchanged, needs="set_priority"),
+        Operation("star", _ended("done"), _verb("star", True), _unchanged, needs="star"),
+        Operation("begin an epoch", _waiting(), _begin_epoch, _unchanged, needs="raise_epoch"),
+        Operation("reject", _bad, lambda spool: spool.reject(spool.pending / "bad.json", "It is bad."), _rejected, lives=(ME,)),
+        Operation(
+            "reject, name taken",
+            _bad_taken,
+            lambda spool: spool.reject(spool.pending / "bad.json", "Bad."),
+            _rejected,
+            lives=(ME,),
+        ),
+        Operation(
+            "reject, claimed", _bad_claimed(), lambda spool: spool.reject_claimed(_place(spool), "Bad."), _rejected, lives=(ME,)
+        ),
+        Operation(
+            "reject, claimed folder",
+            _bad_claimed(INPUTS),
+            lambda spool: spool.reject_claimed(_place(spool), "Bad."),
+            _rejected,
+            lives=(ME,),
+        ),
+        Operation("recover", _after_a_crash, lambda spool: spool.recover(ME), _unchanged, lives=(ME,)),
+        Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
+        Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
+    ]
+
+
+def operations() -> list[Operation]:
+    """Those whose verb there is."""
+    return [each for each in _table() if not each.needs or hasattr(Spool, each.needs)]
+
+
+def missing() -> list[str]:
+    """The verbs of the table that Spool does not have."""
+    return sorted({each.needs for each in _table() if each.needs and not hasattr(Spool, each.needs)})
+
+
+def copy(stage: Path, to: Path) -> Path:
+    """A copy of a staged spool, times and all: making it anew would cost more."""
+    return Path(shutil.copytree(stage, to, symlinks=True))

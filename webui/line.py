@@ -1,0 +1,125 @@
+"""The line of waiting jobs, as this web app sees it: kept in memory, brought up to date when somebody asks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from spooler import estimate, gate, schedule
+from spooler.catalogue import Catalogue
+from spooler.job import Job
+from spooler.pending import Judged, Pending
+from spooler.place import Place
+from spooler.schedule import Waiting
+from spooler.spool import Spool
+from spooler.states import State
+from spooler.status import SpoolerStatus
+
+#: Seconds that one request may spend on bringing the line up to date; a background thread does the rest of a long first look.
+LOOK_S = 0.05
+RESCAN_S = 10.0
+#: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
+ORDER_SHARE = 0.1
+KEEP_UP_S = 1.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a waiting job stands: its place in the line from 1, when it is thought to start, and what keeps it back."""
+
+    position: int | None = None
+    starts_in_s: float | None = None
+    waits_for: str | None = None
+
+
+class Line:
+    """The waiting jobs of one spool. Safe for many threads."""
+
+    def __init__(self, spool: Spool, owner_cap: int = 0):
+        self._spool = spool
+        self._cap = owner_cap
+        self._lock = threading.Lock()
+        self._catalogue = Catalogue()
+        self._pending = Pending(spool, self._judge, decode=False, owner_cap=owner_cap, polling=lambda: False)
+        self._ordered: list[Waiting] = []
+        self._positions: dict[str, int] = {}
+        self._starts: list[float | None] = []
+        self._owners: Counter[str] = Counter()
+        self._next_order = float("-inf")
+
+    def keep_up(self, stop: threading.Event) -> None:
+        """Keep the line up to date until told to stop: the work of a thread of its own, so that no request has much to do."""
+        while not stop.is_set():
+            try:
+                with self._lock:
+                    done = self._pending.refresh(time.monotonic(), LOOK_S, RESCAN_S)
+            except OSError:
+                done = True
+            stop.wait(KEEP_UP_S if done else 0.01)
+
+    def jobs(self, told: list[tuple[SpoolerStatus, bool]]) -> list[Waiting]:
+        """The waiting jobs, the next to run first; those that must wait for something come last."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            return self._ordered
+
+    def place(self, waiting: Waiting) -> Place:
+        return self._pending.place(waiting)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def waiting_of(self, owner: str) -> int:
+        """How many jobs of that owner wait, as of the last order."""
+        return self._owners[owner]
+
+    def next_start_s(self, told: list[tuple[SpoolerStatus, bool]]) -> float:
+        """Seconds until the first of the line has probably left it: when to try again, 1 to 600; 10 when nobody knows."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            starts = self._starts
+        if len(starts) > 1 and starts[1] is not None:
+            return max(1.0, min(600.0, starts[1]))
+        return 10.0
+
+    def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]]) -> Standing:
+        """Where the job stands; all unknown when the line does not have it."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            waiting = self._pending.get(job_id)
+            if waiting is None:
+                return Standing()
+            index = self._positions.get(waiting.name)
+            starts = self._starts[index] if index is not None and index < len(self._starts) else None
+        verdict = gate.judge(waiting, time.time(), self._where) if gate.is_conditional(waiting) else gate.READY
+        return Standing(None if index is None else index + 1, starts, verdict.why or None)
+
+    def _where(self, job_id: str) -> State | None:
+        place = self._spool.find_by_name(job_id)
+        return place.state if place else None
+
+    def _judge(self, job: Job) -> Judged:
+        return Judged(work=estimate.work(job, self._catalogue.card(job.model)))
+
+    def _bring_up_to_date(self, told: list[tuple[SpoolerStatus, bool]]) -> None:
+        now = time.monotonic()
+        alive = [status for status, lives in told if lives]
+        if alive:
+            self._catalogue = alive[0].catalogue
+        self._pending.refresh(now, LOOK_S, RESCAN_S)
+        if now < self._next_order:
+            return
+        started = time.perf_counter()
+        turns: dict[str, int] = {}
+        for status in alive:
+            turns |= status.last_turn
+        ready = schedule.order(self._pending.queue, turns, self._cap)
+        gated = sorted(self._pending.gated.values(), key=lambda each: each.arrival)
+        self._ordered = [*ready, *gated]
+        self._positions = {each.name: number for number, each in enumerate(self._ordered)}
+        self._owners = Counter(each.owner for each in self._ordered)
+        speeds = {model: speed for status in alive for model, speed in status.speeds.items()}
+        self._starts = estimate.starts(ready, self._catalogue.default, speeds, spoolers=len(alive) or 1)
+        self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
