@@ -136,15 +136,15 @@ class Index:
 
         Never raises: what went wrong is logged, told by the pages, and tried again later.
         """
-        return self._take_turn(budget_s, thorough=True)
+        return self._take_turn(budget_s, walk=True)
 
     def glance(self) -> None:
         """What a request does before it looks: take in what is new, where that is quick. The thread does the rest."""
         if not self._runs:  # no thread in this process: if there is one in another, it has the lock and this returns at once
-            self._take_turn(ALONE_S, thorough=True)
+            self._take_turn(ALONE_S)
             return
         slow = self._steps is not None or any(each.rest_s > RESTS * GLANCE_S for each in self._listings.values())
-        self._take_turn(GLANCE_S, thorough=not slow)
+        self._take_turn(GLANCE_S, only_noted=slow)
 
     def note(self, job_id: str) -> None:
         """Look at this job soon: it ended, went, or got its star."""
@@ -156,13 +156,13 @@ class Index:
         with self._turn:
             self._forget_work()
 
-    def _take_turn(self, budget_s: float, thorough: bool) -> bool:
+    def _take_turn(self, budget_s: float, only_noted: bool = False, walk: bool = False) -> bool:
         if time.monotonic() < self._not_before or not self._turn.acquire(blocking=False):
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock.acquire(timeout=0):
-                return self._advance(time.monotonic() + budget_s, thorough)
+                return self._advance(time.monotonic() + budget_s, only_noted, walk)
         except Timeout:
             return False  # another process is at it
         except sqlite3.Error as error:
@@ -175,20 +175,21 @@ class Index:
             self._turn.release()
         return False
 
-    def _advance(self, end: float, thorough: bool) -> bool:
+    def _advance(self, end: float, only_noted: bool, walk: bool) -> bool:
         if (self.folder / "damaged").exists():
             self._throw_away("a reader could not use it")
         self._store.open()
         self._look_at_claimed()
         self._look_at_noted()
-        if not thorough:
+        if only_noted:
             return False
         self._steps = self._steps or self._all_steps()
         for _ in self._steps:
             if time.monotonic() >= end:
                 return False
         self._steps = self._trouble = None
-        self._walk(min(end, time.monotonic() + WALK_SHARE * REST_S))
+        if walk:
+            self._walk(min(end, time.monotonic() + WALK_SHARE * REST_S))
         return all(self._mtime(state) == listing.mtime_ns for state, listing in self._listings.items())
 
     def _all_steps(self) -> Iterator[None]:
