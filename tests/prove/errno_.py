@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from spooler.spool import Place
+from spooler.place import Place
 from tests.prove import operations
 from tests.prove.fire import Call, Run, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, Range, Tally
@@ -31,7 +31,7 @@ ERRNOS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "ESTALE", "EMFILE")
 #: Of an operation with very many calls each call fails with one of them, in turn.
 LONG = frozenset({"restart after a crash"})
 #: What an operation may raise when a call fails: the error itself, a lock that was not to be had, or a sentence about it.
-HONEST = frozenset({"OSError", "PermissionError", "Timeout", "SpoolError", "BlockingIOError"})
+HONEST = frozenset({"OSError", "UnsyncedError", "PermissionError", "Timeout", "SpoolError", "BlockingIOError"})
 #: Some file systems say this of a lock that another process has, and filelock believes them: the deed may leave it for later.
 HELD_BY_ANOTHER = ("flock", "EACCES")
 #: Parts of names that no two runs share.

@@ -1,7 +1,7 @@
 """What is put under fire: each verb of the spool, on each of the stages that it is done on.
 
-An operation is a table row: the stage (a spool folder in the state before), the deed, and what was acknowledged when the deed
-returned. A verb that Spool does not have yet is left out; `missing()` names those.
+An operation is a row of a table: the stage (a spool folder in the state before), the deed, and what was acknowledged when the
+deed returned.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spooler import durable
+from spooler.batch_file import read_rows
+from spooler.batches import Batches
+from spooler.job import encode
+from spooler.place import Place
 from spooler.record import Image, Record, Timings
-from spooler.spool import Place, Spool
+from spooler.spool import Spool
 from tests.prove.promises import Entry, Ledger
-from tests.prove.restart import FACTS, SIDE, draw, picture, restart
+from tests.prove.restart import FACTS, OWNER, SIDE, draw, picture, restart, submit_rows
 
 ME, DEAD = "me", "dead"
 REST = frozenset({"done"})
+WAITING: tuple[Literal["pending", "held"], ...] = ("pending", "held")
 START = picture(200, 0)
 
 
@@ -49,7 +54,6 @@ class Operation:
     answer: str = "success"
     #: Whose life locks the process holds: it is that spooler.
     lives: tuple[str, ...] = ()
-    needs: str = ""
 
     def ready(self, spool: Spool) -> ExitStack:
         stack = ExitStack()
@@ -300,19 +304,19 @@ def _to_move(source: str, folder: bool) -> Callable[[Spool], Ledger]:
 
 
 def _verb(name: str, *arguments: Any) -> Callable[[Spool], Any]:
-    """A verb on the job cat that Spool may not have."""
+    """A verb on the job cat."""
     return lambda spool: getattr(spool, name)("cat", *arguments)
 
 
-def _give_back(state: str) -> Callable[[Spool], Any]:
-    def deed(spool: Any) -> Any:
+def _give_back(state: Literal["pending", "held"]) -> Callable[[Spool], Any]:
+    def deed(spool: Spool) -> Place | None:
         return spool.give_back(_place(spool), state)
 
     return deed
 
 
-def _begin_epoch(spool: Any) -> int:
-    return int(spool.raise_epoch(ME))
+def _begin_epoch(spool: Spool) -> int:
+    return spool.raise_epoch(ME)
 
 
 def _moved(ledger: Ledger, place: Place | None) -> Ledger:
@@ -353,6 +357,39 @@ def _rejected(ledger: Ledger, name: str | None) -> Ledger:
     if name is None:
         return ledger
     return Ledger(tuple(replace(each, state="rejected") if each.raw == BAD else each for each in ledger.entries))
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------------
+
+ROWS = "".join(f'{{"prompt": "a red circle, row {number}", "steps": 2}}\n' for number in range(3)).encode()
+
+
+def _dropped_rows(spool: Spool) -> Ledger:
+    ledger = new(spool)
+    _write(spool.pending / "rows.jsonl", ROWS)
+    jobs = [row.job.model_copy(update={"batch": "rows", "owner": OWNER}) for row in read_rows("rows.jsonl", ROWS)]
+    rows = (Entry(f"rows.{number:04d}", encode(each), given=False, due=True) for number, each in enumerate(jobs, 1))
+    return having(ledger, *rows)
+
+
+def _taken_rows(spool: Spool) -> Ledger:
+    ledger = _dropped_rows(spool)
+    assert _take(spool)
+    return ledger
+
+
+def _take(spool: Spool) -> bool | None:
+    return True if Batches(spool).take("rows.jsonl", 3, OWNER) else None
+
+
+def _submit_rows(spool: Spool) -> bool:
+    batch = Batches(spool).read("rows")
+    assert batch
+    return submit_rows(Batches(spool), batch)
+
+
+def _all_rows(ledger: Ledger, value: Any) -> Ledger:
+    return Ledger(tuple(replace(each, given=True) for each in ledger.entries))
 
 
 # -- recover, upkeep ---------------------------------------------------------------------------------------------------------
@@ -430,7 +467,7 @@ def _gathering(spool: Spool) -> bool:
     return True
 
 
-def _table() -> list[Operation]:
+def operations() -> list[Operation]:
     def submit(raw: bytes, wanted: str | None = None, inputs: Mapping[str, bytes] | None = None) -> Callable[[Spool], Any]:
         return lambda spool: spool.submit(raw, wanted, inputs)
 
@@ -477,9 +514,9 @@ def _table() -> list[Operation]:
         Operation("cancel, running", _cancel_running, lambda spool: spool.cancel("cat"), _cancelled),
         Operation("retry", _ended("failed"), lambda spool: spool.retry("cat"), _retried),
         Operation("retry, pictures", _ended("failed", folder=True), lambda spool: spool.retry("cat"), _retried),
-        Operation("retry, cancelled", _ended("cancelled"), lambda spool: spool.retry("cat"), _retried, needs="give_back"),
+        Operation("retry, cancelled", _ended("cancelled"), lambda spool: spool.retry("cat"), _retried),
         *(
-            Operation(f"{verb}{', folder' if folder else ''}", _to_move(source, folder), _verb(verb), _moved, needs=verb)
+            Operation(f"{verb}{', folder' if folder else ''}", _to_move(source, folder), _verb(verb), _moved)
             for verb, source in (("hold", "pending"), ("release", "held"))
             for folder in (False, True)
         ),
@@ -490,13 +527,12 @@ def _table() -> list[Operation]:
                 _give_back(state),
                 _moved,
                 lives=(ME,),
-                needs="give_back",
             )
-            for state in ("pending", "held")
+            for state in WAITING
         ),
-        Operation("set priority", _waiting(), _verb("set_priority", "top"), _unchanged, needs="set_priority"),
-        Operation("star", _ended("done"), _verb("star", True), _unchanged, needs="star"),
-        Operation("begin an epoch", _waiting(), _begin_epoch, _unchanged, needs="raise_epoch"),
+        Operation("set priority", _waiting(), _verb("set_priority", "top"), _unchanged),
+        Operation("star", _ended("done"), _verb("star", True), _unchanged),
+        Operation("begin an epoch", _waiting(), _begin_epoch, _unchanged),
         Operation("reject", _bad, lambda spool: spool.reject(spool.pending / "bad.json", "It is bad."), _rejected, lives=(ME,)),
         Operation(
             "reject, name taken",
@@ -515,20 +551,12 @@ def _table() -> list[Operation]:
             _rejected,
             lives=(ME,),
         ),
+        Operation("take rows", _dropped_rows, _take, _unchanged, lives=(ME,)),
+        Operation("submit rows", _taken_rows, _submit_rows, _all_rows, lives=(ME,)),
         Operation("recover", _after_a_crash, lambda spool: spool.recover(ME), _unchanged, lives=(ME,)),
         Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
         Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
     ]
-
-
-def operations() -> list[Operation]:
-    """Those whose verb there is."""
-    return [each for each in _table() if not each.needs or hasattr(Spool, each.needs)]
-
-
-def missing() -> list[str]:
-    """The verbs of the table that Spool does not have."""
-    return sorted({each.needs for each in _table() if each.needs and not hasattr(Spool, each.needs)})
 
 
 def copy(stage: Path, to: Path) -> Path:

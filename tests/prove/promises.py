@@ -32,7 +32,7 @@ class Entry:
     state: str | None = None  #: what a reader has seen it end as: it must stay so
     heard: int = 0  #: the attempts that the engine has heard of
     keeps_id: bool = True  #: its id was told to somebody. False: a dropped file, which gets its id at the claim
-    gone_too: bool = False  #: somebody is taking it away, so that it may be gone
+    due: bool = False  #: not there yet, but when all was run to its end it must be: a row of a dropped file
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def violations(root: Path, ledger: Ledger, rested: bool) -> list[str]:
     """Every way in which the spool breaks a promise, one sentence each, beginning with the promise's number.
 
     `rested`: everything was run to its end, so that nothing may wait or be half way. Else a process was just killed: a folder
-    that it had made and not yet filled may be there, and so may a reason whose file is still in pending/.
+    that it had made and not yet filled may be there, in cancelled/ with its record, and so may a reason whose file is still in
+    pending/.
     """
     sights = list(look(root))
     found: list[str] = []
@@ -126,7 +127,7 @@ def _job_in(folder: Path, state: str) -> Iterator[Sight]:
 
 def _of_entry(entry: Entry, sights: list[Sight], rested: bool) -> Iterator[str]:
     if not sights:
-        if entry.given and not entry.gone_too:
+        if entry.given or (entry.due and rested):
             yield f"P2: the job {entry.id} is lost"
         return
     if len(sights) > 1:
@@ -203,9 +204,13 @@ def _litter(root: Path, rested: bool) -> Iterator[str]:
         (state, each) for state in ("pending", "held", "done", "failed", "cancelled") for each in _folders(root / state)
     ]
     for where, folder in folders:
-        if not (folder / "job.json").exists() and (rested or any(folder.iterdir()) or where in ("done", "failed")):
-            inside = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            yield f"P3: {where}/{folder.name} has no job.json in it, but {inside}"
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        begun = not names or (where == "cancelled" and names == ["record.json"])
+        if "job.json" not in names and (rested or not begun or where in ("done", "failed")):
+            yield f"P3: {where}/{folder.name} has no job.json in it, but {', '.join(names) or 'nothing'}"
+    for batch in _folders(root / "batches") if (root / "batches").exists() and rested else ():
+        if not (batch / "queued").exists():
+            yield f"P2: batches/{batch.name} is not all in the queue"
 
 
 def _record(folder: Path) -> Record | None:

@@ -11,13 +11,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from spooler.batch_file import read_rows
+from spooler.batches import Batch, Batches
 from spooler.durable import UnreadableError
 from spooler.job import JobError
+from spooler.place import Place
 from spooler.record import EngineFacts, Image, Record, Timings
-from spooler.spool import Place, Spool
+from spooler.spool import Spool
 
 MAX_ATTEMPTS = 3
 SIDE = 4  # pixels
+OWNER = "somebody"  # of dropped files
 
 FACTS = EngineFacts(
     model="none", hash="0" * 64, family="none", device="cpu", device_name="none", precision="none", versions={}, load_seconds=0
@@ -37,23 +41,50 @@ def restart(root: Path, spooler: str, hear: Hear = lambda raw, attempt: None, re
     (spool.claimed / spooler).mkdir(exist_ok=True)
     with spool.life_lock(spooler).acquire(timeout=5):
         if recover_first:
-            _run_recovered(spool, spooler, hear)
-        for waiting in spool.places("pending"):
-            try:
-                spool.read_job(waiting)
-            except (JobError, UnreadableError) as error:
-                spool.reject(waiting.path, str(error))
-                continue
-            if place := spool.claim(waiting.path.name, spooler):
-                run(spool, place, spooler, hear, waiting.path.name)
+            _take_over(spool, spooler, hear)
+        _take_batches(spool)
+        _run_waiting(spool, spooler, hear)
         if not recover_first:
-            _run_recovered(spool, spooler, hear)
+            _take_over(spool, spooler, hear)
+            _run_waiting(spool, spooler, hear)
     return True
 
 
-def _run_recovered(spool: Spool, spooler: str, hear: Hear) -> None:
+def _take_over(spool: Spool, spooler: str, hear: Hear) -> None:
+    """Run the jobs that a dead spooler had, and go on with the batches that it had begun with."""
     for place in spool.recover(spooler):
         run(spool, place, spooler, hear)
+    batches = Batches(spool)
+    for batch in batches.unfinished():
+        submit_rows(batches, batch)
+
+
+def _run_waiting(spool: Spool, spooler: str, hear: Hear) -> None:
+    for waiting in spool.places("pending"):
+        try:
+            spool.read_job(waiting)
+        except (JobError, UnreadableError) as error:
+            spool.reject(waiting.path, str(error))
+            continue
+        if place := spool.claim(waiting.path.name, spooler):
+            run(spool, place, spooler, hear, waiting.path.name)
+
+
+def _take_batches(spool: Spool) -> None:
+    """Make jobs of the dropped files of many."""
+    batches = Batches(spool)
+    for path in sorted(spool.pending.glob("*.jsonl")):
+        if batch := batches.take(path.name, len(read_rows(path.name, path.read_bytes())), OWNER):
+            submit_rows(batches, batch)
+
+
+def submit_rows(batches: Batches, batch: Batch) -> bool:
+    """Put all rows of a batch into the queue. Returns True."""
+    begin: int | None = 0
+    rows = batches.rows(batch)
+    while begin is not None:
+        begin = batches.submit_some(batch, rows, begin)
+    return True
 
 
 def run(spool: Spool, place: Place, spooler: str, hear: Hear, given_name: str = "") -> None:
