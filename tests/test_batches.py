@@ -1,0 +1,201 @@
+"""Dropped files of many jobs: what becomes of them, and of what is dropped half. No engine: the doorman alone, turn by turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from house import drop
+
+from spooler.batches import ROWS_AT_ONCE, Batches
+from spooler.doorman import Doorman
+from spooler.job import Job
+from spooler.pending import Judged, Pending
+from spooler.spool import Spool
+
+CIRCLE = json.dumps({"prompt": "a red circle"}).encode()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    made.create()
+    (made.claimed / "me").mkdir()
+    return made
+
+
+class Desk:
+    """A doorman with a clock that the test sets: no second passes here."""
+
+    def __init__(self, spool: Spool):
+        self.spool = spool
+        self.now = 100.0
+        self.pending = Pending(spool, self.judge)
+        self.doorman = Doorman(spool, self.pending, self.judge, lambda: 10.0)
+
+    def judge(self, job: Job) -> Judged:
+        return Judged()
+
+    def turn(self, after_s: float = 0.0, whole: str = "") -> None:
+        self.now += after_s
+        if whole:
+            self.pending.hint(whole, whole=True)
+        self.look()
+        self.doorman.turn(self.now)
+
+    def look(self) -> None:
+        self.pending.distrust()  # events would have told what to look at; here is nobody to hear them
+        self.pending.refresh(self.now)
+
+    def waiting(self) -> list[str]:
+        self.look()
+        return sorted(each.id for each in self.pending.waiting)
+
+
+def rejected(spool: Spool) -> dict[str, str]:
+    return {each.name: each.reason for each in spool.rejected()}
+
+
+def test_a_text_that_was_moved_in_becomes_its_jobs_at_once(spool: Spool) -> None:
+    desk = Desk(spool)
+    drop(spool, "my prompts.txt", b"a red circle\n\na blue square\n# no more\n")
+    desk.turn(whole="my prompts.txt")
+    assert desk.waiting() == ["my-prompts.0001", "my-prompts.0002"]
+    place = spool.find("my-prompts.0002")
+    assert place
+    job = spool.read_job(place)
+    assert (job.prompt, job.batch, bool(job.owner)) == ("a blue square", "my-prompts", True)
+    batch = Batches(spool).progress("my-prompts")
+    assert batch and batch.counts["pending"] == 2 and batch.gone == 0 and not batch.ended
+    assert (spool.batches / "my-prompts" / "my prompts.txt").read_bytes().startswith(b"a red circle")
+    assert not (spool.pending / "my prompts.txt").exists()
+
+
+def test_a_text_that_is_being_copied_is_waited_for(spool: Spool) -> None:
+    desk = Desk(spool)
+    path = spool.pending / "slow.txt"
+    path.write_bytes(b"a red cir")
+    desk.turn()
+    desk.turn(after_s=9)
+    path.write_bytes(b"a red circle\na blue squ")
+    desk.turn(after_s=2)
+    desk.turn(after_s=9)
+    assert path.exists() and desk.waiting() == [], "it changed less than ten seconds ago"
+    path.write_bytes(b"a red circle\na blue square")
+    desk.turn(after_s=1)
+    desk.turn(after_s=10)
+    assert desk.waiting() == ["slow.0001", "slow.0002"]
+
+
+def test_a_copy_that_stalls_with_the_file_open_is_still_a_copy(spool: Spool) -> None:
+    desk = Desk(spool)
+    with (spool.pending / "stalled.json").open("wb") as copy, (spool.pending / "stalled.txt").open("wb") as text:
+        copy.write(CIRCLE[:9])
+        copy.flush()
+        text.write(b"a red cir")
+        text.flush()
+        desk.turn()
+        for _ in range(5):
+            desk.turn(after_s=30)
+        assert desk.waiting() == [] and rejected(spool) == {}
+        copy.write(CIRCLE[9:])
+        text.write(b"cle")
+    desk.turn(after_s=1)
+    desk.turn(after_s=10)
+    assert desk.waiting() == ["stalled", "stalled.0001"]
+
+
+def test_one_bad_row_sets_the_whole_file_aside_and_nothing_is_queued(spool: Spool) -> None:
+    desk = Desk(spool)
+    drop(spool, "jobs.csv", b"prompt,steps\na red circle,4\na blue square,many\nanother,999\n")
+    desk.turn(whole="jobs.csv")
+    reason = rejected(spool)["jobs.csv"]
+    assert "line 3" in reason and "line 4" in reason and "steps" in reason
+    assert desk.waiting() == [] and Batches(spool).ids() == []
+
+
+def test_p2_killed_after_the_file_was_taken_every_row_becomes_a_job_once(spool: Spool) -> None:
+    count = 2 * ROWS_AT_ONCE + 7
+    desk = Desk(spool)
+    drop(spool, "many.jsonl", b"\n".join([CIRCLE] * count))
+    desk.turn(whole="many.jsonl")
+    assert len(desk.waiting()) == ROWS_AT_ONCE, "a slice a turn"
+    assert spool.claim("many.0001.json", "me")  # one runs already
+    heir = Desk(spool)
+    heir.doorman.recover()
+    for _ in range(5):
+        heir.turn()
+    assert len(heir.waiting()) == count - 1
+    assert (spool.batches / "many" / "queued").exists() and Batches(spool).unfinished() == []
+
+
+def test_killed_before_the_file_was_taken_nothing_happened(spool: Spool) -> None:
+    shell = spool.batches / "prompts"
+    shell.mkdir()
+    drop(spool, "prompts.txt", b"a red circle")
+    desk = Desk(spool)
+    desk.doorman.recover()
+    assert not shell.exists()
+    desk.turn(whole="prompts.txt")
+    assert desk.waiting() == ["prompts.0001"]
+
+
+def test_a_name_that_was_used_gets_a_number(spool: Spool) -> None:
+    desk = Desk(spool)
+    for _ in range(2):
+        drop(spool, "prompts.txt", b"a red circle")
+        desk.turn(whole="prompts.txt")
+    assert desk.waiting() == ["prompts-2.0001", "prompts.0001"]
+
+
+def test_overrides_wait_for_their_picture_and_a_picture_that_tells_nothing_is_set_aside(spool: Spool) -> None:
+    desk = Desk(spool)
+    drop(spool, "old.png.overrides.json", b'{"steps": 3}')
+    desk.turn(after_s=100)
+    assert (spool.pending / "old.png.overrides.json").exists() and rejected(spool) == {}
+    drop(spool, "old.png", b"no picture at all")
+    desk.turn(whole="old.png")
+    desk.turn(after_s=11)
+    assert "old.png" in rejected(spool)
+
+
+def test_a_priority_beside_the_job_ranks_it_and_goes_when_its_job_has_gone(spool: Spool) -> None:
+    desk = Desk(spool)
+    for name in ("a", "b", "c"):
+        drop(spool, f"{name}.json", CIRCLE)
+        desk.turn()
+    (spool.pending / "c.priority").write_text("5\n")
+    (spool.pending / "b.priority").write_text("top")
+    desk.turn()
+    desk.turn()
+
+    def first() -> str:
+        chosen = desk.pending.queue.pick({}, "m", "m", 0, 60)
+        assert chosen
+        return chosen.id
+
+    assert first() == "b"
+    assert spool.claim("b.json", "me")
+    desk.turn()
+    assert first() == "c" and not (spool.pending / "b.priority").exists()
+    (spool.pending / "c.priority").write_text("nonsense")
+    desk.turn(after_s=1)
+    desk.turn(after_s=1)
+    assert first() == "a", "a side file that says nothing changes nothing"
+    (spool.pending / "c.json").unlink()
+    desk.turn(after_s=5)
+    desk.turn(after_s=11)
+    assert not (spool.pending / "c.priority").exists()
+
+
+def test_a_side_file_of_a_held_job_stays(spool: Spool) -> None:
+    desk = Desk(spool)
+    drop(spool, "a.json", CIRCLE)
+    spool.set_priority("a", 7)
+    spool.hold("a")
+    desk.turn()
+    desk.turn(after_s=100)
+    spool.release("a")
+    desk.turn()
+    assert desk.pending.waiting[0].priority == 7
