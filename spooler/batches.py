@@ -98,8 +98,13 @@ class Batches:
         return batch
 
     def _free(self, batch_id: str, single: bool) -> bool:
-        if durable.exists(self._root / batch_id):
-            return False
+        """Whether the id is free; what a killed taker left there, without the file, is taken apart."""
+        folder = self._root / batch_id
+        if durable.exists(folder):
+            batch = self.read(batch_id)
+            if {entry.name for entry in folder.iterdir()} - {"batch.json"} or (batch and durable.exists(folder / batch.file)):
+                return False
+            self._undo(folder)
         return not single or self._spool.find_by_name(batch_id) is None
 
     def _undo(self, folder: Path) -> None:

@@ -220,13 +220,15 @@ class Spool(Reader):
 
     def _discard(self, entry: Path) -> None:
         """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""
+        if entry.name.startswith(".nfs"):
+            return  # an NFS client's: it cannot be moved, and goes when whoever still reads it closes it (N9)
         aside = self.tmp / durable.unique_name()
         try:
             entry.rename(aside)
         except FileNotFoundError:
             if not entry.parent.is_dir():
                 raise
-            return  # an NFS client's .nfs file goes when it is closed
+            return
         with contextlib.suppress(OSError, RecursionError):
             remove(aside)
 
