@@ -25,6 +25,8 @@ from spooler.strict_json import parse_object
 #: Of a file of text, in bytes; of a picture see pictures.py.
 MAX_BYTES = 4 << 20
 MAX_ROWS = 10_000
+#: Blank ones, remarks and lines inside of cells reckoned in: going over millions of them takes seconds.
+MAX_LINES = 200_000
 #: Pictures that one file may ask for, sweeps and counts reckoned in: each cell of a sweep is looked at before any is drawn.
 MAX_PICTURES = 100_000
 #: A file is read no further than this many mistakes.
@@ -57,6 +59,8 @@ def read_rows(name: str, data: bytes, overrides: bytes | None = None) -> list[Ro
     found = _Reading(_overrides(overrides) if overrides is not None else {})
     if suffix != ".png" and len(data) > MAX_BYTES:
         raise JobError(Mistake("", f"The file must have at most {MAX_BYTES >> 20} MiB, but has {len(data) / (1 << 20):.1f}."))
+    if suffix != ".png" and (lines := max(data.count(b"\n"), data.count(b"\r"))) > MAX_LINES:
+        raise JobError(Mistake("", f"The file must have at most {MAX_LINES} lines, but has {lines}."))
     with suppress(_Enough):
         _READERS[suffix](data, found)
     if not found.rows and not found.mistakes:
@@ -142,7 +146,7 @@ class _Reading:
             if mistake in own:
                 self.tell(f"{place}:", mistake.message, mistake.field, may_be_cut)
             elif not any(told.message.endswith(mistake.message) for told in self.mistakes):
-                self.tell("overrides:", mistake.message, mistake.field)
+                self.tell("overrides:", mistake.message, mistake.field, may_be_cut)
 
 
 def lay_over(fields: Fields, overrides: Fields) -> Fields:
@@ -255,6 +259,9 @@ def _read_record(record: csv_table.Record, header: list[csv_table.Column | None]
 
 def _decoded(data: bytes, found: _Reading) -> str:
     """The text of a .csv or .txt: UTF-8, or the UTF-16 that Windows marks with its first two bytes."""
+    if data in (b"\xff", b"\xfe"):  # the first of the two
+        found.tell("The file", "must have at least one job, but has none.", may_be_cut=True)
+        raise _Enough
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return data.decode("utf-16")

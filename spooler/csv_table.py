@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from spooler.job import ALIASES, NAMES, PART_NAMES, Job
-from spooler.mistakes import IncompleteError, JobError, Mistake, did_you_mean, show
+from spooler.mistakes import IncompleteError, JobError, Mistake, did_you_mean, printable, show
 from spooler.strict_json import parse
 
 SEPARATORS = ",;\t"
 #: More than a job has fields; each that is none costs the time of a guess at what was meant.
 MAX_COLUMNS = 200
-_DECLARED = re.compile(r'"?sep=(.)"?\r?\n')
+_DECLARED = re.compile(r'"?sep=([,;\t|])"?\r?\n')
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,19})", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,40})(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
@@ -74,7 +74,7 @@ def records(text: str, separator: str) -> Iterator[Record]:
     skipped = 0
     if declared := _DECLARED.match(text):
         skipped, text = 1, text[declared.end() :]
-    ends_open = not text.endswith(("\n", "\r"))
+    ends_open = not text.endswith("\n")
     # Quoted cells of more than 128 KiB end it with an error: that is a quotation mark that was left open.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     waiting: Record | None = None
@@ -91,7 +91,7 @@ def records(text: str, separator: str) -> Iterator[Record]:
             yield waiting
         if "unexpected end" in str(error):
             raise TableError(line, "has a quotation mark that is never closed.", may_be_cut=True) from error
-        raise TableError(line, f"cannot be read as CSV: {error}.", may_be_cut=False) from error
+        raise TableError(line, f"cannot be read as CSV: {printable(str(error))}.", may_be_cut=False) from error
     if waiting:
         yield Record(waiting.line, waiting.cells, may_be_cut=ends_open)
 

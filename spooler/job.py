@@ -46,6 +46,8 @@ ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 #: Name of a picture beside the job: no path can be written with these letters.
 INPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|jpg|jpeg|webp)", re.IGNORECASE)
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
 NO_PROMPT = "`prompt` is required, but is missing (only an `image` with `upscale` needs none)."
 
 #: A1111's spellings of our fields.
@@ -66,7 +68,7 @@ def _text(value: Any) -> Any:
             value.encode()
         except UnicodeEncodeError:
             raise PydanticCustomError("text", "must be text that UTF-8 can hold") from None
-        if any(ord(c) < 32 and c not in "\n\r\t" for c in value):
+        if _CONTROL.search(value):
             raise PydanticCustomError("text", "must not have control characters")
     return value
 
@@ -289,7 +291,8 @@ class Job(_Part):
     @property
     def inputs(self) -> list[str]:
         """Names of the pictures that must lie beside the job, each once."""
-        named = [each for cell in self.cells() for each in (cell.image, cell.mask, *(one.image for one in cell.controls))]
+        cells = self.cells() if self.sweep.keys() & {"image", "mask", "controls"} else [self]
+        named = [each for cell in cells for each in (cell.image, cell.mask, *(one.image for one in cell.controls))]
         return list(dict.fromkeys(each for each in named if each))
 
     @property
@@ -347,11 +350,11 @@ class Job(_Part):
         if self.pictures > MAX_PICTURES:
             why = f"A job must make at most {MAX_PICTURES} pictures, but its sweep and `count` make {self.pictures}."
             raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
-        if self.sweep and len(self.inputs) > MAX_INPUTS:
-            why = f"A job must name at most {MAX_INPUTS} pictures, but its sweep names {len(self.inputs)}."
-            raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
         if self.sweep:
             self.cells()  # each one a valid job, or its mistakes are the sweep's
+            if len(self.inputs) > MAX_INPUTS:
+                why = f"A job must name at most {MAX_INPUTS} pictures, but its sweep names {len(self.inputs)}."
+                raise PydanticCustomError("together", "{why}", {"field": "sweep", "why": why})
         return self
 
     @model_validator(mode="after")

@@ -40,20 +40,21 @@ class IncompleteError(JobError):
 def sentence(detail: ErrorDetails, fields: Sequence[str], parts: Sequence[str]) -> Mistake:
     """A pydantic error as our sentence. `fields` are the names to offer for a field that does not exist, `parts` inside one."""
     name = ".".join(str(part) for part in detail["loc"])
+    shown = show(name)[1:-1]  # a name is as much a stranger's as a value
     kind, message, value = detail["type"], detail["msg"], detail["input"]
     if kind == "extra_forbidden":
         if name == "id":
             return Mistake(name, "`id` is not a field of a job file: a job's id is its file's name.")
         near = did_you_mean(str(detail["loc"][-1]), parts if len(detail["loc"]) > 1 else fields)
-        return Mistake(name, f"`{show(name)[1:-1]}` is not a field of a job{near}.")
+        return Mistake(name, f"`{shown}` is not a field of a job{near}.")
     if kind == "missing":
-        return Mistake(name, f"`{name}` is required, but is missing.")
+        return Mistake(name, f"`{shown}` is required, but is missing.")
     if kind == "schedule":
         return Mistake("scheduler", message)
     if kind == "together":
         return Mistake(detail.get("ctx", {}).get("field", ""), message)
     if kind == "syntax":
-        return Mistake(name, f"`{name}` cannot be read: {message}")
+        return Mistake(name, f"`{shown}` cannot be read: {printable(message)}")
     rule = message.removeprefix("Input ").replace("should be", "must be").replace("should have", "must have")
     rule = rule.replace("String should have", "must have").replace("String must have", "must have")
     rule = (
@@ -63,16 +64,16 @@ def sentence(detail: ErrorDetails, fields: Sequence[str], parts: Sequence[str]) 
     )
     rule = rule.replace("a finite number", "a finite number, not NaN or infinity")
     if kind == "string_too_long":
-        return Mistake(name, f"`{name}` {rule}, but has {len(value)}.")
+        return Mistake(name, f"`{shown}` {rule}, but has {len(value)}.")
     if kind == "too_long":
-        return Mistake(name, f"`{name}` must have at most {detail['ctx']['max_length']} items, but has {len(value)}.")
+        return Mistake(name, f"`{shown}` must have at most {detail['ctx']['max_length']} items, but has {len(value)}.")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         rule = "must be an object, {...}"
     if kind == "list_type":
         rule = "must be a list of " + {"after": "ids", "sweep": "values"}.get(str(detail["loc"][0]), "objects, [{...}]")
     if kind == "literal_error":
         rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
-    return Mistake(name, f"`{name}` {rule}, but is {show(value)}.")
+    return Mistake(name, f"`{shown}` {rule}, but is {show(value)}.")
 
 
 def did_you_mean(value: str, names: Sequence[str]) -> str:
@@ -89,6 +90,11 @@ def show(value: Any) -> str:
     except (ValueError, TypeError, RecursionError):
         text = kind_of(value)
     return text if len(text) <= 80 else text[:76] + "... "
+
+
+def printable(text: str) -> str:
+    """The text with an escape in the place of each character that a terminal or a log would act on."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def kind_of(value: Any) -> str:

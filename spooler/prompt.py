@@ -13,9 +13,8 @@ A bracket that was never opened, or a `:1.3)` with no bracket to close, is text.
 from __future__ import annotations
 
 import functools
-import math
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 STEP = 1.1
 #: The largest weight, either way: what lies beyond draws noise.
@@ -41,8 +40,7 @@ class PromptError(ValueError):
     """The prompt says something that cannot be done: met by whoever wrote it, before anything is drawn."""
 
 
-@dataclass(frozen=True)
-class Fragment:
+class Fragment(NamedTuple):
     """A piece of a prompt and how much it counts: 1 is as usual, 0 not at all."""
 
     text: str
@@ -61,27 +59,32 @@ def parse(prompt: str) -> list[list[Fragment]]:
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def multiply(begin: int, factor: float) -> None:
-        pieces[begin:] = [(text, weight * factor) for text, weight in pieces[begin:]]
+        for at in range(begin, len(pieces)):
+            text, weight = pieces[at]
+            pieces[at] = text, weight * factor
 
+    breaks = "BREAK" in prompt
     for token in _TOKEN.finditer(prompt):
-        literal, factor, bracket = token["literal"], token["factor"], token["bracket"]
-        if literal is not None:
-            pieces.append((literal, 1.0))
-        elif bracket in opened:
+        kind, text = token.lastgroup, token[0]
+        if kind == "literal":
+            pieces.append((token["literal"], 1.0))
+        elif text in opened:
             # Each level goes over its pieces once more: without a limit a long prompt of brackets takes minutes.
             if len(opened["("]) + len(opened["["]) == DEPTH:
                 raise PromptError(f"Brackets must be at most {DEPTH} deep: write (x:1.3) in place of (((x))).")
-            opened[bracket].append(len(pieces))
-        elif factor is not None and opened["("]:
-            multiply(opened["("].pop(), _number(factor, f"The weight of `{token[0]}`"))
-        elif bracket == ")" and opened["("]:
+            opened[text].append(len(pieces))
+        elif kind == "factor" and opened["("]:
+            multiply(opened["("].pop(), _number(token["factor"], "The weight of `{}`", text))
+        elif text == ")" and opened["("]:
             multiply(opened["("].pop(), STEP)
-        elif bracket == "]" and opened["["]:
+        elif text == "]" and opened["["]:
             multiply(opened["["].pop(), 1 / STEP)
+        elif not breaks:
+            pieces.append((text, 1.0))
         else:
-            *ended, last = _BREAK.split(token[0])
-            for text in ended:
-                pieces += [(text.strip(), 1.0), (None, 1.0)]
+            *ended, last = _BREAK.split(text)
+            for before in ended:
+                pieces += [(before.strip(), 1.0), (None, 1.0)]
             pieces.append((last.lstrip() if ended else last, 1.0))
     for begin in opened["("]:
         multiply(begin, STEP)
@@ -110,8 +113,8 @@ def extract_loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:
         name, *strengths = (part.strip() for part in inside.split(":"))
         if not (closed and name and len(strengths) <= 1):
             raise PromptError(f"A LoRA must be written <lora:name> or <lora:name:strength> but is `{match[0]}`.")
-        strength = _number(strengths[0], f"The strength of `{match[0]}`") if strengths else 1.0
-        loras.append((name, _within_limit(strength, f"The strength of `{match[0]}`")))
+        strength = _number(strengths[0], "The strength of `{}`", match[0]) if strengths else 1.0
+        loras.append((name, _within_limit(strength, "The strength of `{}`", match[0])))
         return ""
 
     return _LORA.sub(take, prompt), loras
@@ -140,7 +143,7 @@ def _chunks(pieces: list[tuple[str | None, float]]) -> list[list[Fragment]]:
             chunks.append([])
         elif text:
             # Rounded, so that [(x)] weighs 1 again.
-            weight = round(_within_limit(exact, f"The weight of `{text[:60]}`"), 6)
+            weight = exact if exact == 1 else round(_within_limit(exact, "The weight of `{}`", text), 6)
             chunk = chunks[-1]
             if chunk and chunk[-1].weight == weight:
                 chunk[-1] = Fragment(chunk[-1].text + text, weight)
@@ -154,16 +157,16 @@ def _chunks(pieces: list[tuple[str | None, float]]) -> list[list[Fragment]]:
     return [chunk or [Fragment("", 1.0)] for chunk in chunks]
 
 
-def _number(text: str, what: str) -> float:
-    """The number that the text is. Raises PromptError: `what` begins its sentence."""
+def _number(text: str, what: str, of: str) -> float:
+    """The number that the text is. Raises PromptError: `what` begins its sentence, with `of` in it."""
     try:
         return float(text)
     except ValueError as error:
-        raise PromptError(f"{what} must be a number but is {text!r}.") from error
+        raise PromptError(f"{what.format(of)} must be a number but is {text!r}.") from error
 
 
-def _within_limit(number: float, what: str) -> float:
-    """The number itself. Raises PromptError when it is not from -10 to 10: `what` begins its sentence."""
-    if not math.isfinite(number) or abs(number) > LIMIT:
-        raise PromptError(f"{what} must be from {-LIMIT:g} to {LIMIT:g} but is {number:g}.")
-    return number
+def _within_limit(number: float, what: str, of: str) -> float:
+    """The number itself. Raises PromptError when it is not from -10 to 10: `what` begins its sentence, with `of` in it."""
+    if -LIMIT <= number <= LIMIT:
+        return number
+    raise PromptError(f"{what.format(of[:60])} must be from {-LIMIT:g} to {LIMIT:g} but is {number:g}.")

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from house import ROOT
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -265,3 +266,16 @@ def test_the_bounds_are_named() -> None:
     unknown = json.dumps({"prompt": "a"} | {f"a{number}": 1 for number in range(5_000)}).encode()
     assert mistakes("x.jsonl", unknown)[-1] == "line 1: There are 4900 more mistakes, not told."
     assert mistakes("x.zip", b"")[0] == 'The file must be called .jsonl, .csv, .txt or .png, but is "x.zip".'
+
+
+def test_the_manual_s_examples_are_read() -> None:
+    page = (ROOT / "docs" / "batch-files.md").read_text()
+    examples = [
+        "\n".join(line.strip() for line in block.splitlines()) for block in page.split("\n\n") if block.startswith("    ")
+    ]
+    (table,) = (each for each in examples if each.startswith("prompt,"))
+    (overrides,) = (each for each in examples if each.startswith("{"))
+    assert [row.job.pictures for row in read_rows("x.csv", table.encode())] == [1, 3]
+    assert [row.job.pictures for row in read_rows("x.csv", table.encode(), overrides.encode())] == [2, 2]
+    for bound in (batch_file.MAX_ROWS, batch_file.MAX_PICTURES, batch_file.MAX_LINES, batch_file.MAX_MISTAKES):
+        assert f"{bound:,}" in page

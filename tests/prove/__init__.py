@@ -8,4 +8,7 @@ firing_range  one operation under fire again and again, and who runs the spool t
 restart     the smallest spooler: takes over what a dead one left and runs it to the end
 kill        SIGKILL before every system call, and again inside recovery
 errno_      the Nth call fails, with each errno
+parser      hostile files and cut-off ones before the parser of jobs and of batch files
+hostile     the files: whole ones, damaged ones, giants
+parser_atheris  one kind of them under atheris, in a process of its own
 """
