@@ -240,7 +240,7 @@ def test_an_engine_of_slow_steps_is_given_more_time(tmp_path: Path, step_s: floa
 # -- jobs that once ended the spooler ------------------------------------------------------------------------------------------
 
 
-def test_files_with_impossible_names_are_jobs_too(ill: Patient) -> None:
+def test_p5_files_with_impossible_names_are_jobs_too(ill: Patient) -> None:
     process = ill.running.process.pid
     names = [b"caf\xe9.json", b"\xff\xfe.json", b"x" * 250 + b".json", "\u202e\U0001f3a8.json".encode(), b"-.json", b"....json"]
     for folder, raw in (("done", json.dumps(QUICK).encode()), ("rejected", b"[]")):
@@ -300,7 +300,7 @@ FIT: dict[str, tuple[Any, ...]] = {
 }
 
 
-def test_two_hundred_random_objects_end_somewhere_and_so_does_the_good_job_behind_them(ill: Patient) -> None:
+def test_p5_two_hundred_random_objects_end_somewhere_and_so_does_the_good_job_behind_them(ill: Patient) -> None:
     rng = random.Random(20)
     fields = [*Job.model_fields, "cfg_scale", "n_iter", "batch_size", "sampler_name", "id", "no such field"]
     before = len(ended(ill.spool)) + len(ill.spool.rejected())

@@ -410,7 +410,7 @@ def test_a_sweep_of_prompts_has_its_colours_in_order_and_one_seed(demo: Direct) 
     assert shown == [name for name in names for _ in range(2)]
 
 
-def test_a_batch_of_four_is_four_single_pictures(demo: Direct) -> None:
+def test_p8_a_batch_of_four_is_four_single_pictures(demo: Direct) -> None:
     fields = {"prompt": "a small star on a blue background"}
     batch = draw(demo, **fields, seed=20, count=4)
     for index, each in enumerate(batch):
