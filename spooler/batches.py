@@ -80,10 +80,9 @@ class Batches:
             jobs = (batch_id,) if single else tuple(f"{batch_id}.{number:04d}" for number in range(1, rows + 1))
             batch = Batch(id=batch_id, file=name, owner=owner, taken=utc_now(), jobs=jobs)
             folder = self._root / batch_id
-            folder.mkdir()
+            durable.make_folder(folder)
             try:
                 durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
-                durable.sync_folder(self._root)
                 overrides = source.with_name(f"{name}{OVERRIDES}")
                 if overrides.exists():
                     spool.move("take", overrides, folder / overrides.name)

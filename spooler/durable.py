@@ -100,6 +100,12 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def make_folder(path: Path, exist_ok: bool = False) -> None:
+    """Make a folder and have its parent remember it: first of all, for what is moved into it would be lost with its name."""
+    path.mkdir(exist_ok=exist_ok)
+    sync_folder(path.parent)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename onto a name that only the caller can own, and have both folders remember it.
 

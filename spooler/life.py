@@ -6,6 +6,7 @@ import logging
 
 from filelock import FileLock
 
+from spooler import durable
 from spooler.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Life:
     @classmethod
     def begin(cls, spool: Spool, spooler: str, wait_s: float = LOCK_WAIT_S) -> Life:
         """Take the life lock and begin an epoch. Raises filelock.Timeout when a spooler of that name lives."""
-        (spool.claimed / spooler).mkdir(exist_ok=True)
+        durable.make_folder(spool.claimed / spooler, exist_ok=True)
         lock = spool.life_lock(spooler)
         lock.acquire(timeout=wait_s)
         try:

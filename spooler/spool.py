@@ -50,8 +50,12 @@ class Spool(Reader):
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
         try:
+            if not durable.exists(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                durable.sync_folder(self.root.parent)
             for name in FOLDERS:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                (self.root / name).mkdir(exist_ok=True)
+            durable.sync_folder(self.root)
             devices = {(self.root / name).stat().st_dev for name in FOLDERS}
             # A rename has to work between all of them, and this user has to be allowed to: try it rather than guess.
             probe = self.tmp / durable.unique_name()
@@ -162,11 +166,10 @@ class Spool(Reader):
                 self._discard(folder)  # without a job.json, for the id is free: left by one that was killed
             try:
                 if source.suffix == ".json":
-                    folder.mkdir()
+                    durable.make_folder(folder)
                     if state == "held":
                         (folder / "hold").touch()
                     self.move("claim", source, folder / "job.json")
-                    durable.sync_folder(mine)
                 else:
                     if state == "held":
                         (source / "hold").touch()
@@ -204,7 +207,7 @@ class Spool(Reader):
         folder = place.path / "inputs"
         beside = [name for name in names if not (folder / name).exists() and (place.path / name).exists()]
         if beside:
-            folder.mkdir(exist_ok=True)
+            durable.make_folder(folder, exist_ok=True)
         for name in beside:
             durable.rename(place.path / name, folder / name)
 
@@ -282,6 +285,7 @@ class Spool(Reader):
             durable.write_new(draft, reason.encode(errors="backslashreplace") + b"\n")
             try:
                 draft.replace(reason_file)
+                durable.sync_folder(self.rejected_folder)
                 self.move("reject", source, self.rejected_folder / name)
             except durable.UnsyncedError:
                 raise
@@ -368,6 +372,7 @@ class Spool(Reader):
                     return self._cancel_waiting(place)
                 if place.state == "claimed":
                     (place.path / "cancel").touch()
+                    durable.sync_folder(place.path)
             except FileNotFoundError:  # RACE: it moved on; look where to
                 continue
             return place
@@ -387,7 +392,7 @@ class Spool(Reader):
                 durable.replace(place.path / "record.json", encoded)
                 self.move("cancel", place.path, target)
             else:
-                target.mkdir()
+                durable.make_folder(target)
                 try:
                     durable.replace(target / "record.json", encoded)
                     self.move("cancel", place.path, target / "job.json")
@@ -397,7 +402,6 @@ class Spool(Reader):
                     with contextlib.suppress(OSError):
                         self._discard(target)
                     raise
-                durable.sync_folder(target.parent)
         _forget(self.pending / f"{place.id}{PRIORITY}")
         return Place(job_id, "cancelled", target)
 

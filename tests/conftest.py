@@ -6,8 +6,9 @@ import os
 
 from browser import browser, no_script_browser
 from hypothesis import settings
+from ward import ill, ward
 
-__all__ = ["browser", "no_script_browser"]
+__all__ = ["browser", "ill", "no_script_browser", "ward"]
 
 # A test starts from the defaults, whatever the shell that runs it has set.
 for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:

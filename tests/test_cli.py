@@ -41,14 +41,14 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
 # -- replay --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_replay_gives_the_same_pixels(warm: Spooler) -> None:
+def test_p8_a_replay_gives_the_same_pixels(warm: Spooler) -> None:
     drop(warm.spool, "first.json", {"prompt": RED_ON_BLUE["prompt"], "steps": 6, "count": 2})  # with a seed at random
     wait_state(warm.spool, "first", "done", "failed")
     replayed = run("replay", "first", "--spool", str(warm.spool.root))
     assert (replayed.returncode, replayed.stdout) == (0, "0.png: the same pixels\n1.png: the same pixels\n"), replayed.stderr
 
 
-def test_a_replay_that_comes_out_otherwise_says_where_and_what_differs(warm: Spooler) -> None:
+def test_p8_a_replay_that_comes_out_otherwise_says_where_and_what_differs(warm: Spooler) -> None:
     drop(warm.spool, "second.json", RED_ON_BLUE)
     place = wait_state(warm.spool, "second", "done", "failed")
     record = json.loads((place.path / "record.json").read_bytes())

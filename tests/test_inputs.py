@@ -135,7 +135,7 @@ def test_a_dropped_folder_waits_for_its_picture(warm: Spooler) -> None:
     assert place.state == "done" and (place.path / "inputs" / "start.png").read_bytes() == png()
 
 
-def test_dropped_jobs_whose_pictures_do_not_come_are_set_aside(warm: Spooler) -> None:
+def test_p5_dropped_jobs_whose_pictures_do_not_come_are_set_aside(warm: Spooler) -> None:
     folder = warm.spool.pending / "lonely"
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(JOB))

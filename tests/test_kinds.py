@@ -459,7 +459,7 @@ def test_the_table_of_the_checks_is_whole() -> None:
 
 
 @pytest.mark.parametrize("family", DRAWING)
-def test_count_equals_single_seeds(desk: Desk, family: str) -> None:
+def test_p8_count_equals_single_seeds(desk: Desk, family: str) -> None:
     together = desk.draw(**BASE | {"model": family, "seed": 11, "count": 3})
     assert [image.seed for image in together.record.images] == [11, 12, 13]
     for seed, image in zip((11, 12, 13), together.images, strict=True):
@@ -494,7 +494,7 @@ def test_models_are_switched_and_counted(desk: Desk, shelf: Path, tmp_path: Path
     assert "dropped" not in desk.running.log
 
 
-def test_a_pickle_in_models_is_refused_with_the_reason(desk: Desk, shelf: Path, tmp_path: Path) -> None:
+def test_p9_a_pickle_in_models_is_refused_with_the_reason(desk: Desk, shelf: Path, tmp_path: Path) -> None:
     reason = "x.ckpt is a pickle, which runs whatever code is in it: only safetensors files are loaded."
     assert f"not taken: {reason}" in desk.running.log
     command = [sys.executable, "-m", "spooler.cli", "doctor", "--json", "--spool", str(tmp_path / "spool")]

@@ -217,7 +217,7 @@ def test_the_engine_refuses_to_start_without_weights_or_device(spool: Spool, opt
     assert sentence in refused.log
 
 
-def test_pickled_weights_are_no_weights(spool: Spool, tmp_path: Path) -> None:
+def test_p9_pickled_weights_are_no_weights(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "model" / "unet").mkdir(parents=True)
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")

@@ -378,7 +378,7 @@ def test_what_is_no_safetensors_file_is_a_sentence(raw: bytes, sentence: str, tm
         single_file.load(path, "sd1", torch.float32)
 
 
-def test_files_that_torch_saved_are_pickles(tmp_path: Path) -> None:
+def test_p9_files_that_torch_saved_are_pickles(tmp_path: Path) -> None:
     for zipped in (True, False):
         torch.save({"x": torch.zeros(3)}, tmp_path / "x.safetensors", _use_new_zipfile_serialization=zipped)
         with pytest.raises(CheckpointError, match="pickle"):

@@ -118,7 +118,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("spoil", ODD, ids=lambda spoil: spoil.__name__)
-def test_an_odd_folder_is_set_aside_and_nothing_outside_is_touched(
+def test_p5_p9_an_odd_folder_is_set_aside_and_nothing_outside_is_touched(
     warm: Spooler, client: FlaskClient, spoil: Callable[[Path], None]
 ) -> None:
     name = f"odd-{spoil.__name__}"
@@ -139,7 +139,7 @@ def test_an_odd_folder_is_set_aside_and_nothing_outside_is_touched(
     subprocess.run(["rm", "-rf", str(warm.spool.rejected_folder / name)], check=True)
 
 
-def test_a_folder_that_may_not_be_read_hides_nothing_else(
+def test_p5_a_folder_that_may_not_be_read_hides_nothing_else(
     warm: Spooler, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may read everything, so the system's answer is given here: the index is the web app's own.
@@ -185,7 +185,7 @@ def test_p9_no_record_makes_the_web_app_show_another_file(warm: Spooler, client:
     wait_for((warm.spool.rejected_folder / "liar.reason.txt").exists, "the liar to be set aside")
 
 
-def test_a_record_that_lies_about_time_costs_its_job_at_most(warm: Spooler) -> None:
+def test_p5_a_record_that_lies_about_time_costs_its_job_at_most(warm: Spooler) -> None:
     folder = warm.spool.tmp / "clock"
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(JOB))
@@ -238,7 +238,7 @@ def test_a_picture_of_too_many_pixels_is_refused(fields: dict[str, object]) -> N
         catalogue.check(from_fields({"prompt": "x"} | fields))
 
 
-def test_a_small_picture_that_would_become_a_huge_one_is_refused_when_its_size_is_known(warm: Spooler) -> None:
+def test_p5_a_small_picture_that_would_become_a_huge_one_is_refused_when_its_size_is_known(warm: Spooler) -> None:
     job_id = warm.spool.submit(
         json.dumps({"image": "a.png", "upscale": {"scale": 8}, "count": 24}).encode(), "huge", {"a.png": png((1600, 1600))}
     )

@@ -105,7 +105,7 @@ def test_a_tile_has_room_for_its_overlap() -> None:
 
 
 @pytest.mark.parametrize("name", ["nobody", "../x4", "x4.safetensors", "", "/etc/passwd"])
-def test_a_name_that_is_not_in_the_folder(tmp_path: Path, name: str) -> None:
+def test_p9_a_name_that_is_not_in_the_folder(tmp_path: Path, name: str) -> None:
     inside = tmp_path / "upscalers"
     inside.mkdir()
     for folder in (tmp_path, inside):

@@ -1,4 +1,4 @@
-"""Faults of the engine, at will: what a full or broken GPU, a bad kernel or a leaking library does. For tests/test_faults.py.
+"""Faults of the engine, at will: what a full or broken GPU, a bad kernel or a leaking library does. For tests/ward.py.
 
 Python imports this module at its start when its folder is on PYTHONPATH. It does something in the engine's process only, and
 there what the file named by the variable FAULT says: names separated by blanks, read at every call of the UNet and of the VAE,
