@@ -45,7 +45,7 @@ PAUSE_S = 0.005
 REST_S = 0.5
 #: Seconds that a request may spend on news, beside the thread, to which a folder is left whose listing takes longer; and alone.
 GLANCE_S = 0.03
-ALONE_S = 1.0
+ALONE_S = 3.0
 #: After a listing, a rest of so many times its length.
 RESTS = 20
 #: Seconds after which a folder is listed though its mtime did not change, and odd ones are tried again.
@@ -168,7 +168,8 @@ class Index:
                 self._throw_away(str(error))
             self._set_back(str(error))
         except OSError as error:
-            self._set_back(f"{error.strerror or error}: {error.filename or self.folder}")
+            log.warning("the index: %s", error)
+            self._set_back(error.strerror or str(error))  # without the path, for this is told on the pages
         finally:
             self._turn.release()
         return False

@@ -146,6 +146,9 @@ class Store:
                 self._writer.close()
             self._writer = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def discard(self) -> None:
         """Throw the database away. Raises OSError."""
         self.close()
