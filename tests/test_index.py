@@ -267,6 +267,20 @@ def test_a_damaged_database_is_made_again(spool: Spool, tmp_path: Path, harm: Ca
     index.close()
 
 
+def test_before_the_first_listing_is_through_a_part_of_the_folder_is_shown(
+    spool: Spool, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webui.index.NAMES", 1)
+    monkeypatch.setattr("webui.index.MAX_PLAIN", 3)
+    for at in range(5):
+        finish(spool, f"job{at}", at)
+    assert index.refresh(0) is False
+    page = index.page(("done",))
+    assert len(page.ids) == 3 and page.total is None and page.note and "index is being made" in page.note
+    assert "no searching" in (index.page(("done",), Search(query="red")).note or "")
+    assert len(up_to_date(index).page(("done",)).ids) == 5
+
+
 def test_without_a_cache_the_gallery_is_a_plain_listing_with_a_sentence(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     for at in range(3):
