@@ -60,7 +60,7 @@ def finish(spool: Spool, name: str, at: int, state: str = "done", **fields: Any)
 
 
 def up_to_date(index: Index) -> Index:
-    wait_for(lambda: index.refresh(1), "the index to be up to date", 30)
+    wait_for(lambda: index.refresh(1), "the index to be up to date", 60)
     return index
 
 
@@ -168,8 +168,8 @@ def test_what_goes_comes_back_or_gets_a_star_is_noticed(spool: Spool, index: Ind
     paths["pruned"].rmdir()
     paths["moved"].rename(spool.root / "failed" / "moved")
     (paths["kept"] / "starred").touch()
-    wait_for(lambda: up_to_date(index).counts() == {"done": 1, "failed": 1, "cancelled": 0}, "the changes to be noticed", 30)
-    wait_for(lambda: up_to_date(index) and ids(index, starred=True) == ("kept",), "the walk to find the star", 30)
+    wait_for(lambda: up_to_date(index).counts() == {"done": 1, "failed": 1, "cancelled": 0}, "the changes to be noticed", 60)
+    wait_for(lambda: up_to_date(index) and ids(index, starred=True) == ("kept",), "the walk to find the star", 60)
     assert ids(index, query="red") == ("kept",) and ids(index, query="blue") == (), "the words of what went are gone too"
     assert index.sizes()["done"] == sum(path.stat().st_size for path in paths["kept"].iterdir())
     (paths["kept"] / "starred").unlink()
@@ -195,7 +195,7 @@ def test_p5_a_folder_that_is_no_job_stops_nothing_and_is_tried_again(spool: Spoo
     assert set(ids(index)) == {"good", "torn", "list", "wild", "huge"} and ids(index, query="ring") == ("good",)
     assert {place.id for place, _ in index.odd()} == {"empty", "linked"}
     (done / "empty" / "job.json").write_text('{"prompt": "filled later"}')
-    wait_for(lambda: up_to_date(index) and ids(index, query="filled") == ("empty",), "it to be looked at again", 30)
+    wait_for(lambda: up_to_date(index) and ids(index, query="filled") == ("empty",), "it to be looked at again", 60)
 
 
 def test_a_state_that_cannot_be_listed_does_not_stop_the_others(spool: Spool, index: Index) -> None:
@@ -203,7 +203,7 @@ def test_a_state_that_cannot_be_listed_does_not_stop_the_others(spool: Spool, in
     up_to_date(index)
     (spool.root / "failed").rename(spool.root / "elsewhere")
     finish(spool, "good", 2)
-    wait_for(lambda: index.refresh(1) or index.page(("done",)).ids, "the other state's job", 30)
+    wait_for(lambda: index.refresh(1) or index.page(("done",)).ids, "the other state's job", 60)
     assert index.page(("failed",)).ids == ("broken",), "a folder that is away has not lost its jobs"
     assert "may be missing" in (index.page(("failed",)).note or "") and index.page(("done",)).note is None
 
@@ -263,8 +263,22 @@ def test_a_damaged_database_is_made_again(spool: Spool, tmp_path: Path, harm: Ca
         except sqlite3.Error:
             return False
 
-    wait_for(whole_or_unusable, "the index to be made again", 30)
+    wait_for(whole_or_unusable, "the index to be made again", 60)
     index.close()
+
+
+def test_before_the_first_listing_is_through_a_part_of_the_folder_is_shown(
+    spool: Spool, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webui.index.NAMES", 1)
+    monkeypatch.setattr("webui.index.MAX_PLAIN", 3)
+    for at in range(5):
+        finish(spool, f"job{at}", at)
+    assert index.refresh(0) is False
+    page = index.page(("done",))
+    assert len(page.ids) == 3 and page.total is None and page.note and "index is being made" in page.note
+    assert "no searching" in (index.page(("done",), Search(query="red")).note or "")
+    assert len(up_to_date(index).page(("done",)).ids) == 5
 
 
 def test_without_a_cache_the_gallery_is_a_plain_listing_with_a_sentence(spool: Spool, tmp_path: Path) -> None:
@@ -289,10 +303,9 @@ def test_a_full_disk_under_the_cache_keeps_what_is_there_and_goes_on_later(spool
     index._store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to be full
     for at in range(40):
         finish(spool, f"job{at}", at, prompt=f"{'long ' * 500}{at}")
-    index.refresh(1)
-    page = index.page(("done",))
-    assert page.ids == ("first",) and page.note and "full" in page.note
-    wait_for(lambda: index.refresh(1) and index.counts()["done"] == 41, "the rest to be taken in", 30)
+    wait_for(lambda: not index.refresh(0) and "full" in (index.page(("done",)).note or ""), "the sentence", 60)
+    assert ids(index) == ("first",)
+    wait_for(lambda: index.refresh(1) and index.counts()["done"] == 41, "the rest to be taken in", 60)
 
 
 def test_another_program_s_lock_is_waited_out(spool: Spool, index: Index) -> None:
@@ -304,7 +317,7 @@ def test_another_program_s_lock_is_waited_out(spool: Spool, index: Index) -> Non
     assert index.refresh(1) is False and ids(index) == ("first",), "readers do not wait"
     other.execute("ROLLBACK")
     other.close()
-    wait_for(lambda: index.refresh(1) and ids(index) == ("second", "first"), "the second job", 30)
+    wait_for(lambda: index.refresh(1) and ids(index) == ("second", "first"), "the second job", 60)
 
 
 def test_two_processes_share_one_cache_and_one_takes_over_from_the_other(spool: Spool, tmp_path: Path) -> None:
@@ -415,7 +428,7 @@ def test_the_api_finds_by_words_filters_and_cursor(client: FlaskClient, spool: S
 
     first = get("status=done&limit=5")
     assert [job["id"] for job in first["jobs"]] == [f"job{at}" for at in range(11, 6, -1)] and first["total"] == 12
-    finish(spool, "late", 30)
+    finish(spool, "late", 60)
     assert get("status=done")["jobs"][0]["id"] == "late", "a job that was just published is there at once"
     assert get(f"status=done&limit=5&cursor={first['next_cursor']}")["jobs"][0]["id"] == "job6"
     assert get("status=done&limit=5&offset=6")["jobs"][0]["id"] == "job6"
@@ -447,7 +460,7 @@ def test_a_thread_keeps_it_up_to_date(spool: Spool, index: Index, tmp_path: Path
     try:
         finish(spool, "job", 1)
         reader = Index(spool, tmp_path / "cache")
-        wait_for(lambda: reader.page(("done",), Search(query="blue")).ids == ("job",), "the thread to find it", 30)
+        wait_for(lambda: reader.page(("done",), Search(query="blue")).ids == ("job",), "the thread to find it", 60)
     finally:
         stop.set()
         thread.join()

@@ -47,7 +47,7 @@ PAUSE_S = 0.005
 REST_S = 0.5
 #: Seconds that a request may spend on news, beside the thread, to which a folder is left whose listing takes longer; and alone.
 GLANCE_S = 0.03
-ALONE_S = 1.0
+ALONE_S = 3.0
 #: After a listing, a rest of so many times its length.
 RESTS = 20
 #: Seconds after which a folder is listed though its mtime did not change, and odd ones are tried again.
@@ -65,7 +65,7 @@ READ = 250
 #: Jobs that are remembered of claimed/, those that somebody looked at, and those to be looked at again.
 MAX_NOTED = 10_000
 #: Folders of a state that a page without the index looks at.
-MAX_PLAIN = 10_000
+MAX_PLAIN = 2_000
 #: The walk takes this share of the time.
 WALK_SHARE = 0.01
 #: Seconds after which an index that nobody used is removed.
@@ -170,7 +170,8 @@ class Index:
                 self._throw_away(str(error))
             self._set_back(str(error))
         except OSError as error:
-            self._set_back(f"{error.strerror or error}: {error.filename or self.folder}")
+            log.warning("the index: %s", error)
+            self._set_back(error.strerror or str(error))  # without the path, for this is told on the pages
         finally:
             self._turn.release()
         return False
@@ -362,9 +363,11 @@ class Index:
                 for state in states:
                     jobs = reader.jobs(state, asked, at, skip, limit + 1 + offset - skip)
                     found += [(number, self._place(state, job_id)) for number, job_id in jobs]
-                folders = reader.folders()
+                folders = [reader.folders()[state] for state in states]
+                if not found and not all(folder.was_listed for folder in folders):
+                    return self._plain_page(states, asked, at, limit, offset, "the index is being made")
                 if asked.is_empty:
-                    total: int | None = sum(folders[state][0] + folders[state][2] for state in states)
+                    total: int | None = sum(folder.jobs + folder.unread for folder in folders)
                 else:
                     total = _sum(reader.count(state, asked) for state in states)
                 page = search.page_of(found, limit, at, offset - skip, offset, total, self._note(folders, states))
@@ -372,7 +375,8 @@ class Index:
             if store.interrupted(error):
                 return Page(total=None, note="This search takes too long: give more words, or longer ones.")
             self._reader_mishap(error)
-            page = self._plain_page(states, asked, at, limit, offset)
+            why = f"the index is not there{f' ({self._trouble})' if self._trouble else ''}"
+            page = self._plain_page(states, asked, at, limit, offset, why)
         if at and at.newer and not page.previous_cursor:
             return self.page(states, wanted, None, limit)  # the top was reached: a whole page of it
         return page
@@ -380,12 +384,12 @@ class Index:
     def counts(self) -> dict[Ended, int]:
         """How many jobs ended in each state. Raises sqlite3.Error when there is no index."""
         with self._store.read(QUESTION_S) as reader:
-            return {state: jobs + unread for state, (jobs, _, unread) in reader.folders().items()}
+            return {state: folder.jobs + folder.unread for state, folder in reader.folders().items()}
 
     def sizes(self) -> dict[Ended, int]:
         """The bytes of all files of the jobs in the index, by state. Raises sqlite3.Error when there is no index."""
         with self._store.read(QUESTION_S) as reader:
-            return {state: size for state, (_, size, _) in reader.folders().items()}
+            return {state: folder.bytes for state, folder in reader.folders().items()}
 
     def find_batch(self, batch: str) -> list[Place]:
         """The finished jobs of a batch, by id. Raises sqlite3.Error when there is no index."""
@@ -400,10 +404,10 @@ class Index:
     def _place(self, state: Ended, job_id: str) -> Place:
         return Place(job_id, state, self._spool.root / state / job_id)
 
-    def _note(self, folders: dict[Ended, tuple[int, int, int]], states: Sequence[Ended]) -> str | None:
+    def _note(self, folders: Sequence[store.Folder], states: Sequence[Ended]) -> str | None:
         if why := next((self._troubles[state] for state in states if state in self._troubles), self._trouble):
             return f"The newest jobs may be missing: the index cannot be brought up to date ({why})."
-        known, unread = (sum(folders[state][column] for state in states) for column in (0, 2))
+        known, unread = sum(folder.jobs for folder in folders), sum(folder.unread for folder in folders)
         if unread:
             return f"The index is being made: {known:,} of {known + unread:,} jobs are in it, the newest first."
         return None
@@ -414,11 +418,10 @@ class Index:
             with contextlib.suppress(OSError):
                 (self.folder / "damaged").touch()
 
-    def _plain_page(self, states: Sequence[Ended], asked: Search, at: Cursor | None, limit: int, offset: int) -> Page:
+    def _plain_page(self, states: Sequence[Ended], asked: Search, at: Cursor | None, limit: int, offset: int, why: str) -> Page:
         """A page from the folders themselves, of which a bounded part is looked at."""
-        why = f" ({self._trouble})" if self._trouble else ""
         if not asked.is_empty:
-            return Page(total=None, note=f"There is no searching just now: the index is not there{why}.")
+            return Page(total=None, note=f"There is no searching just now: {why}.")
         found: list[tuple[int, Place]] = []
         whole = True
         for state in states:
@@ -429,7 +432,7 @@ class Index:
             for job_id, modified_ns in _modified(folder, names):
                 found.append((search.number(modified_ns // 1_000_000, job_id), self._place(state, job_id)))
         total = len(found) if whole else None
-        note = None if whole else f"These are the newest of some {len(found):,} jobs only: the index is not there{why}."
+        note = None if whole else f"These are the newest of some {len(found):,} jobs only: {why}."
         if at:
             found = [pair for pair in found if (pair[0] > at.number if at.newer else pair[0] < at.number)]
         return search.page_of(found, limit, at, offset, offset, total, note)

@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,10 @@ CREATE INDEX job_by_star ON job (state) WHERE starred;
 CREATE VIRTUAL TABLE words USING fts5 (
     prompt, id, owner, model, state, content = 'job', content_rowid = 'number', tokenize = 'unicode61 remove_diacritics 2'
 );
--- What is known of each folder as a whole. `unread`: names that were listed and not read yet.
+-- What is known of each folder as a whole. `unread`: names that were listed and not read yet; null: it was never listed.
 CREATE TABLE folder (
     state TEXT PRIMARY KEY, jobs INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-    unread INTEGER NOT NULL DEFAULT 0
+    unread INTEGER
 );
 -- What lies among the jobs and cannot be read as one.
 CREATE TABLE odd (state TEXT, id TEXT, why TEXT NOT NULL, PRIMARY KEY (state, id)) WITHOUT ROWID;
@@ -92,6 +92,16 @@ CREATE INDEX temp.todo_by_time ON todo (modified_ns);
 """
 _COLUMNS = ("number", *(field.name for field in fields(Finished)))
 _INSERT = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What the index has of one state's folder."""
+
+    jobs: int
+    bytes: int
+    unread: int  # jobs that were listed and are still to be read
+    was_listed: bool
 
 
 class NotYetError(sqlite3.OperationalError):
@@ -145,6 +155,9 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.close()
             self._writer = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def discard(self) -> None:
         """Throw the database away. Raises OSError."""
@@ -308,10 +321,9 @@ class Reader:
             return None
         return found if found <= MAX_COUNTED else None
 
-    def folders(self) -> dict[Ended, tuple[int, int, int]]:
-        """For each state: jobs and bytes in the index, and jobs that are still to be read."""
+    def folders(self) -> dict[Ended, Folder]:
         rows = self._ask(self._limit_s, "SELECT state, jobs, bytes, unread FROM folder", {})
-        return {state: (jobs, size, unread) for state, jobs, size, unread in rows}
+        return {state: Folder(jobs, size, unread or 0, unread is not None) for state, jobs, size, unread in rows}
 
     def batch(self, batch: str) -> list[tuple[Ended, str]]:
         """States and ids of the batch's jobs, by id."""
