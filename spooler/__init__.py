@@ -25,6 +25,12 @@ The way of the data, which is also the order to read the files in:
     schedule.py   which job is next on the GPU: pure functions
     messages.py   what the two halves say to each other
     service.py    the spooler: claims, feeds the engine, publishes, recovers
+    targets.py    whom a job's end is told, as the operator set it
+    notices.py    what is told, and the outbox in which it waits
+    webhook.py    telling by a signed POST
+    notify.py     the threads that deliver, again and again
+    retention.py  which ended jobs are removed, and removing them
+    prune.py      `sdspool prune`
     child.py      the spooler's handle on the engine's process
     engine/       the only package that imports torch: prompt in, pictures out
     infotext.py   the text inside each picture that other tools read, written and read back

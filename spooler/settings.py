@@ -123,6 +123,24 @@ class Settings:
     )
     floor_mib: float = _row(
         512.0, "MiB that the disk must have free: below it no job is begun, and the web app answers 507.", least=0
+    webhook: str = _row(
+        "", "Addresses (http or https, separated by commas) that are told of each job's end; docs/notifications.md says how."
+    )
+    webhook_secret_file: str = _row(
+        "", "File of the secret that signs what a webhook is told; nobody but its owner may be allowed to read it."
+    )
+    notify_command: str = _row(
+        "", "Command line that is run at each job's end, without a shell, with the notice as JSON on standard input."
+    )
+    notify_on: str = _row("done,failed", "Ends that are told of, separated by commas: done, failed, cancelled.")
+    notify_timeout_s: float = _row(30.0, "Seconds that a webhook may take to answer, or the command to end.")
+    notify_give_up_s: float = _row(
+        86_400.0, "Seconds of waiting between tries, all together, after which a notice that nobody takes is given up."
+    )
+    keep_days: float = _row(0.0, "Days that an ended job is kept; 0: no bound. Starred ones are always kept.", least=0)
+    keep_jobs: int = _row(0, "Number of ended jobs that are kept, the oldest goes first; 0: no bound.", least=0)
+    keep_disk_gib: float = _row(
+        0.0, "GiB of disk that ended jobs may take together, the oldest goes first; 0: no bound.", least=0
     )
     tmp_max_age_s: float = _row(129_600.0, "Seconds after which a file in tmp/ is taken for abandoned and removed.")
 
