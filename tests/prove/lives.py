@@ -101,7 +101,7 @@ class Run:
         images = tuple(draw(place.path, record.attempts[-1].number, pictures))
         shown = self.spool.publish(place, record.finish(images, Timings(), FACTS), "done")
         assert shown
-        self.said(place.id, state="done", ends=frozenset({"done"}))
+        self.said(place.id, state="done", ends=frozenset({"done"}), given=True, keeps_id=True)
 
     def fail(self, place: Place, record: Record, state: str = "failed") -> None:
         # Until it is shown there, a cut makes that it is run again.
@@ -210,8 +210,8 @@ def _overtaken(spool: Spool, ledger: Ledger, say: Say) -> None:
         if path == spool.pending and pending:
             pending.clear()
             (waiting,) = (place for place in spool.places("pending") if place.id != operations.NEIGHBOUR.id)
-            # Nobody was told of the job yet, but the engine and the readers of done/ are.
-            run.said("cat", id=waiting.id, given=True, keeps_id=True)
+            # The submitter was told nothing yet, but the engine and the readers of done/ are.
+            run.ledger = run.ledger.but("cat", id=waiting.id)
             run.run(waiting.id)
         kept(path)
 
@@ -220,7 +220,7 @@ def _overtaken(spool: Spool, ledger: Ledger, say: Say) -> None:
         spool.submit(ledger.entry("cat").raw)
     finally:
         durable.sync_folder = kept
-    say(run.ledger)
+    say(run.ledger.but(run.ledger.entries[-1].id, given=True, keeps_id=True))
 
 
 def _taken_over(spool: Spool) -> Ledger:
