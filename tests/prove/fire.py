@@ -73,6 +73,7 @@ class Run:
     errno: int | None = None
     text: str = ""
     calls: tuple[Call, ...] = ()  #: from mark to mark, those of Python for itself left out
+    trace: str = ""  #: all that strace wrote, where the data was wanted
 
     @property
     def answer(self) -> str:
@@ -92,8 +93,15 @@ def usable() -> str | None:
         return str(error)
 
 
-def fire(deed: Callable[[], Any], ready: Callable[[], object] | None = None, inject: str = "", log: bool = False) -> Run:
-    """Do the deed in a process of its own. `inject` is strace's, as `fsync:signal=SIGKILL:when=2`; `log`: note the calls.
+def fire(
+    deed: Callable[[], Any],
+    ready: Callable[[], object] | None = None,
+    inject: str = "",
+    log: bool = False,
+    data: bool = False,
+) -> Run:
+    """Do the deed in a process of its own. `inject` is strace's, as `fsync:signal=SIGKILL:when=2`; `log`: note the calls;
+    `data`: keep the trace with every byte that was written, all strings in hexadecimal.
 
     `ready` is done before strace looks; what it returns is kept until the process ends.
     """
@@ -109,8 +117,9 @@ def fire(deed: Callable[[], Any], ready: Callable[[], object] | None = None, inj
             if not os.WIFSTOPPED(status):
                 raise RuntimeError("the process ended before it was ready")
             # Traced are only calls of that name where no log is wanted: a stop at each of the others would cost its time.
-            traced = "all" if log else inject.partition(":")[0]
-            options = ["-y", "-s", "0", "-o", trace.name, "-e", f"trace={traced}", "-e", "signal=none"]
+            traced = "all" if log or data else inject.partition(":")[0]
+            strings = ["-f", "-xx", "-s", str(1 << 24)] if data else ["-s", "0"]
+            options = ["-y", *strings, "-o", trace.name, "-e", f"trace={traced}", "-e", "signal=none"]
             strace = subprocess.Popen(
                 ["strace", *options, *(["-e", f"inject={inject}"] if inject else []), "-p", str(pid)], stderr=subprocess.PIPE
             )
@@ -130,13 +139,15 @@ def fire(deed: Callable[[], Any], ready: Callable[[], object] | None = None, inj
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             raise
-        calls = tuple(_calls(trace.read().splitlines())) if log else ()
+        written = trace.read()
+        calls = tuple(_calls(written.splitlines())) if log else ()
+        kept = written if data else ""
     if hung:
-        return Run("hung", calls=calls)
+        return Run("hung", calls=calls, trace=kept)
     if not answer:
-        return Run("killed", os.WTERMSIG(status) if os.WIFSIGNALED(status) else status, calls=calls)
+        return Run("killed", os.WTERMSIG(status) if os.WIFSIGNALED(status) else status, calls=calls, trace=kept)
     ended, value, errno, text = pickle.loads(answer)  # noqa: S301 - from our own child
-    return Run(ended, value, errno, text, calls)
+    return Run(ended, value, errno, text, calls, kept)
 
 
 def _child(deed: Callable[[], Any], ready: Callable[[], object] | None, answer: socket.socket) -> None:
