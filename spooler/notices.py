@@ -25,9 +25,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import durable, targets
+from spooler.place import Place
 from spooler.record import Failure, Record
 from spooler.settings import Settings
-from spooler.spool import Place
 from spooler.targets import ENDS, End
 
 log = logging.getLogger(__name__)

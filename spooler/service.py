@@ -29,6 +29,8 @@ from spooler.durable import UnreadableError, UnsyncedError
 from spooler.job import MAX_SEED, Job
 from spooler.life import Life
 from spooler.mistakes import JobError
+from spooler.notices import OUTBOX, Outbox, adopt, notices_for
+from spooler.notify import Notifier
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
@@ -83,6 +85,8 @@ class Service:
         self.fenced = False  # another spooler took this one for dead, and has its jobs
         self.running: Running | None = None
         self._life = life
+        self._outbox = Outbox(spool.claimed / settings.spooler / OUTBOX)
+        self._notifier = Notifier(settings, spool, self._outbox)
         self._watch = Watch(spool.root, settings.spooler, self.inbox.put)
         self.pending = Pending(spool, self._judge, owner_cap=settings.owner_waiting, polling=lambda: self._watch.polling)
         self._network = mounts.of(spool.root).network
@@ -107,6 +111,7 @@ class Service:
     def run(self) -> None:
         """Turn until told to stop, or until the engine says that it can never work here (then `refused` says why)."""
         self.spool.reap_tmp(self.settings.tmp_max_age_s)
+        self._notifier.start()
         while not (self.stopping or self._warden.refused or self.fenced):
             try:
                 self.turn(time.monotonic())
@@ -141,9 +146,11 @@ class Service:
         """End the engine at its next step. A job that it had stays claimed for the next start; the attempt does not count."""
         self._watch.stop()
         self._warden.close()
+        self._notifier.stop()
         if self.running and not self.fenced:
             try:
                 if self.running.outcome:
+                    self._outbox.put(notices_for(self.running.record, self.running.outcome, self.settings))
                     self.spool.publish(self.running.place, self.running.record, self.running.outcome)
                 else:
                     self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
@@ -273,6 +280,8 @@ class Service:
             if not self._goes_on():
                 return
             try:
+                # The notices first: killed in between there is one too many, which is found out, and never one too few.
+                self._outbox.put(notices_for(running.record, running.outcome, self.settings))
                 place = self.spool.publish(running.place, running.record, running.outcome)
             except UnsyncedError as error:
                 if running.outcome != "done":
@@ -281,6 +290,7 @@ class Service:
                 self._put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
                 return
             self.running = None
+            self._notifier.wake()
             log.info("job %s: %s", running.place.id, running.outcome if place else "another spooler has it")
             return
         if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
@@ -359,7 +369,7 @@ class Service:
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
         held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
-        for place in self.spool.recover(self.settings.spooler):
+        for place in self.spool.recover(self.settings.spooler, adopt):
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)

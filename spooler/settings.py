@@ -123,6 +123,7 @@ class Settings:
     )
     floor_mib: float = _row(
         512.0, "MiB that the disk must have free: below it no job is begun, and the web app answers 507.", least=0
+    )
     webhook: str = _row(
         "", "Addresses (http or https, separated by commas) that are told of each job's end; docs/notifications.md says how."
     )

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
@@ -305,15 +305,17 @@ class Spool(Reader):
         self._discard(place.path)
         return name
 
-    def recover(self, spooler: str) -> list[Place]:
+    def recover(self, spooler: str, take_along: Callable[[Path, Path], object] = lambda theirs, mine: None) -> list[Place]:
         """The jobs that a dead spooler (this one's earlier life too) had claimed, now in this one's folder.
+
+        `take_along` is called with a dead one's folder and ours, under its life lock, for what else is to be taken over.
 
         A function of the listing: killed anywhere in it, it does the rest the next time. The caller holds its own life lock.
         """
         mine = self.claimed / spooler
         for theirs in self.spooler_folders():
-            if theirs.name != spooler and any(folders(theirs)):
-                self._adopt_all(theirs, mine)
+            if theirs.name != spooler and (any(folders(theirs)) or (theirs / ".outbox").is_dir()):
+                self._adopt_all(theirs, mine, take_along)
         found = []
         for folder in folders(mine):
             if durable.exists(folder / "job.json"):
@@ -322,7 +324,7 @@ class Spool(Reader):
                 self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
         return found
 
-    def _adopt_all(self, theirs: Path, mine: Path) -> None:
+    def _adopt_all(self, theirs: Path, mine: Path, take_along: Callable[[Path, Path], object]) -> None:
         """Move the jobs of a spooler whose life lock is free into ours, and tell it, should it live after all."""
         lock = self.life_lock(theirs.name)
         try:
@@ -338,6 +340,7 @@ class Spool(Reader):
                         self._discard(folder)
                     elif not durable.exists(mine / folder.name):
                         self.move("adopt", folder, mine / folder.name)
+            take_along(theirs, mine)
         finally:
             lock.release()
 

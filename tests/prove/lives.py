@@ -128,7 +128,9 @@ def _ungiven(*jobs: tuple[str, bytes]) -> Callable[[Spool], Ledger]:
 def _nothing(spool: Spool) -> Ledger:
     """Not even the folders of a spool."""
     spool.root.mkdir(parents=True)
-    return Ledger((Entry("cat", CAT, given=False, keeps_id=False), Entry("dog", WITH_INPUTS, inputs=INPUTS, given=False, keeps_id=False)))
+    return Ledger(
+        (Entry("cat", CAT, given=False, keeps_id=False), Entry("dog", WITH_INPUTS, inputs=INPUTS, given=False, keeps_id=False))
+    )
 
 
 def _first_start(spool: Spool, ledger: Ledger, say: Say) -> None:
@@ -270,5 +272,3 @@ def scripts() -> list[Script]:
         Script("taking over", _taken_over, _take_over),
         *(of_operation(each) for each in table if each is not after_a_crash),
     ]
-
-
