@@ -19,8 +19,9 @@ import jsonschema
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from house import ROOT, listing, wait_for
+from house import ROOT, drop, listing, wait_for
 
+from spooler.batches import Batches
 from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.settings import Settings
@@ -253,6 +254,58 @@ def test_readyz_says_why_not(client: FlaskClient, spool: Spool) -> None:
     assert client.get("/healthz").json == {"status": "ok"}
 
 
+def test_hold_release_top_priority_star_and_pause(client: FlaskClient, spool: Spool) -> None:
+    for job_id in ("one", "two"):
+        spool.submit(b'{"prompt": "x", "owner": "ann"}', job_id)
+    assert client.post("/api/v1/jobs/two/top").json["position"] == 2  # type: ignore[index]
+    wait_for(lambda: client.get("/api/v1/jobs/two").json["position"] == 1, "the job to be the first")  # type: ignore[index]
+    assert client.post("/api/v1/jobs/one/hold").json["status"] == "held"  # type: ignore[index]
+    assert client.post("/api/v1/jobs/one/release").json["status"] == "waiting"  # type: ignore[index]
+    assert client.post("/api/v1/jobs/one/priority", json={"priority": 5}).status_code == 200
+    assert (spool.pending / "one.priority").read_text() == "5\n"
+    for bad in ({"priority": 101}, {"priority": True}, {"priority": "5"}, {}, {"priority": 1, "what": 2}):
+        answer = client.post("/api/v1/jobs/one/priority", json=bad)
+        assert answer.status_code == 400 and answer.json["error"]["fields"], bad  # type: ignore[index]
+    finish(spool, "one")
+    assert client.post("/api/v1/jobs/one/hold").status_code == 409 and client.post("/api/v1/jobs/none/hold").status_code == 404
+    assert client.post("/api/v1/jobs/one/star").json["starred"] is True  # type: ignore[index]
+    assert client.post("/api/v1/jobs/one/unstar").json["starred"] is False  # type: ignore[index]
+    assert client.post("/api/v1/jobs/two/star").status_code == 409
+    assert client.post("/api/v1/queue/pause").json == {"paused": True, "waiting": 1, "running": 0}
+    assert client.post("/api/v1/queue/resume").json == client.get("/api/v1/queue").json
+    assert not spool.paused
+
+
+def test_a_full_queue_is_429_with_the_time_to_wait_and_a_full_disk_507(spool: Spool) -> None:
+    def client_of(**changes: Any) -> FlaskClient:
+        cache = spool.root.parent / "cache"
+        return create_app(Settings(spool=spool.root, cache=cache, **changes)).test_client()
+
+    spool.submit(b'{"prompt": "x", "owner": "ann"}', "one")
+    full = client_of(max_waiting=1)
+    answer = full.post("/api/v1/jobs", json={"prompt": "x"})
+    assert answer.status_code == 429 and 1 <= int(answer.headers["Retry-After"]) <= 600
+    assert "At most 1 jobs may wait, and 1 do" in answer.json["error"]["message"]  # type: ignore[index]
+    one_each = client_of(owner_waiting=1)
+    assert one_each.post("/api/v1/jobs", json={"prompt": "x", "owner": "ann"}).status_code == 429
+    assert one_each.post("/api/v1/jobs", json={"prompt": "x", "owner": "bob"}).status_code == 201
+    no_room = client_of(floor_mib=1e9)
+    answer = no_room.post("/api/v1/jobs", json={"prompt": "x"})
+    assert answer.status_code == 507 and "MiB free" in answer.json["error"]["message"]  # type: ignore[index]
+    assert len(list(spool.pending.glob("*.json"))) == 2, "nothing of what was refused is there"
+
+
+def test_a_batch_tells_how_far_it_is(client: FlaskClient, spool: Spool) -> None:
+    drop(spool, "two.txt", b"a circle\na square")
+    batches = Batches(spool)
+    batch = batches.take("two.txt", 2, "ann")
+    assert batch and batches.submit_some(batch, batches.rows(batch), 0) is None
+    finish(spool, "two.0001")
+    told = client.get("/api/v1/batches/two").json
+    assert told["waiting"] == told["done"] == 1 and told["jobs"] == ["two.0001", "two.0002"]  # type: ignore[index]
+    assert client.get("/api/v1/batches/none").status_code == 404
+
+
 def test_the_document_describes_every_route_and_every_answer_fits_it(app: Flask, client: FlaskClient, spool: Spool) -> None:
     document = openapi.document()
     assert json.loads((ROOT / "docs" / "openapi.json").read_text()) == document == client.get("/api/v1/openapi.json").json
@@ -260,7 +313,7 @@ def test_the_document_describes_every_route_and_every_answer_fits_it(app: Flask,
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.endpoint.startswith("api.")
+        if rule.rule.startswith(("/api/", "/healthz", "/readyz"))
     }
     assert served == {(path, method) for path, methods in document["paths"].items() for method in methods}
 

@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import api, errors, guard, pages
+from webui import actions, api, errors, guard, pages
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -37,4 +37,6 @@ def create_app(settings: Settings) -> Flask:
     errors.install(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
+    app.register_blueprint(actions.blueprint)
+    app.jinja_env.globals["verbs_for"] = actions.shown
     return app

@@ -12,6 +12,7 @@ from spooler.catalogue import Catalogue
 from spooler.ids import ID
 from spooler.job import Job
 from spooler.strict_json import MAX_BYTES
+from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 
 
@@ -29,13 +30,19 @@ class Error(BaseModel):
     error: ErrorBody
 
 
+class Priority(BaseModel):
+    """Another priority for a waiting job."""
+
+    priority: int | None = Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY, description="Higher goes first; null: the job's own.")
+
+
 class Health(BaseModel):
     """The web app is alive."""
 
     status: str
 
 
-_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, Catalogue, Error, Health)
+_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, QueueReport, BatchReport, Catalogue, Priority, Error, Health)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -77,8 +84,18 @@ _MULTIPART = {
 }
 _NOT_FOUND = {404: ("There is no such job.", Error)}
 
-#: path, method, summary, parameters, whether a job is the body, answers by status.
-_ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[str, type[BaseModel] | str]]], ...] = (
+_Route = tuple[str, str, str, list[dict[str, Any]], bool | str, dict[int, tuple[str, type[BaseModel] | str]]]
+
+
+def _action(verb: str, about: str) -> _Route:
+    """A verb that is done to a job by a POST without a body."""
+    done = (200, ("Done; the job as it is then.", JobReport))
+    refused = (409, ("Its state does not allow it.", Error))
+    return (f"/api/v1/jobs/{{job_id}}/{verb}", "post", about, [_ID], False, dict((done, refused, *_NOT_FOUND.items())))
+
+
+#: path, method, summary, parameters, whether a job, or the schema of what else, is the body, answers by status.
+_ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/jobs",
         "post",
@@ -92,6 +109,7 @@ _ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[
             409: ("The id is taken.", Error),
             413: ("The request is too large.", Error),
             415: ("The Content-Type is neither application/json nor multipart/form-data.", Error),
+            429: ("As many jobs wait as may; Retry-After tells when to try again, in seconds.", Error),
             507: ("The disk is full; the job was not accepted.", Error),
         },
     ),
@@ -124,6 +142,30 @@ _ROUTES: tuple[tuple[str, str, str, list[dict[str, Any]], bool, dict[int, tuple[
         [_ID],
         False,
         {200: ("It waits again.", JobReport), 409: ("It has not failed.", Error), **_NOT_FOUND},
+    ),
+    _action("hold", "Keep a waiting job from being run"),
+    _action("release", "Let a held job go on"),
+    _action("top", "Move a waiting job to the top of the queue"),
+    _action("star", "Spare a finished job from retention"),
+    _action("unstar", "Take the star away"),
+    (
+        "/api/v1/jobs/{job_id}/priority",
+        "post",
+        "Give a waiting job another priority than its own",
+        [_ID],
+        "Priority",
+        {200: ("Done.", JobReport), 400: ("No such priority.", Error), 409: ("It does not wait.", Error), **_NOT_FOUND},
+    ),
+    ("/api/v1/queue", "get", "Tell about the queue as a whole", [], False, {200: ("The queue.", QueueReport)}),
+    ("/api/v1/queue/pause", "post", "Stop claiming; what runs is finished", [], False, {200: ("Paused.", QueueReport)}),
+    ("/api/v1/queue/resume", "post", "Go on claiming", [], False, {200: ("Not paused.", QueueReport)}),
+    (
+        "/api/v1/batches/{batch_id}",
+        "get",
+        "Tell how far the jobs of a dropped file are",
+        [{**_ID, "name": "batch_id"}],
+        False,
+        {200: ("The batch.", BatchReport), **_NOT_FOUND},
     ),
     (
         "/api/v1/jobs/{job_id}/images/{name}",
@@ -187,7 +229,10 @@ def document() -> dict[str, Any]:
             "parameters": parameters,
             "responses": {str(status): _answer(*told) for status, told in answers.items()},
         }
-        if takes_job:
+        if isinstance(takes_job, str):
+            schema = {"schema": {"$ref": f"#/components/schemas/{takes_job}"}}
+            operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
+        elif takes_job:
             operation["requestBody"] = {
                 "required": True,
                 "description": f"The job, at most {MAX_BYTES} bytes; with pictures as multipart/form-data.",

@@ -149,6 +149,7 @@ def queue() -> str:
         running=reports.jobs("claimed")[0],
         waiting=reports.jobs("pending", limit=200)[0],
         held=reports.jobs("held", limit=200)[0],
+        paused=office().spool.paused,
         **_frame(),
     )
 
@@ -268,6 +269,14 @@ def ago(moment: str | None) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit} ago"
     return f"{int(seconds)} s ago"
+
+
+@blueprint.app_template_filter("span")
+def span(seconds: float) -> str:
+    """A span of time for people: "20 s", "3 min", "2 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{round(seconds / 3600)} h"
 
 
 @blueprint.app_template_filter("whole_json")
