@@ -27,8 +27,10 @@ MAX_BYTES = 4 << 20
 MAX_ROWS = 10_000
 #: Blank ones, remarks and lines inside of cells reckoned in: going over millions of them takes seconds.
 MAX_LINES = 200_000
+#: Of ( ) [ ] \\ in one file: each is a step in reading a prompt, so that 4 MiB of nothing else would take three seconds.
+MAX_MARKS = 400_000
 #: Pictures that one file may ask for, sweeps and counts reckoned in: each cell of a sweep is looked at before any is drawn.
-MAX_PICTURES = 100_000
+MAX_PICTURES = 50_000
 #: A file is read no further than this many mistakes.
 MAX_MISTAKES = 1000
 SUFFIXES = (".jsonl", ".csv", ".txt", ".png")
@@ -57,10 +59,8 @@ def read_rows(name: str, data: bytes, overrides: bytes | None = None) -> list[Ro
     if suffix is None:
         raise JobError(Mistake("", f"The file must be called {', '.join(SUFFIXES[:-1])} or .png, but is {show(name)}."))
     found = _Reading(_overrides(overrides) if overrides is not None else {})
-    if suffix != ".png" and len(data) > MAX_BYTES:
-        raise JobError(Mistake("", f"The file must have at most {MAX_BYTES >> 20} MiB, but has {len(data) / (1 << 20):.1f}."))
-    if suffix != ".png" and (lines := max(data.count(b"\n"), data.count(b"\r"))) > MAX_LINES:
-        raise JobError(Mistake("", f"The file must have at most {MAX_LINES} lines, but has {lines}."))
+    if suffix != ".png":
+        _check_size(data)
     with suppress(_Enough):
         _READERS[suffix](data, found)
     if not found.rows and not found.mistakes:
@@ -68,6 +68,16 @@ def read_rows(name: str, data: bytes, overrides: bytes | None = None) -> list[Ro
     if found.mistakes:
         raise (IncompleteError if found.may_be_cut else JobError)(*found.mistakes)
     return found.rows
+
+
+def _check_size(data: bytes) -> None:
+    """Raises JobError for a text that would take long to read, before any of it is."""
+    if len(data) > MAX_BYTES:
+        raise JobError(Mistake("", f"The file must have at most {MAX_BYTES >> 20} MiB, but has {len(data) / (1 << 20):.1f}."))
+    if (lines := max(data.count(b"\n"), data.count(b"\r"))) > MAX_LINES:
+        raise JobError(Mistake("", f"The file must have at most {MAX_LINES} lines, but has {lines}."))
+    if (marks := sum(map(data.count, (b"(", b")", b"[", b"]", b"\\")))) > MAX_MARKS:
+        raise JobError(Mistake("", f"The file must have at most {MAX_MARKS} brackets and backslashes, but has {marks}."))
 
 
 def complete(name: str, data: bytes) -> bool:
@@ -134,7 +144,7 @@ class _Reading:
             raise _Enough
 
     def _blame(self, fields: Fields, error: JobError, place: str, may_be_cut: bool) -> None:
-        """Tell whose the mistakes are: what is wrong only with the overrides laid over is theirs, and told once."""
+        """Tell whose the mistakes are: what is wrong only under the overrides is theirs, and they are used no more."""
         own: tuple[Mistake, ...] = error.mistakes
         if self.overrides:
             try:
@@ -145,8 +155,9 @@ class _Reading:
         for mistake in error.mistakes:
             if mistake in own:
                 self.tell(f"{place}:", mistake.message, mistake.field, may_be_cut)
-            elif not any(told.message.endswith(mistake.message) for told in self.mistakes):
+            else:
                 self.tell("overrides:", mistake.message, mistake.field, may_be_cut)
+                self.overrides = {}
 
 
 def lay_over(fields: Fields, overrides: Fields) -> Fields:

@@ -84,7 +84,8 @@ def _prompt(value: Any) -> Any:
 def _syntax_problem(prompt: str) -> str | None:
     try:
         text, loras = prompts.extract_loras(prompt)
-        prompts.parse(text)
+        if "(" in text or "[" in text:  # without a bracket nothing weighs
+            prompts.parse(text)
     except prompts.PromptError as error:
         return str(error)
     for name, weight in loras:

@@ -257,14 +257,14 @@ def test_the_bounds_are_named() -> None:
     assert mistakes("x.txt", b"a\n" * 10_001) == ["The file must have at most 10000 jobs, but has more: see line 10001."]
     assert len(read_rows("x.txt", b"a\n" * 10_000)) == 10_000
     many = json.dumps({"prompt": "a", "count": 64}).encode() + b"\n"
-    assert mistakes("x.jsonl", many * 1_563) == [
-        "The file must ask for at most 100000 pictures, but asks for more: see line 1563."
-    ]
+    assert mistakes("x.jsonl", many * 782) == ["The file must ask for at most 50000 pictures, but asks for more: see line 782."]
     found = mistakes("x.jsonl", b"{}\n" * 9_000)
     assert len(found) == batch_file.MAX_MISTAKES + 1
     assert found[-1] == "The file was read no further than line 1000: these are 1000 mistakes."
     unknown = json.dumps({"prompt": "a"} | {f"a{number}": 1 for number in range(5_000)}).encode()
     assert mistakes("x.jsonl", unknown)[-1] == "line 1: There are 4900 more mistakes, not told."
+    assert mistakes("x.txt", b"\n" * 200_001) == ["The file must have at most 200000 lines, but has 200001."]
+    assert mistakes("x.txt", b"(" * 400_001) == ["The file must have at most 400000 brackets and backslashes, but has 400001."]
     assert mistakes("x.zip", b"")[0] == 'The file must be called .jsonl, .csv, .txt or .png, but is "x.zip".'
 
 
@@ -277,5 +277,11 @@ def test_the_manual_s_examples_are_read() -> None:
     (overrides,) = (each for each in examples if each.startswith("{"))
     assert [row.job.pictures for row in read_rows("x.csv", table.encode())] == [1, 3]
     assert [row.job.pictures for row in read_rows("x.csv", table.encode(), overrides.encode())] == [2, 2]
-    for bound in (batch_file.MAX_ROWS, batch_file.MAX_PICTURES, batch_file.MAX_LINES, batch_file.MAX_MISTAKES):
+    for bound in (
+        batch_file.MAX_ROWS,
+        batch_file.MAX_PICTURES,
+        batch_file.MAX_LINES,
+        batch_file.MAX_MARKS,
+        batch_file.MAX_MISTAKES,
+    ):
         assert f"{bound:,}" in page

@@ -238,7 +238,10 @@ def giants() -> dict[str, list[bytes]]:
             b"\n" * text,
             b"{}\n" * (text // 3),
             b'{"prompt":"x"}\n' * 10_000,
-            (sweep + b"\n") * 1_562,
+            (sweep + b"\n") * 781,
+            (sweep + b"\n") * 10_000,
+            (sweep.replace(b" 64]", b" 0]") + b"\n") * 10_000,
+            (sweep + b"\n") * 10_000 + b"\x7f",  # with the overrides, which take the sweep away
             b"[" * text,
             b'{"a":1,"b":1,"c":1}\n' * 200_000,
             b"\xff\n" * (text // 2),
@@ -266,7 +269,7 @@ def giants() -> dict[str, list[bytes]]:
             b"(\n" * (text // 2),
             b"\xff\n" * (text // 2),
             b"\r" * text,
-            b"\n".join(b"(a:1.%d)" % number * 40 for number in range(9_000)),
+            *(_dear_prompts(unit) for unit in (b"(a)b", b"(a:1.5)", b"((a))[b]", b"\\(", b"a:", b"<lora:a:1>", b"a (b) ")),
         ],
         ".png": [
             HEAD + chunk(b"tEXt", b"") * 40_000,
@@ -290,6 +293,13 @@ _DEAR_LINES = (
     b"a:\\",
     b"(a:1.1)",
 )
+
+
+def _dear_prompts(unit: bytes) -> bytes:
+    """Ten thousand prompts of that unit, each another, up to the bounds of a file."""
+    marks = sum(map(unit.count, (b"(", b")", b"[", b"]", b"\\")))
+    times = min(400 // len(unit), 39 // marks if marks else 400)
+    return b"\n".join(unit * times + b"%d" % number for number in range(10_000))
 
 
 def _ended(rng: random.Random, lines: list[str]) -> bytes:

@@ -5,6 +5,7 @@ A process of its own, because the code must be instrumented while it is imported
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
 import sys
@@ -30,6 +31,8 @@ def main() -> None:
         Path(told).write_text(json.dumps(asdict(tally)))
 
     def one(data: bytes) -> None:
+        if tally.inputs % 10_000 == 0:
+            faulthandler.dump_traceback_later(parser.STUCK_S, exit=True)
         # Of a picture every other input is the text in it: by chance no checksum would ever be right.
         tally.judge(target, hostile.png_of(rng, data) if target == ".png" and len(data) % 2 else data)
         if tally.inputs % NOTED_EVERY == 0 or tally.inputs >= runs:
