@@ -9,6 +9,7 @@ lost, not what is late, for the machine may be busy.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -35,11 +36,18 @@ WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 class Listener:
     """A listening process and its spool. `overlay`: it sees the spool through an overlay, of which it gets no events."""
 
+    #: What is dropped.
+    raw = b""
+
     def __init__(self, folder: Path, overlay: bool = False):
         self.root = folder / ("upper" if overlay else "spool")
         self.count = 0
         for name in FOLDERS:
             (self.root / name).mkdir(parents=True)
+        self._begin(folder, overlay)
+        self.wait_mode("events")
+
+    def _begin(self, folder: Path, overlay: bool) -> None:
         self._log = folder / "log"
         self._log.touch()
         seen = self.root
@@ -53,7 +61,6 @@ class Listener:
             namespace = (*NAMESPACE, "--mount", "sh", "-c", mount, "sh")
         command = [*namespace, *WITHOUT_OVERRIDE, sys.executable, "-m", "tests.prove.listener", str(seen), str(self._log)]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        self.wait_mode("events")
 
     def drop(self, number: int, whole: Callable[[int], bool] = lambda index: index % 2 == 0) -> dict[str, float]:
         """Put so many files into pending/; when each was there."""
@@ -64,10 +71,10 @@ class Listener:
             target = self.root / "pending" / name
             if whole(index):
                 draft = self.root / "tmp" / name
-                os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                _write(draft, self.raw)
                 draft.rename(target)
             else:
-                os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                _write(target, self.raw)
             arrived[name] = time.monotonic()
         return arrived
 
@@ -119,6 +126,56 @@ class Listener:
         self.process.wait()
 
 
+class RealSpooler(Listener):
+    """The spooler itself. What is dropped is JSON but no job, and is known when it lies in rejected/."""
+
+    raw = b'{"nonsense": 1}'
+
+    def _begin(self, folder: Path, overlay: bool) -> None:
+        self._notes: dict[str, list[tuple[float, str]]] = {"name": [], "mode": []}
+        options = ["--spool", str(self.root), "--spooler", "me", "--model", "demo", "--device", "cpu"]
+        command = [*NAMESPACE, *WITHOUT_OVERRIDE, sys.executable, "-m", "spooler", *options]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True)
+        self._ended = threading.Event()
+        self._looker = threading.Thread(target=self._look)
+        self._looker.start()
+
+    def _look(self) -> None:
+        seen: set[str] = set()
+        while not self._ended.wait(0.01):
+            with contextlib.suppress(OSError, ValueError):  # the spool is away; the note is just being replaced
+                for name in set(os.listdir(self.root / "rejected")) - seen:  # noqa: PTH208
+                    seen.add(name)
+                    self._notes["name"].append((time.monotonic(), name))
+                mode = json.loads((self.root / "claimed/me/spooler.json").read_bytes())["watching"]
+                if [mode] != [each for _, each in self._notes["mode"]][-1:]:
+                    self._notes["mode"].append((time.monotonic(), mode))
+
+    def noted(self, kind: str) -> list[tuple[float, str]]:
+        return list(self._notes[kind])
+
+    def waiting(self) -> int:
+        """How many jobs it says that wait."""
+        return int(json.loads((self.root / "claimed/me/spooler.json").read_bytes())["waiting"])
+
+    def close(self) -> None:
+        self._ended.set()
+        self._looker.join()
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            super().close()
+
+
+def _write(path: Path, raw: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    if raw:
+        os.write(fd, raw)
+    os.close(fd)
+
+
 Arrivals = dict[str, float]
 
 
@@ -168,7 +225,7 @@ def replaced(listener: Listener, short: bool) -> Arrivals:
         _settle(listener, arrived)
         fresh = listener.root / f"fresh-{number}"
         fresh.mkdir()
-        (fresh / f"in-{number}.json").touch()
+        _write(fresh / f"in-{number}.json", listener.raw)
         pending.rename(listener.root / f"aside-{number}")
         fresh.rename(pending)
         arrived[f"in-{number}.json"] = time.monotonic()
@@ -184,7 +241,7 @@ def moved_away(listener: Listener, short: bool) -> Arrivals:
         aside = listener.root.with_name("aside")
         listener.root.rename(aside)
         time.sleep(1.5)
-        (aside / "pending" / f"away-{listener.count}.json").touch()
+        _write(aside / "pending" / f"away-{listener.count}.json", listener.raw)
         aside.rename(listener.root)
         arrived[f"away-{listener.count}.json"] = time.monotonic()
         arrived |= listener.drop(10)
@@ -211,7 +268,7 @@ def exhausted(listener: Listener, short: bool) -> Arrivals:
     """pending/ is replaced when no inotify instance, or no watch, is left; later there are some again."""
     arrived = {}
     for limit in ("max_inotify_watches", "max_inotify_instances")[: 1 if short else 2]:
-        for number in range(1 if short else 3):
+        for number in range(1 if short else 2):
             before = time.monotonic()
             listener.limit(limit, 0)
             (listener.root / "pending").rename(listener.root / f"{limit}-{number}")
@@ -256,6 +313,10 @@ SCENARIOS: tuple[Callable[[Listener, bool], Arrivals], ...] = (
 )
 
 
+#: Through the spooler itself, which takes its time over each file: those with few.
+SPOOLER_SCENARIOS = (renamed, replaced, moved_away, unreadable, exhausted)
+
+
 def prove(short: bool) -> Iterator[Figure]:
     try:
         subprocess.run([*NAMESPACE, *WITHOUT_OVERRIDE, "true"], check=True, capture_output=True)
@@ -264,6 +325,8 @@ def prove(short: bool) -> Iterator[Figure]:
         return
     with ThreadPoolExecutor(len(SCENARIOS) if short else 1) as pool:  # they mostly wait, but who times does so alone
         yield from pool.map(lambda scenario: _run(scenario, short), SCENARIOS)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        yield from _through_the_spooler(Path(name), short)
     with tempfile.TemporaryDirectory() as name:
         yield _cost(Path(name), 500 if short else 20_000)
     with tempfile.TemporaryDirectory() as name:
@@ -278,11 +341,38 @@ def _run(scenario: Callable[[Listener, bool], Arrivals], short: bool) -> Figure:
             known = listener.wait_names(arrived)
         finally:
             listener.close()
-        return _judged(scenario, arrived, known, listener.noted("mode"), Path(name), short)
+        return _judged(scenario.__name__, arrived, known, listener.noted("mode"), Path(name), short)
+
+
+def _through_the_spooler(folder: Path, short: bool) -> Iterator[Figure]:
+    spooler = RealSpooler(folder)
+    try:
+        for scenario in SPOOLER_SCENARIOS[: 2 if short else None]:
+            before = len(spooler.noted("mode"))
+            arrived = scenario(spooler, short)
+            known = spooler.wait_names(arrived)
+            yield _judged(f"the spooler, {scenario.__name__}", arrived, known, spooler.noted("mode")[before:], folder, short)
+        if not short:
+            yield _depth(spooler, folder)
+    finally:
+        spooler.close()
+
+
+def _depth(spooler: RealSpooler, folder: Path) -> Figure:
+    """A burst of real jobs: the number that the spooler says that wait, when it has read them all."""
+    (spooler.root / "PAUSE").touch()
+    spooler.raw = b'{"prompt": "a large red circle on a blue background"}'
+    spooler.drop(40_000)
+    before = time.monotonic()
+    while spooler.waiting() < 40_000 and time.monotonic() < before + 10 * DEADLINE_S:
+        time.sleep(0.05)
+    lost = 40_000 - spooler.waiting()
+    details = f"all were read {time.monotonic() - before:.1f} s after the last was dropped"
+    return report("watch", "the spooler, 40,000 jobs at once: jobs lost", "0", lost, lost == 0, details, folder=folder)
 
 
 def _judged(
-    scenario: Callable[[Listener, bool], Arrivals],
+    scenario: str,
     arrived: Arrivals,
     known: dict[str, float],
     modes: list[tuple[float, str]],
@@ -297,7 +387,7 @@ def _judged(
     details = f"{len(arrived)} files, {lost} lost, {late} late; p50 {middle:.3f} s, p99 {last:.3f} s, slowest {slowest:.3f} s; "
     details += f"watched, and polled {sum(mode == 'polling' for _, mode in modes)} times meanwhile"
     what, missed = ("lost", lost) if short else ("not noticed within 2 s", lost + late)
-    figure = f"{scenario.__name__.replace('_', ' ')}: names {what}"
+    figure = f"{scenario.replace('_', ' ')}: names {what}"
     return report("watch", figure, "0", missed, missed == 0 and bool(arrived), details, folder=folder)
 
 
