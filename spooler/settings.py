@@ -11,7 +11,7 @@ import argparse
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,14 @@ class Settings:
         return cls.from_options(parser.parse_args(argv))
 
     @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser, env: Mapping[str, str] = os.environ) -> None:
-        """Give `parser` one option a setting. argparse checks a default that is text, so a bad variable is named too."""
+    def add_options(
+        cls, parser: argparse.ArgumentParser, env: Mapping[str, str] = os.environ, only: Collection[str] | None = None
+    ) -> None:
+        """Give `parser` one option a setting, or those of `only`. argparse checks a default that is text, so a bad variable is
+        named too."""
         for row in fields(cls):
+            if only is not None and row.name not in only:
+                continue
             shown = str(row.default)
             parser.add_argument(
                 option(row.name),
