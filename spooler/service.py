@@ -34,6 +34,7 @@ from spooler.notify import Notifier
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
+from spooler.retention import Retention
 from spooler.running import Running
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
@@ -92,6 +93,8 @@ class Service:
         self._network = mounts.of(spool.root).network
         self._doorman = Doorman(spool, self.pending, self._judge, self._grace_s)
         self._clock = gate.WallClock()
+        self._retention = Retention(spool, settings)
+        self._next_retention = 0.0
         self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
         self._warden = Warden(settings, lambda: start_engine(self))
         self._recovered: list[Place] = []
@@ -140,6 +143,9 @@ class Service:
             self._recover()
             self._next_recover = now + RECOVER_S
         self._feed(now)
+        if now >= self._next_retention:
+            more = self._retention.turn(LOOK_S / 4, clock_steady=self._clock.now() is not None)
+            self._next_retention = now + (POLL_S / 4 if more else RECOVER_S)
         self._tell(now)
 
     def close(self) -> None:
@@ -147,6 +153,7 @@ class Service:
         self._watch.stop()
         self._warden.close()
         self._notifier.stop()
+        self._retention.close()
         if self.running and not self.fenced:
             try:
                 if self.running.outcome:
@@ -163,7 +170,7 @@ class Service:
     def _wait(self) -> None:
         """Sleep until something is in the inbox or the next thing is due."""
         now = time.monotonic()
-        due = min(self._next_watch, self._next_recover, self._next_beat, self._next_gate)
+        due = min(self._next_watch, self._next_recover, self._next_beat, self._next_gate, self._next_retention)
         due = min(due, self.pending.due(now, self.settings.rescan_s), self._doorman.due(now))
         if self.running:
             due = min(due, self.running.last_sign + self.settings.stall_s)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spooler import retention
+from spooler.commands.common import Verbs
 from spooler.record import iso
 from spooler.retention import Removal, Rules, Survey
 from spooler.settings import Settings
@@ -19,7 +20,7 @@ from spooler.spool import Spool, SpoolError
 SETTINGS = ("spool", "keep_days", "keep_jobs", "keep_disk_gib")
 
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb to those of `sdspool`."""
     help_ = "Remove the oldest ended jobs that are beyond a bound. Without --yes it only tells which. Starred ones stay."
     made = verbs.add_parser("prune", help=help_, description=help_)
