@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from house import ROOT, listing
 
-from spooler import prune, retention
+from spooler import retention
+from spooler.commands import prune
 from spooler.record import Record, iso
 from spooler.retention import DAY_S, GIB, Ended, Retention, Rules, Survey, ended, plan, remove
 from spooler.settings import Settings
@@ -329,10 +330,10 @@ def test_two_spoolers_that_keep_one_spool_do_not_stumble_over_each_other(spool: 
 
 PRUNE = """
 import argparse, sys
-from spooler import prune
+from spooler.commands import prune
 from spooler.spool import SpoolError
 parser = argparse.ArgumentParser()
-prune.add_parser(parser.add_subparsers(required=True))
+prune.add(parser.add_subparsers(required=True))
 options = parser.parse_args(["prune", *sys.argv[1:]])
 try:
     sys.exit(options.run(options))
