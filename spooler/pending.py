@@ -174,9 +174,9 @@ class Pending:
         `budget_s` bounds the work in seconds, `rescan_s` is the time between two looks at every single entry.
         """
         end = time.perf_counter() + budget_s
-        hints, self._hints = self._hints, {}
-        for name, whole in hints.items():
-            self._look(name, now, whole)
+        while self._hints and time.perf_counter() < end:
+            name = next(iter(self._hints))
+            self._look(name, now, self._hints.pop(name))
         self._list_if_changed(now, rescan_s)
         while self._backlog and time.perf_counter() < end:
             self._look(self._backlog.popleft(), now)

@@ -206,6 +206,7 @@ class Service:
         if isinstance(event, Hint):
             if event.name is None:
                 self.pending.distrust()
+                self._next_watch = now  # perhaps a folder is another
             else:
                 self.pending.hint(event.name, event.whole)
             return
@@ -329,7 +330,11 @@ class Service:
         if now >= self._next_watch:
             self._watch.keep()
             self._next_watch = now + POLL_S
-        self.pending.refresh(now, LOOK_S, self.settings.rescan_s)
+        try:
+            self.pending.refresh(now, LOOK_S, self.settings.rescan_s)
+        except FileNotFoundError:  # pending/ is being replaced: look again at once when it is back, and soon in any case
+            self._next_watch = now + POLL_S / 10
+            return
         self._doorman.turn(now)
         if now >= self._next_gate:
             self._next_gate = now + POLL_S
