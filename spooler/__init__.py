@@ -30,7 +30,6 @@ The way of the data, which is also the order to read the files in:
     webhook.py    telling by a signed POST
     notify.py     the threads that deliver, again and again
     retention.py  which ended jobs are removed, and removing them
-    prune.py      `sdspool prune`
     child.py      the spooler's handle on the engine's process
     engine/       the only package that imports torch: prompt in, pictures out
     infotext.py   the text inside each picture that other tools read, written and read back

@@ -28,7 +28,7 @@ from spooler import durable, targets
 from spooler.place import Place
 from spooler.record import Failure, Record
 from spooler.settings import Settings
-from spooler.targets import ENDS, End
+from spooler.states import ENDS, End
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,11 @@ class Letter(BaseModel):
         return f"{self.notice.id}.{self.target}.json"
 
 
-def notices_for(record: Record, state: End, settings: Settings) -> tuple[Letter, ...]:
-    """The letters to write before the job is published to `state`: one for each target; none for an end that is not told."""
+def notices_for(record: Record, state: End, settings: Settings, owner: str = "") -> tuple[Letter, ...]:
+    """The letters to write before the job is published to `state`: one for each target; none for an end that is not told.
+
+    `owner` is whose the job is when it does not say so itself: the user whose file it was.
+    """
     if state not in targets.told_of(settings):
         return ()
     text = f"{record.id}\n{state}\n{record.completed}\n{len(record.attempts)}\n{record.spooler}"
@@ -89,7 +92,7 @@ def notices_for(record: Record, state: End, settings: Settings) -> tuple[Letter,
         event=f"job.{state}",
         job=record.id,
         state=state,
-        owner=record.parameters.owner if record.parameters else "",
+        owner=(record.parameters.owner if record.parameters else "") or owner,
         prompt=record.parameters.prompt if record.parameters else "",
         images=tuple(image.file for image in record.images if image.file) if state == "done" else (),
         failure=record.failure,

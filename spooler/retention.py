@@ -30,7 +30,7 @@ from typing import Literal
 from spooler import durable, moments
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.targets import ENDS, End
+from spooler.states import ENDS, End
 
 log = logging.getLogger(__name__)
 
@@ -231,11 +231,15 @@ def remove(spool: Spool, job: Ended) -> bool:
         if not is_same or os.path.lexists(folder / "starred"):
             return False
         aside = spool.tmp / f"prune-{durable.unique_name()}"
-        # Durable before the first file goes: else a power cut could bring back a folder with half its pictures.
-        durable.rename(folder, aside)
+        spool.move("prune", folder, aside)
     except FileNotFoundError:  # RACE: sent back to the queue, or removed by another
         return False
+    except durable.UnsyncedError as error:
+        # Not a file goes before the rename is durable: else a power cut could bring back a folder with half its pictures.
+        log.warning("job %s: removed, but its files are left to the reaper of tmp/: %s", job.id, error)
+        return True
     try:
+        os.utime(aside)  # it is as old as the job: without this a spooler that starts now would reap it beside us
         shutil.rmtree(aside)  # through descriptors, so that no link leads it astray
     except (OSError, RecursionError) as error:
         log.warning("job %s: removed, but %s cannot be emptied now: %s", job.id, aside, error)

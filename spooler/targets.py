@@ -7,15 +7,11 @@ import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from spooler.settings import Settings
 from spooler.spool import SpoolError
-
-#: Where a job ends: the states that can be told of.
-End = Literal["done", "failed", "cancelled"]
-ENDS: tuple[End, ...] = ("done", "failed", "cancelled")
+from spooler.states import ENDS, End
 
 
 class TargetError(SpoolError):

@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import ROOT, wait_for
+from house import ROOT, drop, spooler, wait_for, wait_state
 
 from spooler import notices, notify, targets, webhook
 from spooler.job import Job
 from spooler.notices import Letter, Outbox, adopt, notices_for
 from spooler.notify import Notifier, wait_s
+from spooler.place import Place
 from spooler.record import Attempt, Image, Record, Timings, utc_now
 from spooler.settings import Settings
-from spooler.spool import Place, Spool
+from spooler.spool import Spool
+from spooler.states import ENDS, End
 from spooler.targets import Command, TargetError, Webhook
 
 SECRET = b"correct horse battery staple"
@@ -142,7 +144,7 @@ def finished(record: Record) -> Record:
     return record.finish((Image(file="0.png", seed=1, width=64, height=64),), Timings())
 
 
-def end(spool: Spool, settings: Settings, state: targets.End = "done", job_id: str = "cat") -> Record:
+def end(spool: Spool, settings: Settings, state: End = "done", job_id: str = "cat") -> Record:
     """Run a job to its end as the service does: the letters first, then the rename."""
     place, record = claimed(spool, job_id)
     record = finished(record) if state == "done" else record.fail("no-model", "There is no such model.")
@@ -233,9 +235,9 @@ def test_the_manual_s_five_lines_verify_what_is_sent_and_nothing_else() -> None:
 def test_only_the_ends_that_are_set_are_told(secret_file: Path) -> None:
     record = Record(id="x", completed="2026-01-01T00:00:00.000Z")
     settings = replace(Settings(), notify_command="true")
-    assert [bool(notices_for(record, end, settings)) for end in targets.ENDS] == [True, True, False]
+    assert [bool(notices_for(record, state, settings)) for state in ENDS] == [True, True, False]
     settings = replace(settings, notify_on=" cancelled ,done")
-    assert [bool(notices_for(record, end, settings)) for end in targets.ENDS] == [True, False, True]
+    assert [bool(notices_for(record, state, settings)) for state in ENDS] == [True, False, True]
     assert not notices_for(record, "done", Settings())
 
 
@@ -245,7 +247,7 @@ def test_the_same_end_has_the_same_id_and_another_end_another() -> None:
     later = record.model_copy(update={"completed": "2026-01-01T00:00:00.001Z"})
     first, again = notices_for(record, "done", settings), notices_for(record, "done", settings)
     assert first == again
-    ids = {notices_for(one, end, settings)[0].notice.id for one in (record, later) for end in targets.ENDS}
+    ids = {notices_for(one, state, settings)[0].notice.id for one in (record, later) for state in ENDS}
     assert len(ids) == 6
 
 
@@ -441,7 +443,7 @@ def test_a_failure_that_was_sent_back_before_it_was_told_is_told_all_the_same(
     assert [each["event"] for each in receiver.notices] == ["job.failed"]
 
 
-def _verdict(state: str | None, told: targets.End = "done", **job: Any) -> notices.Verdict:
+def _verdict(state: str | None, told: End = "done", **job: Any) -> notices.Verdict:
     settings = replace(Settings(), notify_command="true", notify_on="done,failed,cancelled")
     record = Record(id="x", completed="2026-01-01T00:00:00.000Z")
     (letter,) = notices_for(record, told, settings)
@@ -485,6 +487,27 @@ def test_the_letters_of_a_dead_spooler_are_adopted_and_delivered(
         made.stop()
     assert {each["job"] for each in receiver.notices} == ids
     assert len(receiver.got) == 5
+
+
+def test_a_real_spooler_tells_of_its_jobs_over_its_own_death(
+    spool: Spool, secret_file: Path, receivers: Callable[..., Receiver]
+) -> None:
+    """The whole way: a spooler process, the demo model, kill -9 while the receiver is out of order, and another life."""
+    works = threading.Event()
+    receiver = receivers(lambda number: (200, {}) if works.is_set() else (503, {}))
+    options = _options(hooked(secret_file, receiver))
+    drop(spool, "cat.json", {"prompt": "a small red circle on a white background", "steps": 2, "width": 64, "height": 64})
+    with spooler(spool, *options, name=ME) as first:
+        wait_state(spool, "cat", "done")
+        wait_for(lambda: receiver.got, "the first try")
+        first.kill()
+    assert len(outbox(spool).names()) == 1
+    works.set()
+    with spooler(spool, *options, name=ME):
+        wait_empty(spool)
+    told = receiver.notices[-1]
+    assert (told["event"], told["job"], told["images"]) == ("job.done", "cat", ["0.png"])
+    assert {each["id"] for each in receiver.notices} == {told["id"]}
 
 
 # -- receivers that answer otherwise, or not at all ----------------------------------------------------------------------

@@ -26,7 +26,7 @@ from spooler.record import Record, iso
 from spooler.retention import DAY_S, GIB, Ended, Retention, Rules, Survey, ended, plan, remove
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
-from spooler.targets import ENDS, End
+from spooler.states import ENDS, End
 
 NOW = 1.8e9  # some time in 2027
 
@@ -328,23 +328,9 @@ def test_two_spoolers_that_keep_one_spool_do_not_stumble_over_each_other(spool: 
 
 # -- sdspool prune -------------------------------------------------------------------------------------------------------
 
-PRUNE = """
-import argparse, sys
-from spooler.commands import prune
-from spooler.spool import SpoolError
-parser = argparse.ArgumentParser()
-prune.add(parser.add_subparsers(required=True))
-options = parser.parse_args(["prune", *sys.argv[1:]])
-try:
-    sys.exit(options.run(options))
-except SpoolError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
-
 
 def run_prune(spool: Spool, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PRUNE, "--spool", str(spool.root), *words]
+    command = [sys.executable, "-m", "spooler.cli", "prune", "--spool", str(spool.root), *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **env})
 
 
