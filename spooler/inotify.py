@@ -29,6 +29,7 @@ class Folder:
         self.path = path
         self.heard = 0  # events, and losses of events, so far
         self.gone = False  # the kernel watches it no more
+        self.missed = False  # events were lost: what was renamed meanwhile may be watched still
         self.wd: WatchDescriptor | None = None
         self._on_event = on_event
         self._on_loss = on_loss
@@ -40,6 +41,7 @@ class Folder:
 
     def on_queue_overflow(self) -> None:
         self.heard += 1
+        self.missed = True
         self._on_loss()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:

@@ -9,7 +9,8 @@ but none below those. Never done/: a job's folder is watched until it leaves.
 | a folder cannot be read, or can be again  | another mode, or the kernel says so                                             |
 | the thread that reads the events died     | it is not alive                                                                 |
 | no inotify instance or watch is left      | the kernel says so; tried again after a while, at last every minute             |
-| the kernel's queue ran over               | the kernel says so: a hint to look at everything; the watch itself is well      |
+| the kernel's queue ran over               | the kernel says so: a hint to look at everything, and soon a new watch, since   |
+|                                           | a job's folder may have left unheard, and would be watched for ever             |
 | none of these, and yet no event comes     | a folder's own time changed, and a second later still no event has come from it |
 
 The last is the canary: a folder's time comes with the stat that tells its inode, so it costs nothing, needs no file of its own,
@@ -95,8 +96,8 @@ class Watch:
         heard = self._ears.heard if self._ears else []  # before the look: an event that comes between the two is no silence
         looks = [_look(path) for path in self._paths]
         if self._ears:
-            if looks != self._tried or self._ears.gone:
-                log.info("%s: a folder is another, or has other permissions: watching anew", self._root)
+            if looks != self._tried or self._ears.outdated:
+                log.info("%s: a folder is another, or has other permissions, or events were lost: watching anew", self._root)
                 self.stop()
                 self._next_try = now
             elif trouble := self._ears.trouble(looks, heard, now):
@@ -213,9 +214,9 @@ class _Ears:
         return [folder.heard for folder in self._folders]
 
     @property
-    def gone(self) -> bool:
-        """Whether the kernel has stopped to watch a folder, because it is no more."""
-        return any(folder.gone for folder in self._folders)
+    def outdated(self) -> bool:
+        """Whether a folder is no more, or the kernel's queue ran over: then it is well, but watches too little or too much."""
+        return any(folder.gone or folder.missed for folder in self._folders)
 
     def trouble(self, looks: list[_Look], heard: list[int], now: float) -> str:
         """Why it is deaf; "" when it is well."""

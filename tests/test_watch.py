@@ -280,7 +280,7 @@ def test_a_hint_that_fails_does_not_end_the_watch(root: Path, heard: Heard, capl
 
 
 def test_lost_events_are_told_as_everything(root: Path, heard: Heard) -> None:
-    """The kernel's queue runs over while the reader is held up; the watch lives on."""
+    """The kernel's queue runs over while the reader is held up: the watch lives on, and a job that left unheard is let go."""
     go_on = threading.Event()
 
     def hint(hint: Hint) -> None:
@@ -288,19 +288,26 @@ def test_lost_events_are_told_as_everything(root: Path, heard: Heard) -> None:
         go_on.wait()
 
     go_on.set()
+    (root / "claimed/me/job").mkdir()
     with watching(root, hint) as watch:
+        assert kernel_watches() == 5
         heard.hints.clear()
         go_on.clear()
         try:
             for number in range(MAX_QUEUED):
                 (root / f"pending/{number}.json").touch()
+            (root / "claimed/me/job").rename(root / "done/job")  # unheard
         finally:
             go_on.set()
         heard.wait(EVERYTHING)
         (root / "pending/after.json").touch()
         heard.wait(Hint("after.json"))
+        assert kernel_watches() == 5
         watch.keep()
         assert watch.mode == "events" and heard.hints.count(EVERYTHING) < 100
+        assert kernel_watches() == 4
+        (root / "pending/later.json").touch()
+        heard.wait(Hint("later.json"))
 
 
 def test_a_dead_thread_is_found(root: Path, heard: Heard) -> None:
