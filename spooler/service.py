@@ -113,7 +113,10 @@ class Service:
 
     def run(self) -> None:
         """Turn until told to stop, or until the engine says that it can never work here (then `refused` says why)."""
-        self.spool.reap_tmp(self.settings.tmp_max_age_s)
+        try:
+            self.spool.reap_tmp(self.settings.tmp_max_age_s)
+        except OSError as error:
+            log.warning("tmp/ cannot be cleared just now: %s", error)
         self._notifier.start()
         while not (self.stopping or self._warden.refused or self.fenced):
             try:
@@ -157,7 +160,9 @@ class Service:
         if self.running and not self.fenced:
             try:
                 if self.running.outcome:
-                    self._outbox.put(notices_for(self.running.record, self.running.outcome, self.settings))
+                    self._outbox.put(
+                        notices_for(self.running.record, self.running.outcome, self.settings, self._owner(self.running))
+                    )
                     self.spool.publish(self.running.place, self.running.record, self.running.outcome)
                 else:
                     self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
@@ -195,6 +200,11 @@ class Service:
     def refused(self) -> str | None:
         """The engine's reason why it can never work here."""
         return self._warden.refused
+
+    def _owner(self, running: Running) -> str:
+        """Whose job it is: one that does not say so is whose file it was."""
+        given = running.record.parameters.owner if running.record.parameters else ""
+        return given or self._running_owners.get(running.place.id, "")
 
     def _patience_s(self, running: Running) -> float:
         """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
@@ -289,7 +299,7 @@ class Service:
                 return
             try:
                 # The notices first: killed in between there is one too many, which is found out, and never one too few.
-                self._outbox.put(notices_for(running.record, running.outcome, self.settings))
+                self._outbox.put(notices_for(running.record, running.outcome, self.settings, self._owner(running)))
                 place = self.spool.publish(running.place, running.record, running.outcome)
             except UnsyncedError as error:
                 if running.outcome != "done":
@@ -385,6 +395,7 @@ class Service:
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)
+        self._notifier.wake()
         self._doorman.recover()
 
     def _feed(self, now: float) -> None:

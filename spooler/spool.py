@@ -314,7 +314,7 @@ class Spool(Reader):
         """
         mine = self.claimed / spooler
         for theirs in self.spooler_folders():
-            if theirs.name != spooler and (any(folders(theirs)) or (theirs / ".outbox").is_dir()):
+            if theirs.name != spooler and (any(folders(theirs)) or any((theirs / ".outbox").glob("*.json"))):
                 self._adopt_all(theirs, mine, take_along)
         found = []
         for folder in folders(mine):
@@ -511,9 +511,14 @@ class Spool(Reader):
         durable.write_new(now_file, b"")
         now = now_file.stat().st_mtime
         now_file.unlink()
-        old = [entry for entry in self.tmp.iterdir() if entry.name != ".gitignore" and now - mtime_ns(entry) / 1e9 > max_age_s]
+        old = [
+            entry
+            for entry in self.tmp.iterdir()
+            if entry.name != ".gitignore" and (written := mtime_ns(entry)) and now - written / 1e9 > max_age_s
+        ]
         for entry in old:
-            remove(entry)
+            with contextlib.suppress(FileNotFoundError):  # RACE: another reaper, or its writer after all
+                remove(entry)
         return len(old)
 
 
