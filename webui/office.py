@@ -82,18 +82,14 @@ class Office:
 
 def _sizes(job: Job, given: Mapping[str, bytes]) -> Sizes:
     """The width and height of each picture. Raises JobError unless exactly those that the job names are given, each whole."""
-    mistakes = [
-        Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.") for name in given if name not in job.inputs
-    ]
+    wanted = job.inputs
+    unknown = [name for name in given if name not in wanted]
+    mistakes = [Mistake(name, f"`{show(name)[1:-1]}` is a file that the job does not name.") for name in unknown]
     sizes: dict[str, tuple[int, int]] = {}
-    for name in job.inputs:
+    for name in wanted:
         if name not in given:
-            mistakes.append(
-                Mistake(
-                    "image",
-                    f"`{name}`, which the job names, must be sent along as a file of that name, but is not.",
-                )
-            )
+            rule = f"`{name}`, which the job names, must be sent along as a file of that name, but is not."
+            mistakes.append(Mistake("image", rule))
             continue
         try:
             sizes[name] = pictures.check_bytes(given[name], name)
