@@ -3,7 +3,7 @@
 The way of the data, which is also the order to read the files in:
 
     job.py        what a person asks for: the job file, its fields, its rules
-    strict_json.py the bytes of a JSON object, read strictly
+    strict_json.py  the bytes of a JSON object, read strictly
     mistakes.py   what is wrong with a job, in sentences
     moments.py    times as text, with their zone
     prompt.py     weights, BREAK and LoRAs in a prompt's text
@@ -17,13 +17,24 @@ The way of the data, which is also the order to read the files in:
     record.py     what happened to a job, kept beside it
     status.py     what a spooler tells while it works
     durable.py    writing so that a power cut cannot take it back
+    ids.py        the names of jobs
+    states.py     the states of a job, and the table of the moves between them
+    place.py      where a job is
+    reader.py     looking at a spool, which changes nothing
     spool.py      the folders, and every rename between them
+    life.py       the lock and the epoch of a living spooler
     pending.py    what waits, kept in memory
+    doorman.py    what lies in pending/ and is not simply a job
+    batches.py    a dropped file of several jobs, once it was taken
+    gate.py       whether a waiting job may run yet
     watch.py      hints that something changed in the spool, and that the watch is not deaf
     inotify.py    the file events of Linux
     mounts.py     what file system the spool is on, and what of it is dangerous
     schedule.py   which job is next on the GPU: pure functions
+    estimate.py   how much work a job is, and when the waiting ones will start
     messages.py   what the two halves say to each other
+    warden.py     starts the engine, kills it, buries it
+    running.py    the job that the engine has
     service.py    the spooler: claims, feeds the engine, publishes, recovers
     targets.py    whom a job's end is told, as the operator set it
     notices.py    what is told, and the outbox in which it waits
@@ -37,7 +48,11 @@ The way of the data, which is also the order to read the files in:
     csv_table.py  a table of jobs, as spreadsheets write it
     batch_file.py a dropped file of several jobs: .jsonl, .csv, .txt, .png
     sheet.py      the contact sheet of a sweep
+    edit.py       changing jobs that wait
+    archive.py    a queue as a tar file
+    fsck.py       looking for what a promise forbids
     cli.py        the command `sdspool`
+    commands/     its verbs
     doctor.py     `sdspool doctor`: what this machine can do, and what to change
     settings.py   every setting, one row each
 
