@@ -101,7 +101,8 @@ class Batches:
         folder = self._root / batch_id
         if durable.exists(folder):
             batch = self.read(batch_id)
-            if {entry.name for entry in folder.iterdir()} - {"batch.json"} or (batch and durable.exists(folder / batch.file)):
+            ours = {entry.name for entry in folder.iterdir() if entry.name[0] != "."} - {"batch.json"}  # drafts are hidden
+            if ours or (batch and durable.exists(folder / batch.file)):
                 return False
             self._undo(folder)
         return not single or self._spool.find_by_name(batch_id) is None

@@ -302,6 +302,10 @@ class Service:
                 self._outbox.put(notices_for(running.record, running.outcome, self.settings, self._owner(running)))
                 place = self.spool.publish(running.place, running.record, running.outcome)
             except UnsyncedError as error:
+                if not running.place.path.exists():  # it is shown: a power cut now may have it run and shown once more
+                    log.error("job %s: %s, but the disk may forget it: %s", running.place.id, running.outcome, error)
+                    self.running = None
+                    return
                 if running.outcome != "done":
                     raise
                 log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
@@ -615,7 +619,9 @@ def serve(settings: Settings) -> int:
             deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
             life = Life.begin(spool, settings.spooler)
         except Timeout:
-            log.error("a spooler named %s runs on this spool: give this one another name with --spooler", settings.spooler)
+            log.error(
+                "a spooler named %s is running on this spool: give this one another name with --spooler", settings.spooler
+            )
             return 2
         except (SpoolError, library.ModelError, DenyListError, OSError) as error:
             log.error("%s", error)

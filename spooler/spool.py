@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from spooler import durable, states
 from spooler.ids import clean_id, new_id, versions
 from spooler.place import Place
-from spooler.reader import PRIORITY, Reader, folders, mtime, mtime_ns
+from spooler.reader import PRIORITY, Reader, folders, mtime
 from spooler.record import Record
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
@@ -239,7 +239,8 @@ class Spool(Reader):
         """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it.
 
         Raises UnsyncedError when a picture cannot be made durable: it must be drawn anew, for a second fsync of the same file
-        would say that all is well when it is not (W5).
+        would say that all is well when it is not (W5). With the folder gone it means that the job is shown, but that the disk
+        may forget that it was.
         """
         try:
             for entry in list(place.path.iterdir()):
@@ -250,10 +251,7 @@ class Spool(Reader):
             target = self.root / state / job_id
             durable.replace(place.path / "record.json", record.published_as(job_id).encode())
             self._sync(place, {"job.json", *record.files})
-            try:
-                self.move("publish", place.path, target)
-            except durable.UnsyncedError as error:  # it is shown; a power cut now may show it later once more
-                log.error("job %s: shown, but the disk may forget it: %s", job_id, error)
+            self.move("publish", place.path, target)
         except FileNotFoundError:  # RACE: another spooler took us for dead and adopted the folder
             if place.path.is_dir():
                 raise
@@ -511,15 +509,13 @@ class Spool(Reader):
         durable.write_new(now_file, b"")
         now = now_file.stat().st_mtime
         now_file.unlink()
-        old = [
-            entry
-            for entry in self.tmp.iterdir()
-            if entry.name != ".gitignore" and (written := mtime_ns(entry)) and now - written / 1e9 > max_age_s
-        ]
-        for entry in old:
+        reaped = 0
+        for entry in self.tmp.iterdir():
             with contextlib.suppress(FileNotFoundError):  # RACE: another reaper, or its writer after all
-                remove(entry)
-        return len(old)
+                if entry.name != ".gitignore" and now - entry.lstat().st_mtime > max_age_s:
+                    remove(entry)
+                    reaped += 1
+        return reaped
 
 
 def remove(entry: Path) -> None:

@@ -31,6 +31,7 @@ from spooler.service import Service
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.warden import FAILED_START_WAIT_S
+from spooler.watch import Hint
 from webui.app import create_app
 
 # -- never wrong silently ----------------------------------------------------------------------------------------------------
@@ -152,7 +153,6 @@ def make_service(folder: Path, start_engine: Callable[[Service], Child], **more:
     settings = Settings.parse([f"--{name.replace('_', '-')}={value}" for name, value in given.items()], "test", env={})
     spool = Spool(settings.spool)
     spool.create()
-    (spool.claimed / "test").mkdir()
     catalogue = library.scan(settings.models, settings.model).catalogue()
     return Service(settings, spool, catalogue, DenyList(), Life.begin(spool, settings.spooler), start_engine)
 
@@ -175,24 +175,23 @@ def test_an_engine_that_does_not_start_is_told_of_and_jobs_wait_until_it_does(
 
         return turn
 
-    with made.spool.life_lock("test"):
-        # 1. Three starts, then one a minute.
-        wait_for(turned(lambda: client.get("/readyz").json["spoolers"][0]["state"] == "failing"), "three failed starts")  # type: ignore[index]
-        answer = client.get("/readyz")
-        assert answer.status_code == 503 and "it ended while it loaded (exit status 1)" in answer.json["reason"]  # type: ignore[index]
-        job_id = client.post("/api/v1/jobs", json=CIRCLE).json["id"]  # type: ignore[index]
-        ahead = FAILED_START_WAIT_S / 2
-        beats: set[str] = set()
-        wait_for(turned(lambda: beats.add(made.spool.spoolers()[0][0].beat) or len(beats) > 2), "two more beats")  # type: ignore[func-returns-value]
-        assert (tmp_path / "fault.struck").read_text().count("exit-at-start") == 3
-        assert made.spool.find(job_id).state == "pending"  # type: ignore[union-attr]
+    # 1. Three starts, then one a minute.
+    wait_for(turned(lambda: client.get("/readyz").json["spoolers"][0]["state"] == "failing"), "three failed starts")  # type: ignore[index]
+    answer = client.get("/readyz")
+    assert answer.status_code == 503 and "it ended while it loaded (exit status 1)" in answer.json["reason"]  # type: ignore[index]
+    job_id = client.post("/api/v1/jobs", json=CIRCLE).json["id"]  # type: ignore[index]
+    ahead = FAILED_START_WAIT_S / 2
+    beats: set[str] = set()
+    wait_for(turned(lambda: beats.add(made.spool.spoolers()[0][0].beat) or len(beats) > 2), "two more beats")  # type: ignore[func-returns-value]
+    assert (tmp_path / "fault.struck").read_text().count("exit-at-start") == 3
+    assert made.spool.find(job_id).state == "pending"  # type: ignore[union-attr]
 
-        # 2. Mended, it starts at the next try.
-        fault.unlink()
-        ahead = FAILED_START_WAIT_S + 1
-        place = wait_for(turned(lambda: (found := made.spool.find(job_id)) and found.state in END and found), "the job's end")
-        assert place.state == "done" and client.get("/readyz").status_code == 200
-        made.close()
+    # 2. Mended, it starts at the next try.
+    fault.unlink()
+    ahead = FAILED_START_WAIT_S + 1
+    place = wait_for(turned(lambda: (found := made.spool.find(job_id)) and found.state in END and found), "the job's end")
+    assert place.state == "done" and client.get("/readyz").status_code == 200
+    made.close()
 
 
 class Silent:
@@ -228,7 +227,7 @@ def test_an_engine_of_slow_steps_is_given_more_time(tmp_path: Path, step_s: floa
     now = 0.0
     made.turn(now)
     drop(made.spool, "slow.json", CIRCLE)
-    made.inbox.put(None)
+    made.inbox.put(Hint())
     hear(messages.Ready(facts=facts), now)
     assert [type(message) for message in child.heard] == [messages.Run]
     for step in range(6 if step_s else 0):
@@ -236,7 +235,7 @@ def test_an_engine_of_slow_steps_is_given_more_time(tmp_path: Path, step_s: floa
     made.turn(now + patience_s - 1)
     assert not child.killed
     made.turn(now + patience_s + 1)
-    assert child.killed and made._killed_for == f"it gave no sign of life for {patience_s:g} s"
+    assert child.killed and made._warden._killed_for == f"it gave no sign of life for {patience_s:g} s"
     made.close()
 
 

@@ -23,6 +23,8 @@ RESCAN_S = 10.0
 #: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
 ORDER_SHARE = 0.1
 KEEP_UP_S = 1.0
+#: A line of fewer jobs is put into order for whoever asks for one that came just now.
+SHORT = 2000
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class Line:
         with self._lock:
             self._bring_up_to_date(told)
             waiting = self._pending.get(job_id)
+            if waiting is None or waiting.name not in self._positions:  # it came just now: ask for it by name
+                self._pending.hint(f"{job_id}.json")
+                self._pending.hint(job_id)
+                if len(self._ordered) < SHORT:
+                    self._next_order = float("-inf")
+                self._bring_up_to_date(told)
+                waiting = self._pending.get(job_id)
             if waiting is None:
                 return Standing()
             index = self._positions.get(waiting.name)

@@ -12,8 +12,8 @@ Written after ALICE (Pillai et al., OSDI '14) and fsync(2), and on purpose weake
 - A rename is one change, within a folder and between two: POSIX asks it of a running system, and the journals of ext4, xfs,
   btrfs, f2fs and zfs keep it over a crash, for they write a rename as one transaction (btrfs: `last_unlink_trans` makes an
   fsync of the old folder commit it whole). So an fsync of either folder keeps both halves. File systems without a journal
-  (ext2, exFAT, ext4 with `^has_journal`) promise nothing of the kind: a file may be found under both names, or under none, whatever a
-  program does. `torn_renames` is the milder half of that, a file under both names, which rename(2) admits.
+  (ext2, exFAT, ext4 with `^has_journal`) promise nothing of the kind: a file may be found under both names, or under none,
+  whatever a program does. `torn_renames` is the milder half of that, a file under both names, which rename(2) admits.
 - An fsync that returned has told the truth: what the disk says it keeps, it keeps.
 """
 

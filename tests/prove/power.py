@@ -1,9 +1,9 @@
 """A power cut after every change that an operation makes, with every disk that may be found then: no acknowledged job is lost.
 
 Each operation is done by a real process under strace; what reached the kernel is replayed on the model of disk.py. After each
-change, each state that the model allows is laid out as a folder. It is looked at as it lies (P1, P2, P3), then a spooler takes it
-over and runs it to the end, and it is looked at again: what was acknowledged by then is there once and whole, with every byte,
-and what was not is there whole or not at all. States are counted without what is in tmp/, which nobody reads.
+change, each state that the model allows is laid out as a folder. It is looked at as it lies (P1, P2, P3), then a spooler takes
+it over and runs it to the end, and it is looked at again: what was acknowledged by then is there once and whole, with every
+byte, and what was not is there whole or not at all. States are counted without what is in tmp/, which nobody reads.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def check(recording: Recording, state: State, folder: Path, heirs: Sequence[str]
         told: list[tuple[bytes, int]] = []
         try:
             name, recover_first = HEIRS[heir]
-            restart(root, name, lambda raw, number: told.append((raw, number)), recover_first)
+            restart(root, name, lambda raw, number, told=told: told.append((raw, number)), recover_first)
             found += (f"{each} [{heir}]" for each in violations(root, ledger.heard(told), rested=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, the spool is stuck
             found.append(f"P2: it cannot be run to its end: {type(error).__name__}: {error} [{heir}]")

@@ -206,7 +206,9 @@ def _litter(root: Path, rested: bool) -> Iterator[str]:
     for where, folder in folders:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         begun = not names or (where == "cancelled" and names == ["record.json"])
-        if "job.json" not in names and (rested or not begun or where in ("done", "failed")):
+        # In cancelled/ a folder without a job stays until its id is cancelled again, or fsck: it takes no id, and is no job.
+        clears = rested and where != "cancelled"
+        if "job.json" not in names and (clears or not begun or where in ("done", "failed")):
             yield f"P3: {where}/{folder.name} has no job.json in it, but {', '.join(names) or 'nothing'}"
     for batch in _folders(root / "batches") if (root / "batches").exists() and rested else ():
         if not (batch / "queued").exists():
