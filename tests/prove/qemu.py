@@ -151,7 +151,7 @@ class Running:
 
 
 class Guest:
-    """One virtual machine, booted and listening when this returns.
+    """One virtual machine. It begins to boot here, in the main thread: it dies with the thread that made it.
 
     `links`: its network cards; each is a wire whose ends are two sockets in `folder`, named by the wire and the end ("a" or
     "b"), and has the address given. A wire needs nobody at the other end, so guests may come and go. `disks` are image files.
@@ -168,6 +168,7 @@ class Guest:
     ):
         self.name = name
         self.folder = folder
+        self._links = links
         self._console = folder / f"{name}.console"
         self.share = folder / f"{name}.share"
         self.share.mkdir(exist_ok=True)
@@ -178,7 +179,7 @@ class Guest:
         command = ["qemu-system-x86_64", *faster, "-m", str(memory_mib), "-smp", "1", "-nodefaults", "-no-user-config"]
         command += ["-display", "none", "-no-reboot", "-kernel", str(next(kernel.glob("boot/vmlinuz-*")))]
         command += ["-initrd", str(_initramfs(kernel, name, folder))]
-        command += ["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"]
+        command += ["-append", "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on"]
         command += ["-serial", f"file:{self._console}"]
         command += ["-qmp", f"unix:{folder / name}.monitor,server=on,wait=off"]
         command += ["-virtfs", "local,path=/,security_model=none,readonly=on,mount_tag=host,multidevs=remap"]
@@ -203,9 +204,13 @@ class Guest:
         self._monitor_lines.readline()  # the greeting
         self.monitor("qmp_capabilities")
         threading.Thread(target=self._listen, daemon=True).start()
+
+    def booted(self) -> Guest:
+        """Wait until it listens, and give its network cards their addresses."""
         self.tell("true").wait(BOOT_S)
-        for number, (_, _, address) in enumerate(links):
+        for number, (_, _, address) in enumerate(self._links):
             self.run(f"ip addr add {address}/24 dev eth{number} && ip link set eth{number} up")
+        return self
 
     @property
     def console(self) -> str:
