@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 from spooler.life import Life
 from spooler.record import EngineFacts, Image, Record, Timings
 from spooler.spool import Place, Spool
+from spooler.status import Progress
 
 FACTS = EngineFacts(
     model="none", hash="0" * 64, family="none", device="cpu", device_name="none", precision="none", versions={}, load_seconds=0
@@ -93,7 +95,7 @@ def spooler(spool: Spool, name: str, work_s: float, stop: Path) -> dict[str, Any
                     timed("recover", began)
                     recovered_at = time.monotonic()
                 began = time.monotonic()
-                waiting = sorted(os.listdir(spool.pending))[:20]
+                waiting = sorted(_names(spool.pending))[:20]
                 timed("list", began)
                 for each in waiting:
                     if not each.endswith(".json"):
@@ -166,7 +168,7 @@ def run(spool: Spool, place: Place, name: str, work_s: float, life: Life, told: 
 
 
 def hold(path: Path, said: Path, stop: Path) -> dict[str, Any]:
-    """Hold the lock as filelock does; at the end write to the file that is locked, which tells whether it still is (fcntl(2))."""
+    """Hold the lock as filelock does; a write to the locked file at the end tells whether it still is (fcntl(2))."""
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)
     lock.acquire(timeout=30)
     said.write_text("held")
@@ -210,7 +212,7 @@ def scan(mounts: list[str], prefix: str, every_s: float, stop: Path) -> dict[str
     def watch(mount: str) -> None:
         mine = seen[mount]
         while not stop.exists():
-            names = os.listdir(f"{mount}/{prefix}/pending")
+            names = _names(f"{mount}/{prefix}/pending")
             now = time.time()
             for name in names:
                 mine.setdefault(name, now)
@@ -236,19 +238,35 @@ def edges(spool: Spool, other: Spool) -> dict[str, Any]:
         assert place
         return place
 
-    # 1. A file of the claimed folder is open while it is removed: the client leaves .nfs<number>.
-    place = claimed()
-    (place.path / "preview.jpg").write_bytes(b"x" * 100)
-    with (place.path / "preview.jpg").open("rb"):
-        spool.prepare(place, Record(id=place.id))
-        (place.path / "progress.json").write_bytes(b"{}")
+    def ask(what: str, look: Callable[[], object]) -> None:
+        try:
+            found[what] = repr(look())[:120]
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked
+            found[what] = f"{type(error).__name__}({_name(error)})"
+
+    def silly(folder: Path) -> list[str]:
+        return [name for name in _names(folder) if name.startswith(".nfs")]
+
+    # 1. Somebody on this client reads a file of the claimed folder while it is replaced: the client leaves .nfs<number>.
+    for verb in ("prepare", "publish"):
+        place = claimed()
+        spool.write_progress(place, Progress(step=1, steps=2))
         with (place.path / "progress.json").open("rb"):
-            (place.path / "progress.json").unlink()
-            found["silly names before publish"] = sorted(n for n in os.listdir(place.path) if n.startswith(".nfs"))
-            shown = spool.publish(place, Record(id=place.id), "done")
-            found["shown"] = bool(shown)
-            found["silly names in done"] = sorted(n for n in os.listdir(shown.path) if n.startswith(".nfs")) if shown else None
-    found["names in done at the end"] = sorted(os.listdir(shown.path)) if shown else None
+            spool.write_progress(place, Progress(step=2, steps=2))
+            found[f"{verb}: silly names before"] = len(silly(place.path))
+            if verb == "prepare":
+                ask("prepare with a silly name", lambda place=place: spool.prepare(place, Record(id=place.id)))
+            ask(
+                f"{verb}: publish with a silly name",
+                lambda place=place: spool.publish(place, Record(id=place.id), "done").state,
+            )
+            shown = spool.root / "done" / place.id
+            if not shown.exists():
+                ask(
+                    f"{verb}: rename of the whole folder with a silly name",
+                    lambda place=place, shown=shown: place.path.rename(shown),
+                )
+        found[f"{verb}: names in done at the end"] = sorted(_names(shown)) if shown.exists() else None
 
     # 2. A stale handle: the folder is published and removed through the other mount while this one has it open.
     place = claimed()
@@ -261,30 +279,25 @@ def edges(spool: Spool, other: Spool) -> dict[str, Any]:
         shutil.rmtree(shown.path)
         for what, look in (
             ("read of an open file", lambda: file.read()),
-            ("listing of an open folder", lambda: os.listdir(descriptor)),
+            ("listing of an open folder", lambda: _names(descriptor)),
             ("read_record", lambda: spool.read_record(place)),
             ("read_job", lambda: spool.read_job(place)),
             ("prepare", lambda: spool.prepare(place, Record(id=place.id))),
             ("publish", lambda: spool.publish(place, Record(id=place.id), "done")),
             ("find", lambda: spool.find(place.id)),
         ):
-            try:
-                found[what] = repr(look())[:80]
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked
-                found[what] = f"{type(error).__name__}({_name(error)})"
+            ask(what, look)
         os.close(descriptor)
 
     # 3. A rename that another mount did first, with this one's caches warm: source seen, but gone.
     job_id = spool.submit(b'{"prompt": "edge"}')
-    spool.find(job_id), os.listdir(spool.pending)
+    assert spool.find(job_id)
+    assert f"{job_id}.json" in _names(spool.pending)
     (other.claimed / "peer").mkdir(exist_ok=True)
     taken = other.claim(f"{job_id}.json", "peer")
     found["claimed by the other mount"] = bool(taken)
-    try:
-        found["claim of what another has"] = repr(spool.claim(f"{job_id}.json", "edge"))
-    except Exception as error:  # noqa: BLE001
-        found["claim of what another has"] = f"{type(error).__name__}({_name(error)})"
-    found["left of it"] = sorted(n for n in os.listdir(spool.claimed / "edge") if n.startswith(job_id))
+    ask("claim of what another has", lambda: spool.claim(f"{job_id}.json", "edge"))
+    found["left of it"] = sorted(n for n in _names(spool.claimed / "edge") if n.startswith(job_id))
     return found
 
 
@@ -332,6 +345,10 @@ def probe(spool: Spool) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked
             found[what] = f"{type(error).__name__}: {error}"
     return found
+
+
+def _names(folder: Path | str | int) -> list[str]:
+    return os.listdir(folder)  # noqa: PTH208 - the names alone, and of an open folder too
 
 
 def _name(error: BaseException) -> str:

@@ -30,7 +30,7 @@ KERNEL = "linux-image-amd64"
 STORE = Path(os.environ.get("SDSPOOL_PROVE_STORE", "/var/tmp/sdspool-prove"))
 #: The modules that the first minute of a guest needs; all others it finds below STORE.
 EARLY = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "virtio_net", "virtio_blk", "ext4")
-BOOT_S = 180.0
+BOOT_S = 600.0
 
 INIT = """#!/bin/sh
 /bin/busybox --install -s /bin
@@ -85,7 +85,19 @@ def install(packages: Sequence[str] = PACKAGES) -> None:
     try:
         if lacking:
             _do([*as_root, "apt-get", "-qq", "update"])
-            _do([*as_root, "apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", *lacking])
+            _do(
+                [
+                    *as_root,
+                    "apt-get",
+                    "-qq",
+                    "-y",
+                    "-o",
+                    "DPkg::Lock::Timeout=300",
+                    "install",
+                    "--no-install-recommends",
+                    *lacking,
+                ]
+            )
         if not _kernels():
             _unpack_kernel()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -109,7 +121,14 @@ def _unpack_kernel() -> None:
 
 
 def _do(command: Sequence[str], cwd: Path | None = None) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd=cwd, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    subprocess.run(
+        command,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        cwd=cwd,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
 
 
 def _kernels() -> list[Path]:
@@ -185,16 +204,35 @@ class Guest:
         command += ["-virtfs", "local,path=/,security_model=none,readonly=on,mount_tag=host,multidevs=remap"]
         command += ["-virtfs", f"local,path={self.share},security_model=none,mount_tag=share"]
         command += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
-        command += ["-chardev", f"socket,id=port,path={folder / name}.port,server=on,wait=off", "-device", "virtserialport,chardev=port,name=sdspool"]
+        command += [
+            "-chardev",
+            f"socket,id=port,path={folder / name}.port,server=on,wait=off",
+            "-device",
+            "virtserialport,chardev=port,name=sdspool",
+        ]
         for number, disk in enumerate(disks):
             # Unsafe for this machine's power cut, not for a guest's: what the guest flushed is in this machine's page cache.
-            command += ["-drive", f"file={disk},format=raw,if=none,id=disk{number},cache=unsafe", "-device", f"virtio-blk-pci,drive=disk{number}"]
+            command += [
+                "-drive",
+                f"file={disk},format=raw,if=none,id=disk{number},cache=unsafe",
+                "-device",
+                f"virtio-blk-pci,drive=disk{number}",
+            ]
         for number, (wire, end, _) in enumerate(links):
             here, there = (folder / f"{wire}.{side}" for side in (end, "b" if end == "a" else "a"))
             mac = f"52:54:00:00:{sum(wire.encode()) % 256:02x}:{ord(end):02x}"
-            command += ["-netdev", f"dgram,id=net{number},local.type=unix,local.path={here},remote.type=unix,remote.path={there}"]
+            command += [
+                "-netdev",
+                f"dgram,id=net{number},local.type=unix,local.path={here},remote.type=unix,remote.path={there}",
+            ]
             command += ["-device", f"virtio-net-pci,netdev=net{number},id=card{number},mac={mac},romfile="]
-        self._process = subprocess.Popen([*command, *extra], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_die_with_parent)
+        self._process = subprocess.Popen(
+            [*command, *extra],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+        )
         self._numbers = itertools.count(1)
         self._running: dict[int, Running] = {}
         self._writing = threading.Lock()
@@ -229,7 +267,7 @@ class Guest:
         """Begin a shell command as root in the guest's own copy of this machine's files."""
         return self.tell(command)
 
-    def run(self, command: str, timeout_s: float = 120.0, check: bool = True) -> Ended:
+    def run(self, command: str, timeout_s: float = 300.0, check: bool = True) -> Ended:
         """Run a shell command. Raises AssertionError with what it wrote when it fails, unless `check` is False."""
         ended = self.tell(command).wait(timeout_s)
         assert ended.status == 0 or not check, f"{self.name}: {command!r} ended with {ended.status}:\n{ended.output}"
