@@ -153,7 +153,7 @@ def net(clients: Sequence[str] = ("a", "b"), lease_s: int = 90) -> Iterator[Net]
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# -- what is asked --------------------------------------------------------------------------------------------------------------
+# -- what is asked ------------------------------------------------------------------------------------------------------
 
 
 def judge(given: Mapping[str, str], done: Counter[str], counts: Mapping[str, int], published: Sequence[str]) -> dict[str, Any]:
@@ -235,14 +235,16 @@ def _figure(name: str, found: dict[str, Any]) -> Figure:
     longest = {verb: round(max(each["longest_s"][verb] for each in found["spoolers"]), 1) for verb in ("claim", "publish")}
     adopted = [len(each["adopted"]) for each in found["spoolers"]]
     details = (
-        f"{found['given']:,} jobs, shown by the two spoolers {found['shown by']}, lost {found['lost']}, doubled {found['doubled']}, "
+        f"{found['given']:,} jobs, shown by the two spoolers {found['shown by']}, lost {found['lost']}, "
+        f"doubled {found['doubled']}, "
         f"left over {found['left'] or 'none'}; {found['seconds']:.0f} s; longest submit {found['worst submit s']:.1f} s, claim "
-        f"{longest['claim']} s, publish {longest['publish']} s; adopted {adopted}; told {dict(told)}; errors {dict(errors) or 'none'}"
+        f"{longest['claim']} s, publish {longest['publish']} s; adopted {adopted}; "
+        f"told {dict(told)}; errors {dict(errors) or 'none'}"
     )
     return report(NAME, name, "0 lost, 0 doubled, 0 left over", bad, bad == 0, details)
 
 
-# -- the parts ------------------------------------------------------------------------------------------------------------------
+# -- the parts ----------------------------------------------------------------------------------------------------------
 
 
 def at_work(made: Net, name: str = "a", spool: str = "s", more: int = 10) -> None:
@@ -278,7 +280,8 @@ def locks(made: Net) -> Iterator[Figure]:
     made.clear()
     cases = (
         (V42, V42, True), (V3, V3, True), (V3, V42, True), (V42, V3, True),
-        (f"{V3},nolock", V3, False), (f"{V42},local_lock=all", V42, None), (f"{V3},local_lock=all", V3, False), (f"{V3},local_lock=flock", V3, False),
+        (f"{V3},nolock", V3, False), (f"{V42},local_lock=all", V42, None),
+        (f"{V3},local_lock=all", V3, False), (f"{V3},local_lock=flock", V3, False),
     )  # fmt: skip
     for number, (held_by, tried_by, wanted) in enumerate(cases):
         made.mount("a", held_by)
@@ -369,7 +372,7 @@ def discovery(made: Net, seconds: float, options: Sequence[str] = ACTIMEO) -> It
             "every job is seen",
             f"{p50:.2f} / {p99:.2f} s",
             missed == 0,
-            f"{len(times)} jobs, longest {times[-1]:.2f} s, {missed} never seen, a look each {seconds / max(1, found['turns'][mount]):.2f} s",
+            f"{len(times)} jobs, longest {times[-1]:.2f} s, {missed} never seen, {found['turns'][mount]} looks",
         )
     for mount in mounts:
         made.unmount("b", mount)
@@ -443,7 +446,7 @@ def why_not() -> str:
 
 def why_not_short() -> str:
     """As `why_not`, for the short form: a translated guest takes minutes to boot, so it wants a processor that helps."""
-    slow = "The processor does not help virtual machines (no vmx or svm), and without it the guests take minutes: ./run.sh prove nfs."
+    slow = "The processor does not help virtual machines (no vmx or svm): the guests take minutes, so only ./run.sh prove nfs."
     return why_not() or ("" if qemu.accelerated() else slow)
 
 
