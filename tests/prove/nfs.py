@@ -6,7 +6,6 @@ booted again, a client is cut off and comes back. What is counted is read on the
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import subprocess
@@ -28,8 +27,16 @@ NAME = "nfs"
 PACKAGES = (*qemu.PACKAGES, "nfs-kernel-server", "nfs-common", "e2fsprogs")
 EXPORT = "rw,sync,no_subtree_check"
 V42, V3 = "vers=4.2", "vers=3"
-#: The mount options of which the time to discovery is measured.
-ACTIMEO = ("", "actimeo=3", "actimeo=1", "acdirmin=1,acdirmax=1", "actimeo=0", "noac", "lookupcache=positive")
+#: How it is looked, and the mount options, of which the time to discovery is measured.
+MOUNTED = (
+    *(("listing", options) for options in (V42, f"{V42},actimeo=1", f"{V42},noac", V3)),
+    *(
+        ("time", f"{V42}{option}")
+        for option in ("", ",actimeo=3", ",actimeo=1", ",actimeo=0", ",noac", ",lookupcache=positive")
+    ),
+    ("time", V3),
+    ("time", f"{V3},actimeo=1"),
+)
 TOOLS = ("mount.nfs", "rpc.nfsd", "rpc.mountd", "rpc.statd", "rpcbind", "nfsdcld", "exportfs")
 
 NET = "mount -t rpc_pipefs none /var/lib/nfs/rpc_pipefs 2>/dev/null; mkdir -p /run/rpcbind /run/sendsigs.omit.d; rpcbind -w"
@@ -336,18 +343,17 @@ def lock_in_partition(made: Net, version: str, wait_s: float) -> Figure:
     )
 
 
-def discovery(made: Net, seconds: float, options: Sequence[str] = ACTIMEO) -> Iterator[Figure]:
-    """From the end of a submit on one client to the first scan on the other that sees it, by mount options (N5)."""
+def discovery(made: Net, seconds: float, mounted: Sequence[tuple[str, str]] = MOUNTED) -> Iterator[Figure]:
+    """From the end of a submit on one client to the first look on the other that sees it, by mount options (N5)."""
     made.clear()
     made.mount("a", V42)
     made.clients["a"].run("mkdir -p /mnt/spool/s")
     made.result(made.work("a", "probe", "/mnt/spool/s"))
     mounts = {}
-    for version, option in itertools.product((V42, V3), options):
-        if version == V3 and option not in ("", "actimeo=1", "noac"):
-            continue
-        words = ",".join(word for word in (version, "nosharecache", option) if word)
-        mounts[made.mount("b", words, f"/mnt/m{len(mounts)}")] = f"{version},{option}".rstrip(",")
+    for how, options in mounted:
+        # nosharecache: each mount has caches of its own, as if it were on a host of its own.
+        at = made.mount("b", f"{options},nosharecache", f"/mnt/m{len(mounts)}")
+        mounts[f"stat:{at}" if how == "time" else at] = (how, options)
     scanning = made.work("b", "scan", name="s", pause=0.2, mounts=" ".join(mounts))
     time.sleep(25)
     submitting = made.work("a", "intake", "/mnt/spool/s", name="d", count=100000, pause=0.7, stop="/share/enough")
@@ -357,25 +363,23 @@ def discovery(made: Net, seconds: float, options: Sequence[str] = ACTIMEO) -> It
     time.sleep(75)  # the longest that a directory's attributes are kept
     made.stop("b")
     found = made.result(scanning)
+    assert found["devices"] == len(mounts), "the mounts share their caches"
     ahead = made.clients["b"].clock_offset_s() - made.clients["a"].clock_offset_s()
-    for mount, what in mounts.items():
+    for mount, (how, options) in mounts.items():
         seen = found["seen"][mount]
         times = sorted(seen[f"{job}.json"] - ahead - at for job, at in given.items() if f"{job}.json" in seen)
         missed = len(given) - len(times)
-        if not times:
-            yield report(NAME, f"discovery, {what}", "every job is seen", 0, False, f"{missed} never seen")
-            continue
-        p50, p99 = (times[min(len(times) - 1, int(len(times) * part))] for part in (0.5, 0.99))
+        p50, p99 = (times[min(len(times) - 1, int(len(times) * part))] for part in (0.5, 0.99)) if times else (0.0, 0.0)
+        looked = {"listing": "a listing at each look", "time": "a listing when the folder's time changed"}[how]
         yield report(
             NAME,
-            f"discovery, {what}: p50 / p99",
+            f"discovery, {options}, {looked}: p50 / p99",
             "every job is seen",
             f"{p50:.2f} / {p99:.2f} s",
             missed == 0,
-            f"{len(times)} jobs, longest {times[-1]:.2f} s, {missed} never seen, {found['turns'][mount]} looks",
+            f"{len(times)} jobs, longest {times[-1] if times else 0:.2f} s, {missed} never seen, {found['turns'][mount]} looks",
         )
-    for mount in mounts:
-        made.unmount("b", mount)
+        made.unmount("b", mount.removeprefix("stat:"))
     made.unmount("a")
 
 

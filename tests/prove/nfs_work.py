@@ -205,17 +205,22 @@ def attempt(path: Path, wait_s: float, retry_s: float = 2.0) -> dict[str, Any]:
 
 
 def scan(mounts: list[str], prefix: str, every_s: float, stop: Path) -> dict[str, Any]:
-    """A thread a mount; each looks at pending/ until the stop file is there."""
+    """A thread a mount; each looks at pending/ until the stop file is there. "stat:<mount>": it lists only when the folder's
+    time changed."""
     seen: dict[str, dict[str, float]] = {mount: {} for mount in mounts}
     turns: Counter[str] = Counter()
 
     def watch(mount: str) -> None:
         mine = seen[mount]
+        folder = f"{mount.removeprefix('stat:')}/{prefix}/pending"
+        changed = 0
         while not stop.exists():
-            names = _names(f"{mount}/{prefix}/pending")
-            now = time.time()
-            for name in names:
-                mine.setdefault(name, now)
+            if not mount.startswith("stat:") or (now_changed := Path(folder).stat().st_mtime_ns) != changed:
+                changed = now_changed if mount.startswith("stat:") else 0
+                names = _names(folder)
+                now = time.time()
+                for name in names:
+                    mine.setdefault(name, now)
             turns[mount] += 1
             time.sleep(every_s)
 
@@ -224,7 +229,8 @@ def scan(mounts: list[str], prefix: str, every_s: float, stop: Path) -> dict[str
         thread.start()
     for thread in threads:
         thread.join()
-    return {"seen": seen, "turns": turns}
+    devices = {Path(mount.removeprefix("stat:")).stat().st_dev for mount in mounts}
+    return {"seen": seen, "turns": turns, "devices": len(devices)}
 
 
 def edges(spool: Spool, other: Spool) -> dict[str, Any]:
