@@ -407,7 +407,7 @@ def odd(made: Net) -> Iterator[Figure]:
     made.clients["a"].run("mkdir -p /mnt/spool/s")
     made.result(made.work("a", "probe", "/mnt/spool/s"))
     found = made.result(made.work("a", "full", "/mnt/spool/s", name="f"), 600)
-    codes = set(found["errors"])
+    codes = {each.split()[0] for each in found["errors"]}
     good = (
         not found["lost"]
         and not found["of 0 bytes or cut"]

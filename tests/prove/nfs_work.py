@@ -19,6 +19,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -312,15 +313,21 @@ def full(spool: Spool, prefix: str) -> dict[str, Any]:
     raw = json.dumps({"prompt": f"{prefix} " + "x" * 3000}).encode()
     given: list[str] = []
     errors: Counter[str] = Counter()
+    before = set(_names(spool.pending))
     for number in range(200):
         try:
             given.append(spool.submit(raw, inputs={f"{number}.png": os.urandom(700_000)} if number % 2 else None))
         except OSError as error:
-            errors[_name(error)] += 1
+            errors[f"{_name(error)} at {_where(error)}"] += 1
             if sum(errors.values()) > 5:
                 break
-    waiting = {entry.name.removesuffix(".json"): entry for entry in spool.pending.iterdir() if not entry.name.startswith(".")}
+    waiting = {entry.name.removesuffix(".json"): entry for entry in spool.pending.iterdir() if entry.name not in before}
     sizes = [(entry / "job.json" if entry.is_dir() else entry).stat().st_size for entry in waiting.values()]
+    odd = {
+        job_id: {str(path.relative_to(spool.pending)): path.stat().st_size for path in (entry, *entry.rglob("*"))}
+        for job_id, entry in waiting.items()
+        if job_id not in given
+    }
     left = [entry.name for entry in spool.tmp.iterdir() if entry.name != ".gitignore"]
     lost = sorted(set(given) - set(waiting))
     for job_id in given[: len(given) // 2]:
@@ -336,7 +343,7 @@ def full(spool: Spool, prefix: str) -> dict[str, Any]:
         "errors": errors,
         "lost": lost,
         "of 0 bytes or cut": sum(size != len(raw) for size in sizes),
-        "unacknowledged": sorted(set(waiting) - set(given)),
+        "unacknowledged": odd,
         "left in tmp": left,
         "after": after,
     }
@@ -351,6 +358,11 @@ def probe(spool: Spool) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked
             found[what] = f"{type(error).__name__}: {error}"
     return found
+
+
+def _where(error: BaseException) -> str:
+    """The innermost function of the spool that raised it."""
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1]
 
 
 def _names(folder: Path | str | int) -> list[str]:
