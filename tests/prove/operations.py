@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spooler import durable
+from spooler import durable, edit
 from spooler.batch_file import read_rows
 from spooler.batches import Batches
-from spooler.job import encode
+from spooler.job import decode, encode
 from spooler.place import Place
 from spooler.record import Image, Record, Timings
 from spooler.spool import Spool
@@ -359,6 +359,21 @@ def _rejected(ledger: Ledger, name: str | None) -> Ledger:
     return Ledger(tuple(replace(each, state="rejected") if each.raw == BAD else each for each in ledger.entries))
 
 
+# -- edit --------------------------------------------------------------------------------------------------------------------
+
+
+def _to_edit(state: str, folder: bool) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = _waiting(folder=folder, state=state)(spool)
+        return ledger.but("cat", edited=encode(edit.replacing("red", "green")(decode(ledger.entry("cat").raw))))
+
+    return stage
+
+
+def _edit(spool: Spool) -> list[edit.Edited]:
+    return edit.apply(spool, edit.replacing("red", "green"), frozenset({"cat"}))
+
+
 # -- batches -----------------------------------------------------------------------------------------------------------------
 
 ROWS = "".join(f'{{"prompt": "a red circle, row {number}", "steps": 2}}\n' for number in range(3)).encode()
@@ -550,6 +565,11 @@ def operations() -> list[Operation]:
             lambda spool: spool.reject_claimed(_place(spool), "Bad."),
             _rejected,
             lives=(ME,),
+        ),
+        *(
+            Operation(f"edit, {state}{', folder' if folder else ''}", _to_edit(state, folder), _edit, _unchanged)
+            for state in WAITING
+            for folder in (False, True)
         ),
         Operation("take rows", _dropped_rows, _take, _unchanged, lives=(ME,)),
         Operation("submit rows", _taken_rows, _submit_rows, _all_rows, lives=(ME,)),
