@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from spooler import durable, edit
+from spooler import durable, edit, retention
 from spooler.batch_file import read_rows
 from spooler.batches import Batches
 from spooler.job import decode, encode
@@ -326,6 +327,7 @@ def _moved(ledger: Ledger, place: Place | None) -> Ledger:
 
 # -- reject ------------------------------------------------------------------------------------------------------------------
 
+COMPLETED = "2026-01-01T00:00:00.000Z"
 BAD = b'{"prompt": "a red circle", "stepz": 3}'
 
 
@@ -407,7 +409,7 @@ def _all_rows(ledger: Ledger, value: Any) -> Ledger:
     return Ledger(tuple(replace(each, given=True) for each in ledger.entries))
 
 
-# -- recover, upkeep ---------------------------------------------------------------------------------------------------------
+# -- recover, retention, upkeep ----------------------------------------------------------------------------------------------
 
 
 def _after_a_crash(spool: Spool) -> Ledger:
@@ -455,6 +457,26 @@ def _after_a_crash(spool: Spool) -> Ledger:
         entries.append(Entry(name, job(name)))
     _write(spool.tmp / durable.unique_name(), b"half a dra")
     return having(ledger, *entries)
+
+
+def _to_prune(starred: bool = False) -> Callable[[Spool], Ledger]:
+    """A job in done/ whose time has come: it is there whole, or it is not there. Unless somebody gave it a star meanwhile."""
+
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        record = spool.read_record(place := ended(spool, "cat", CAT, "done"))
+        assert record
+        _write(place.path / "record.json", record.model_copy(update={"completed": COMPLETED}).encode())
+        if starred:
+            assert spool.star("cat", True)
+        return having(ledger, Entry("cat", CAT, given=starred, state="done"))
+
+    return stage
+
+
+def _prune(spool: Spool) -> bool:
+    completed = datetime.fromisoformat(COMPLETED).timestamp()
+    return retention.remove(spool, retention.Ended("cat", "done", completed, 0, starred=False))
 
 
 def _old_drafts(spool: Spool) -> Ledger:
@@ -574,6 +596,8 @@ def operations() -> list[Operation]:
         Operation("take rows", _dropped_rows, _take, _unchanged, lives=(ME,)),
         Operation("submit rows", _taken_rows, _submit_rows, _all_rows, lives=(ME,)),
         Operation("recover", _after_a_crash, lambda spool: spool.recover(ME), _unchanged, lives=(ME,)),
+        Operation("prune", _to_prune(), _prune, _unchanged, lives=(ME,)),
+        Operation("prune, starred", _to_prune(starred=True), _prune, _unchanged, lives=(ME,)),
         Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
         Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
     ]
