@@ -20,9 +20,11 @@ from typing import Any
 
 from spooler.edit import Edited
 from spooler.place import Place
+from spooler.states import ENDS
 from tests.prove import operations
 from tests.prove.fire import Call, Run, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, UNIQUE, Range, Tally, spread
+from tests.prove.operations import ME
 from tests.prove.promises import violations
 from tests.prove.report import Figure, cannot_run, main, report
 
@@ -101,6 +103,18 @@ def lies(clean: Run, run: Run) -> Iterator[str]:
         yield f"W5: it says OK after a second fsync of {path}"
 
 
+def excused(name: str, lie: str) -> bool:
+    """What is no lie of this operation.
+
+    A published job is shown by then, and cannot be taken back: where the disk will not promise to keep the rename, the log says
+    so, and a power cut may have the job run again (P2). A restart does many things, one after another, that are looked at alone.
+    """
+    unsynced = lie.startswith(("P1: it says OK, but", "W5:"))
+    if name.startswith("publish"):
+        return lie in {f"P1: it says OK, but {folder} was not made durable" for folder in (*ENDS, f"claimed/{ME}")}
+    return name in LONG and unsynced
+
+
 def _shortened(text: str) -> str:
     return re.sub(r"/[^' ]*?/\d+/", "", text)
 
@@ -125,7 +139,7 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
                 ledger = operation.acknowledged(ledger, run.value)
             found = violations(root, ledger, rested=False)
             if (call.name, errno) != HELD_BY_ANOTHER:
-                found += lies(clean, run)
+                found += (lie for lie in lies(clean, run) if not excused(name, lie))
             for heir in ("going on", AFTER_DEATH[number % len(AFTER_DEATH)]):
                 found += target.rest(root, ledger, heir)
             tally.note(where, (f"{name}: {call.name}: {problem}" for problem in found))
