@@ -107,7 +107,7 @@ def excused(name: str, lie: str) -> bool:
     """What is no lie of this operation.
 
     A published job is shown by then, and cannot be taken back: where the disk will not promise to keep the rename, the log says
-    so, and a power cut may have the job run again (P2). A restart does many things, one after another, that are looked at alone.
+    so, and a power cut may have the job run again (P2). A restart does many things, one after another, each looked at alone.
     """
     unsynced = lie.startswith(("P1: it says OK, but", "W5:"))
     if name.startswith("publish"):
