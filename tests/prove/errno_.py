@@ -18,10 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from spooler.edit import Edited
 from spooler.place import Place
+from spooler.states import ENDS
 from tests.prove import operations
 from tests.prove.fire import Call, Run, scratch, shared_memory, usable
-from tests.prove.firing_range import AFTER_DEATH, Range, Tally
+from tests.prove.firing_range import AFTER_DEATH, UNIQUE, Range, Tally, spread
+from tests.prove.operations import ME
 from tests.prove.promises import violations
 from tests.prove.report import Figure, cannot_run, main, report
 
@@ -30,12 +33,12 @@ WORKERS = 2
 ERRNOS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "ESTALE", "EMFILE")
 #: Of an operation with very many calls each call fails with one of them, in turn.
 LONG = frozenset({"restart after a crash"})
+#: Pairs of each operation in the short form.
+SHORT = 5
 #: What an operation may raise when a call fails: the error itself, a lock that was not to be had, or a sentence about it.
 HONEST = frozenset({"OSError", "UnsyncedError", "PermissionError", "Timeout", "SpoolError", "BlockingIOError"})
 #: Some file systems say this of a lock that another process has, and filelock believes them: the deed may leave it for later.
 HELD_BY_ANOTHER = ("flock", "EACCES")
-#: Parts of names that no two runs share.
-UNIQUE = re.compile(r"\d+\.[0-9a-f]{24}|\d{8}-\d{6}-\d{3}-[0-9a-f]{10}")
 
 
 def durable(run: Run) -> tuple[Counter[str], list[str]]:
@@ -71,6 +74,8 @@ def gist(value: Any) -> Any:
         return value.state, value.id
     if isinstance(value, list):
         return sorted(gist(each) for each in value)
+    if isinstance(value, Edited):
+        return value.state, value.id
     return value if isinstance(value, bool | int) else None
 
 
@@ -98,12 +103,24 @@ def lies(clean: Run, run: Run) -> Iterator[str]:
         yield f"W5: it says OK after a second fsync of {path}"
 
 
+def excused(name: str, lie: str) -> bool:
+    """What is no lie of this operation.
+
+    A published job is shown by then, and cannot be taken back: where the disk will not promise to keep the rename, the log says
+    so, and a power cut may have the job run again (P2). A restart does many things, one after another, each looked at alone.
+    """
+    unsynced = lie.startswith(("P1: it says OK, but", "W5:"))
+    if name.startswith("publish"):
+        return lie in {f"P1: it says OK, but {folder} was not made durable" for folder in (*ENDS, f"claimed/{ME}")}
+    return name in LONG and unsynced
+
+
 def _shortened(text: str) -> str:
     return re.sub(r"/[^' ]*?/\d+/", "", text)
 
 
-def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
-    """Let every `every`th pair of a call of the operation and an errno fail; of these, the `part`th of `parts` shares."""
+def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
+    """Let the operation's calls fail, at `most` so many, spread evenly; of these, the `part`th of `parts` shares."""
     operation = next(each for each in operations.operations() if each.name == name)
     tally = Tally()
     with scratch() as folder:
@@ -111,7 +128,7 @@ def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
         clean, problems = target.counted()
         if part == 0:
             tally.note(f"{name}, no fault", problems)
-        chosen = list(faults(clean.calls, name in LONG))[::every]
+        chosen = spread(list(faults(clean.calls, name in LONG)), most)
         for number, (call, errno, and_on) in list(enumerate(chosen))[part::parts]:
             where = f"{name}: {errno} at {call}{' and every one after it' if and_on else ''}"
             root, run = target.fire(f"{call.name}:error={errno}:when={call.number}{'+' if and_on else ''}", log=True)
@@ -122,11 +139,12 @@ def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
                 ledger = operation.acknowledged(ledger, run.value)
             found = violations(root, ledger, rested=False)
             if (call.name, errno) != HELD_BY_ANOTHER:
-                found += lies(clean, run)
+                found += (lie for lie in lies(clean, run) if not excused(name, lie))
             for heir in ("going on", AFTER_DEATH[number % len(AFTER_DEATH)]):
                 found += target.rest(root, ledger, heir)
             tally.note(where, (f"{name}: {call.name}: {problem}" for problem in found))
             shutil.rmtree(root)
+        tally.runs = target.runs
     return tally
 
 
@@ -143,9 +161,8 @@ def faults(calls: Iterable[Call], long: bool) -> Iterator[tuple[Call, str, bool]
 def units(short: bool) -> Iterator[tuple[str, int, int, int]]:
     """The work in shares of about one length, the longest first."""
     for operation in sorted(operations.operations(), key=lambda each: (each.name not in LONG, each.name != "recover")):
-        parts = 8 if operation.name in LONG or operation.name == "recover" else 2
-        every = 1 if not short else 331 if operation.name in LONG else 61
-        yield from ((operation.name, part, parts, every) for part in range(parts))
+        parts = 1 if short else 8 if operation.name in LONG or operation.name == "recover" else 2
+        yield from ((operation.name, part, parts, SHORT if short else sys.maxsize) for part in range(parts))
 
 
 def prove(short: bool) -> list[Figure]:

@@ -56,7 +56,7 @@ class Call:
     def paths(self) -> tuple[str, ...]:
         """The paths that it names, and those of its descriptors."""
         found = re.findall(r'"([^"]*)"|\d<([^>]*)>', self.arguments)
-        return tuple(quoted or described for quoted, described in found)
+        return tuple(quoted or described for quoted, described in found if quoted or described)
 
     def __str__(self) -> str:
         """The point, and what it is about: paths from the spool on."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
+import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
+from spooler import fsck
 from spooler.spool import Spool
 from tests.prove import operations
 from tests.prove.fire import Run, fire, forked
 from tests.prove.operations import ME, Operation
-from tests.prove.promises import Ledger, violations
+from tests.prove.promises import Ledger, look, violations
 from tests.prove.restart import restart
+
+T = TypeVar("T")
 
 #: Who runs the spool to its end: its name, and whether it looks for the dead first.
 HEIRS = {
@@ -24,6 +32,11 @@ HEIRS = {
     "one that was alive": ("other", False),
     "going on": (ME, False),
 }
+#: What no two runs share: drafts in tmp/, ids from the web, claimers that edit, times in records.
+UNIQUE = re.compile(
+    r"edit-[A-Za-z0-9-]+-\d+|\d+\.[0-9a-f]{24}|\d{8}-\d{6}-\d{3}-[0-9a-f]{10}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+)
+UNIQUE_BYTES = re.compile(UNIQUE.pattern.encode())
 #: The last one did not die.
 AFTER_DEATH = tuple(HEIRS)[:3]
 
@@ -35,6 +48,7 @@ class Tally:
     points: int = 0
     missed: int = 0  #: points that the process did not reach: the run was not the same as the one that was counted
     nested: int = 0  #: kills inside a recovery, among the points
+    runs: int = 0  #: spools that were run to their end: one for each heir and each state that differs
     found: Counter[str] = field(default_factory=Counter)  #: violations, in words
     first: dict[str, str] = field(default_factory=dict)  #: where each was met first
 
@@ -52,6 +66,7 @@ class Tally:
         self.points += other.points
         self.missed += other.missed
         self.nested += other.nested
+        self.runs += other.runs
         self.found += other.found
         self.first = other.first | self.first
 
@@ -64,6 +79,7 @@ class Range:
         self._folder = folder
         self._numbers = count()
         self._stage = folder / "stage"
+        self._verdicts: dict[tuple[bytes, bytes, str], list[str]] = {}
         self.ledger = operation.stage(Spool(self._stage))
         # What Python loads at the first use is loaded here, so that no run differs from another in that.
         self._act(self.copy(self._stage))
@@ -99,14 +115,29 @@ class Range:
         return run, problems
 
     def rest(self, root: Path, ledger: Ledger, heir: str) -> list[str]:
-        """Run a copy of the spool to its end. Returns what is wrong then."""
+        """Run a copy of the spool to its end. Returns what is wrong then.
+
+        What comes of it depends on the files alone, so spools that differ in nothing but times and random names are run once.
+        """
+        key = (state_of(root), pickle.dumps(ledger), heir)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._run(root, ledger, heir)
+        return self._verdicts[key]
+
+    @property
+    def runs(self) -> int:
+        """How often a spool was run to its end."""
+        return len(self._verdicts)
+
+    def _run(self, root: Path, ledger: Ledger, heir: str) -> list[str]:
         name, recover_first = HEIRS[heir]
         lies = self.copy(root)
 
         def work() -> list[str]:
             told: list[tuple[bytes, int]] = []
             restart(lies, name, lambda raw, number: told.append((raw, number)), recover_first)
-            return violations(lies, ledger.heard(told), rested=True)
+            found = violations(lies, ledger.heard(told), rested=True)
+            return found + _released(lies, ledger, name) + _examined(lies)
 
         try:
             found: list[str] = forked(work)
@@ -114,3 +145,49 @@ class Range:
             found = [f"P2: it cannot be run to its end: {error}"]
         shutil.rmtree(lies)
         return [f"{problem} [{heir}]" for problem in found]
+
+
+def spread(points: Sequence[T], most: int) -> list[T]:
+    """At most so many of the points, from the first to the last at even distances."""
+    if len(points) <= most:
+        return list(points)
+    return [points[number * (len(points) - 1) // max(1, most - 1)] for number in range(most)]
+
+
+def state_of(root: Path) -> bytes:
+    """A digest of all names and bytes in a spool, but for times, random names and process numbers."""
+    digest = hashlib.sha256()
+    lines = []
+    for folder, names, files in os.walk(root):
+        where = UNIQUE.sub("*", os.path.relpath(folder, root))
+        lines += [f"{where}/{UNIQUE.sub('*', name)}/" for name in names]
+        for name in files:
+            data = UNIQUE_BYTES.sub(b"*", Path(folder, name).read_bytes())
+            lines.append(f"{where}/{UNIQUE.sub('*', name)} {hashlib.sha256(data).hexdigest()}")
+    digest.update("\n".join(sorted(lines)).encode(errors="surrogateescape"))
+    return digest.digest()
+
+
+def _released(root: Path, ledger: Ledger, heir: str) -> list[str]:
+    """Let the held jobs of a spool at rest go on: they must come to their end too. Returns what is wrong then."""
+    spool = Spool(root)
+    waiting = {
+        entry.id for entry in ledger.entries for sight in look(root) if sight.state == "held" and sight.raw in entry.raws
+    }
+    if not waiting:
+        return []
+    for job_id in waiting:
+        spool.release(job_id)
+    restart(root, heir)
+    for job_id in waiting:
+        ledger = ledger.but(job_id, ends=frozenset({"done"}))
+    return [f"{problem}, released" for problem in violations(root, ledger, rested=True)]
+
+
+def _examined(root: Path) -> list[str]:
+    """What `sdspool fsck` still finds after it has mended what it may. There should be nothing left."""
+    spool = Spool(root)
+    for finding in fsck.examine(spool):
+        if finding.mend:
+            finding.mend()
+    return [f"fsck cannot mend {each.path.relative_to(root)}: {each.sentence}" for each in fsck.examine(spool)]

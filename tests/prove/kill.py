@@ -16,7 +16,7 @@ from pathlib import Path
 from spooler.spool import Spool
 from tests.prove import operations
 from tests.prove.fire import MARK, Call, Run, fire, scratch, shared_memory, usable
-from tests.prove.firing_range import AFTER_DEATH, Range, Tally
+from tests.prove.firing_range import AFTER_DEATH, Range, Tally, spread
 from tests.prove.operations import ME
 from tests.prove.promises import violations
 from tests.prove.report import Figure, cannot_run, main, report
@@ -25,6 +25,10 @@ NAME = "kill"
 WORKERS = 2
 #: Of how many kills of an operation the recovery is killed too; of the operation `recover`, and of no other, it is all.
 NESTED = 4
+#: The operations with the most points.
+LONG = frozenset({"restart after a crash", "recover"})
+#: Points of each operation in the short form.
+SHORT = 4
 
 
 def points(run: Run) -> list[Call]:
@@ -36,8 +40,8 @@ def kill(call: Call) -> str:
     return f"{call.name}:signal=SIGKILL:when={call.number}"
 
 
-def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
-    """Kill at every `every`th point of the operation; of these, the `part`th of `parts` shares."""
+def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
+    """Kill at the operation's points, at `most` so many, spread evenly; of these, the `part`th of `parts` shares."""
     operation = next(each for each in operations.operations() if each.name == name)
     tally = Tally()
     with scratch() as folder:
@@ -45,8 +49,8 @@ def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
         run, problems = target.counted()
         if part == 0:
             tally.note(f"{name}, no fault", problems)
-        chosen = points(run)[::every]
-        for number, call in list(enumerate(chosen))[part::parts]:
+        chosen = spread(points(run), most)
+        for call in chosen[part::parts]:
             where = f"{name}, killed before {call}"
             root, killed = target.fire(kill(call))
             tally.points += 1
@@ -55,13 +59,14 @@ def try_operation(name: str, part: int, parts: int, every: int) -> Tally:
             tally.note(where, violations(root, target.ledger, rested=False))
             for heir in AFTER_DEATH:
                 tally.note(f"{where}, then {heir}", target.rest(root, target.ledger, heir))
-            if name == "recover" or number % max(1, len(chosen) // NESTED) == 1:
-                kill_recovery(target, root, where, tally, every)
+            if name == "recover" or (most > SHORT and call in spread(chosen, NESTED)):
+                kill_recovery(target, root, where, tally, most)
             shutil.rmtree(root)
+        tally.runs = target.runs
     return tally
 
 
-def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, every: int) -> None:
+def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, most: int) -> None:
     """Kill the recovery from a kill at each of its own points, and recover from that."""
 
     def recover(root: Path, inject: str = "", log: bool = False) -> Run:
@@ -69,7 +74,7 @@ def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, every: 
         return fire(lambda: spool.recover(ME), lambda: spool.life_lock(ME).acquire(timeout=5), inject, log)
 
     run = recover(target.copy(killed), log=True)
-    for number, call in enumerate(points(run)[::every]):
+    for number, call in enumerate(spread(points(run), most)):
         root = target.copy(killed)
         again = recover(root, kill(call))
         tally.points += 1
@@ -83,11 +88,9 @@ def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, every: 
 
 def units(short: bool) -> Iterator[tuple[str, int, int, int]]:
     """The work in shares of about one length, the longest first."""
-    long = ("restart after a crash", "recover")
-    for operation in sorted(operations.operations(), key=lambda each: each.name not in long):
-        parts = 8 if operation.name in long else 1
-        every = 1 if not short else 97 if operation.name in long else 9
-        yield from ((operation.name, part, parts, every) for part in range(1 if short else parts))
+    for operation in sorted(operations.operations(), key=lambda each: each.name not in LONG):
+        parts = 8 if operation.name in LONG and not short else 1
+        yield from ((operation.name, part, parts, SHORT if short else sys.maxsize) for part in range(parts))
 
 
 def prove(short: bool) -> list[Figure]:
@@ -101,7 +104,8 @@ def prove(short: bool) -> list[Figure]:
             tally.add(part)
     tally.tell()
     folder = Path(shared_memory() or "/tmp")
-    details = f"{len(operations.operations())} operations; {tally.nested} of the points are inside a recovery from a kill"
+    number = len(operations.operations())
+    details = f"{number} operations; {tally.nested} points are inside a recovery from a kill; {tally.runs} runs to the end"
     enough = tally.points >= (100 if short else 1000)
     return [
         report(NAME, figure, ">= 1,000", tally.points, enough and not tally.missed, details, folder=folder),

@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from spooler import durable
+from spooler import durable, edit, retention
 from spooler.batch_file import read_rows
 from spooler.batches import Batches
-from spooler.job import encode
+from spooler.job import decode, encode
 from spooler.place import Place
 from spooler.record import Image, Record, Timings
 from spooler.spool import Spool
@@ -326,6 +327,7 @@ def _moved(ledger: Ledger, place: Place | None) -> Ledger:
 
 # -- reject ------------------------------------------------------------------------------------------------------------------
 
+COMPLETED = "2026-01-01T00:00:00.000Z"
 BAD = b'{"prompt": "a red circle", "stepz": 3}'
 
 
@@ -357,6 +359,21 @@ def _rejected(ledger: Ledger, name: str | None) -> Ledger:
     if name is None:
         return ledger
     return Ledger(tuple(replace(each, state="rejected") if each.raw == BAD else each for each in ledger.entries))
+
+
+# -- edit --------------------------------------------------------------------------------------------------------------------
+
+
+def _to_edit(state: str, folder: bool) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = _waiting(folder=folder, state=state)(spool)
+        return ledger.but("cat", edited=encode(edit.replacing("red", "green")(decode(ledger.entry("cat").raw))))
+
+    return stage
+
+
+def _edit(spool: Spool) -> list[edit.Edited]:
+    return edit.apply(spool, edit.replacing("red", "green"), frozenset({"cat"}))
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------------
@@ -392,7 +409,7 @@ def _all_rows(ledger: Ledger, value: Any) -> Ledger:
     return Ledger(tuple(replace(each, given=True) for each in ledger.entries))
 
 
-# -- recover, upkeep ---------------------------------------------------------------------------------------------------------
+# -- recover, retention, upkeep ----------------------------------------------------------------------------------------------
 
 
 def _after_a_crash(spool: Spool) -> Ledger:
@@ -440,6 +457,26 @@ def _after_a_crash(spool: Spool) -> Ledger:
         entries.append(Entry(name, job(name)))
     _write(spool.tmp / durable.unique_name(), b"half a dra")
     return having(ledger, *entries)
+
+
+def _to_prune(starred: bool = False) -> Callable[[Spool], Ledger]:
+    """A job in done/ whose time has come: it is there whole, or it is not there. Unless somebody gave it a star meanwhile."""
+
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        record = spool.read_record(place := ended(spool, "cat", CAT, "done"))
+        assert record
+        _write(place.path / "record.json", record.model_copy(update={"completed": COMPLETED}).encode())
+        if starred:
+            assert spool.star("cat", True)
+        return having(ledger, Entry("cat", CAT, given=starred, state="done"))
+
+    return stage
+
+
+def _prune(spool: Spool) -> bool:
+    completed = datetime.fromisoformat(COMPLETED).timestamp()
+    return retention.remove(spool, retention.Ended("cat", "done", completed, 0, starred=False))
 
 
 def _old_drafts(spool: Spool) -> Ledger:
@@ -551,9 +588,16 @@ def operations() -> list[Operation]:
             _rejected,
             lives=(ME,),
         ),
+        *(
+            Operation(f"edit, {state}{', folder' if folder else ''}", _to_edit(state, folder), _edit, _unchanged)
+            for state in WAITING
+            for folder in (False, True)
+        ),
         Operation("take rows", _dropped_rows, _take, _unchanged, lives=(ME,)),
         Operation("submit rows", _taken_rows, _submit_rows, _all_rows, lives=(ME,)),
         Operation("recover", _after_a_crash, lambda spool: spool.recover(ME), _unchanged, lives=(ME,)),
+        Operation("prune", _to_prune(), _prune, _unchanged, lives=(ME,)),
+        Operation("prune, starred", _to_prune(starred=True), _prune, _unchanged, lives=(ME,)),
         Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
         Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
     ]

@@ -1,4 +1,4 @@
-"""What must hold in a spool, looked up from outside: the files are read here without any code of the spool's verbs.
+"""What must hold in a spool, looked up from outside: the files are read here without any of the spool's verbs.
 
 A ledger tells what was acknowledged, to submitters, to the engine and to readers. A job is known by its bytes, which no two
 jobs of a ledger share: so one that was doubled, halved or given another id is seen.
@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from spooler.record import Record
+from spooler.spool import Spool
 from tests.prove.restart import picture
 
 ENDS = frozenset({"done", "failed", "cancelled", "rejected"})
@@ -32,7 +33,13 @@ class Entry:
     state: str | None = None  #: what a reader has seen it end as: it must stay so
     heard: int = 0  #: the attempts that the engine has heard of
     keeps_id: bool = True  #: its id was told to somebody. False: a dropped file, which gets its id at the claim
+    edited: bytes | None = None  #: the bytes that somebody is changing it to; then what was submitted lies beside them
     due: bool = False  #: not there yet, but when all was run to its end it must be: a row of a dropped file
+
+    @property
+    def raws(self) -> frozenset[bytes]:
+        """The bytes that it may have."""
+        return frozenset({self.raw} if self.edited is None else {self.raw, self.edited})
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Ledger:
         numbers: dict[bytes, int] = {}
         for raw, number in told:
             numbers[raw] = max(number, numbers.get(raw, 0))
-        return Ledger(tuple(replace(each, heard=max(each.heard, numbers.get(each.raw, 0))) for each in self.entries))
+        last = [max(numbers.get(raw, 0) for raw in each.raws) for each in self.entries]
+        return Ledger(tuple(replace(each, heard=max(each.heard, more)) for each, more in zip(self.entries, last, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,9 @@ def violations(root: Path, ledger: Ledger, rested: bool) -> list[str]:
     sights = list(look(root))
     found: list[str] = []
     for entry in ledger.entries:
-        mine = [sight for sight in sights if sight.raw == entry.raw]
+        mine = [sight for sight in sights if sight.raw in entry.raws]
         found += _of_entry(entry, mine, rested)
-    known = {entry.raw for entry in ledger.entries}
+    known = {raw for entry in ledger.entries for raw in entry.raws}
     found += [
         f"P2: {sight.state}/{sight.id} is a job that nobody gave: {sight.raw[:40]!r}"
         for sight in sights
@@ -87,7 +95,7 @@ def violations(root: Path, ledger: Ledger, rested: bool) -> list[str]:
     for sight in sights:
         found += _of_sight(sight, rested)
     ids: dict[str, list[str]] = {}
-    told = {entry.raw for entry in ledger.entries if entry.keeps_id}
+    told = {raw for entry in ledger.entries if entry.keeps_id for raw in entry.raws}
     for sight in sights:
         if sight.state != "rejected" and sight.raw in told:
             ids.setdefault(sight.id, []).append(sight.state)
@@ -139,6 +147,8 @@ def _of_entry(entry: Entry, sights: list[Sight], rested: bool) -> Iterator[str]:
             yield f"P2: the job {entry.id} was shown in {entry.state}, and now is in {sight.state}"
         if rested and sight.state not in entry.ends:
             yield f"P2: the job {entry.id} came to rest in {sight.state}, not in {' or '.join(sorted(entry.ends))}"
+        if sight.raw == entry.edited and _bytes(sight.path / "submitted.json") != entry.raw:
+            yield f"P2: the job {entry.id} in {sight.state} was changed, and what was submitted is lost"
         for name, data in entry.inputs.items():
             files = [path for path in (sight.path / "inputs" / name, sight.path / name) if path.exists()]
             if not files or files[0].read_bytes() != data:
@@ -200,9 +210,10 @@ def _litter(root: Path, rested: bool) -> Iterator[str]:
         if not path.with_name(path.name.removesuffix(".reason.txt")).exists() and rested:
             yield f"P5: rejected/{path.name} is a reason without its file"
     folders = [(f"claimed/{theirs.name}", each) for theirs in _folders(root / "claimed") for each in _folders(theirs)]
-    folders += [
-        (state, each) for state in ("pending", "held", "done", "failed", "cancelled") for each in _folders(root / state)
-    ]
+    folders += [(state, each) for state in ("pending", "held", "done", "failed") for each in _folders(root / state)]
+    # One in cancelled/ is left until the next cancel of that id, but no reader may take it for a job.
+    shown = [place.path for place in Spool(root).places("cancelled")]
+    folders += [("cancelled", each) for each in _folders(root / "cancelled") if not rested or each in shown]
     for where, folder in folders:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         begun = not names or (where == "cancelled" and names == ["record.json"])
@@ -213,6 +224,10 @@ def _litter(root: Path, rested: bool) -> Iterator[str]:
     for batch in _folders(root / "batches") if (root / "batches").exists() and rested else ():
         if not (batch / "queued").exists():
             yield f"P2: batches/{batch.name} is not all in the queue"
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _record(folder: Path) -> Record | None:

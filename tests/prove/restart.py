@@ -97,6 +97,9 @@ def run(spool: Spool, place: Place, spooler: str, hear: Hear, given_name: str = 
         spool.reject_claimed(place, str(error))
         return
     spool.gather_inputs(place, job.inputs)
+    if (place.path / "hold").exists():  # somebody died who edited it
+        spool.give_back(place, "held")
+        return
     if (place.path / "cancel").exists():
         spool.publish(place, record.fail("cancelled", "Cancelled before it started."), "cancelled")
         return
