@@ -202,7 +202,7 @@ def _look(root: Path, state: End, name: str) -> Ended | None:
                     size += facts.st_blocks * 512  # st_blocks counts in these, whatever the file system's own are (stat(2))
                     if stat.S_ISDIR(facts.st_mode):
                         folders.append(Path(entry.path))
-        starred = os.path.lexists(folder / "starred")
+        starred = durable.exists(folder / "starred")
     except (FileNotFoundError, PermissionError):
         return None
     return Ended(name, state, completed(folder), size, starred)
@@ -228,7 +228,7 @@ def remove(spool: Spool, job: Ended) -> bool:
         raise ValueError(f"A job's id must be a name, but is {job.id!a}.")
     try:
         is_same = stat.S_ISDIR(folder.lstat().st_mode) and completed(folder) == job.completed
-        if not is_same or os.path.lexists(folder / "starred"):
+        if not is_same or durable.exists(folder / "starred"):
             return False
         aside = spool.tmp / f"prune-{durable.unique_name()}"
         spool.move("prune", folder, aside)

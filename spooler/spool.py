@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from spooler import durable, states
 from spooler.ids import clean_id, new_id, versions
 from spooler.place import Place
-from spooler.reader import PRIORITY, Reader, folders, mtime
+from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
 from spooler.record import Record
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
@@ -168,11 +168,11 @@ class Spool(Reader):
                 if source.suffix == ".json":
                     durable.make_folder(folder)
                     if state == "held":
-                        (folder / "hold").touch()
+                        durable.write_new_if_missing(folder / "hold", b"")
                     self.move("claim", source, folder / "job.json")
                 else:
                     if state == "held":
-                        (source / "hold").touch()
+                        durable.write_new_if_missing(source / "hold", b"")
                     self.move("claim", source, folder)
             except OSError as error:
                 if not durable.exists(folder / "job.json") and durable.exists(folder):
@@ -261,12 +261,15 @@ class Spool(Reader):
         return Place(job_id, state, target)
 
     def _sync(self, place: Place, ours: Set[str]) -> None:
-        """Have the disk keep all files of a claimed folder. One that is not `ours`, and that we may not open, is not shown."""
+        """Have the disk keep all files of a claimed folder, but those of a stranger's that we may not open."""
         for entry in place.path.iterdir():
             if entry.name == "record.json" or not stat.S_ISREG(entry.lstat().st_mode):
                 continue
-            if entry.name in ours or os.access(entry, os.R_OK):
+            try:
                 durable.sync_file(entry)
+            except PermissionError:
+                if entry.name in ours or RESULT.fullmatch(entry.name):
+                    raise
         durable.sync_folder(place.path)
 
     def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:

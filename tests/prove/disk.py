@@ -3,12 +3,14 @@
 Written after ALICE (Pillai et al., OSDI '14) and fsync(2), and on purpose weaker than any file system that is in use:
 
 - A file's bytes are on the disk once the file was fsynced. Those written since may be missing, be there as far as their first
-  half, be zeros of the full length (delayed allocation: xfs, ext4 without `auto_da_alloc`), or be whole.
+  half or to the last byte but one, be zeros of the full length in whole or from the half on (delayed allocation: the length is
+  there before the bytes), or be whole.
 - A change of a folder's entries (create, link, rename, unlink, mkdir, rmdir) is on the disk once that folder was fsynced. Any
   set of the later ones may be there and any may be missing, in whatever order they were made (btrfs's log tree keeps a later
   change and loses an earlier one; ext4 and xfs keep a first part of all changes, which is one of these sets). fsync of a new
   file or folder does not keep its own name: fsync(2) says so, though ext4, xfs and btrfs do keep it.
 - Two changes of one and the same entry stay in their order: an entry has one value, and it is one that it had.
+- A folder's removal needs the removal of what was in it.
 - A rename is one change, within a folder and between two: POSIX asks it of a running system, and the journals of ext4, xfs,
   btrfs, f2fs and zfs keep it over a crash, for they write a rename as one transaction (btrfs: `last_unlink_trans` makes an
   fsync of the old folder commit it whole). So an fsync of either folder keeps both halves. File systems without a journal
@@ -36,6 +38,8 @@ class Found(Enum):
 
     MISSING = "missing"
     HALF = "half"
+    HALF_ZEROS = "half, then zeros"
+    ALL_BUT_ONE = "all but the last byte"
     ZEROS = "zeros"
     WHOLE = "whole"
 
@@ -141,6 +145,10 @@ class Disk:
         self._enter(((self.slot(target), self._number(source)),))
 
     def remove(self, path: str) -> None:
+        number = self._number(path)
+        if number in self.folders:
+            emptied = (index for slot, index in self._last.items() if slot[0] == number)
+            self._before.setdefault(len(self.changes), set()).update(emptied)
         self._enter(((self.slot(path), None),))
 
     def rename(self, source: str, target: str) -> None:
@@ -248,8 +256,8 @@ class Disk:
         """All but that one, and but those that need it."""
         return frozenset(index for index in entries if left_out not in self.needed(index))
 
-    def tree(self, cut: Cut, chosen: frozenset[int], found: Mapping[int, Found]) -> Tree:
-        """The folder as it is found."""
+    def tree(self, cut: Cut, chosen: frozenset[int], found: Mapping[int, Found], numbers: dict[str, int] | None = None) -> Tree:
+        """The folder as it is found. In `numbers` it notes the number of each path."""
         files, folders = self._base
         contents: dict[int, bytearray] = {}
         entries = {number: dict(each) for number, each in folders.items()}
@@ -273,6 +281,8 @@ class Disk:
         tree: Tree = {}
 
         def walk(path: str, number: int) -> None:
+            if numbers is not None:
+                numbers[path] = number
             if number in self.folders:
                 tree[path] = None
                 for name, each in entries.get(number, {}).items():
@@ -282,6 +292,59 @@ class Disk:
 
         walk("", self.root)
         return tree
+
+    # -- is what was found allowed? ------------------------------------------------------------------------------------------
+
+    def allows(self, cut: Cut, actual: Tree) -> bool:
+        """Whether the model has a state at that cut which is this tree.
+
+        Looked for from every first part of the open changes, as ext4 and xfs keep them, and from there by adding or taking away
+        one change after another as long as it comes nearer: so a no is not proof, but something to look at.
+        """
+        entries, _ = self.open_changes(cut)
+        for count in range(len(entries), -1, -1):
+            chosen = self._closed(entries[:count])
+            distance = self._distance(cut, chosen, actual)
+            while distance:
+                nearer = [
+                    (self._distance(cut, other, actual), sorted(other))
+                    for index in entries
+                    for other in [self._without(sorted(chosen), index) if index in chosen else chosen | self.needed(index)]
+                ]
+                best, others = min(nearer, default=(distance, []))
+                if best >= distance:
+                    break
+                distance, chosen = best, frozenset(others)
+            if not distance:
+                return True
+        return False
+
+    def _distance(self, cut: Cut, chosen: frozenset[int], actual: Tree) -> int:
+        """How many paths differ: in that they are there, or in bytes that no state of the file has."""
+        numbers: dict[str, int] = {}
+        _, files = self.open_changes(cut)
+        whole = self.tree(cut, chosen, dict.fromkeys(files, Found.WHOLE), numbers)
+        distance = len(whole.keys() ^ actual.keys())
+        for path in whole.keys() & actual.keys():
+            expected, found = whole[path], actual[path]
+            if expected is None or found is None:
+                distance += expected is not found
+            elif expected != found:
+                number = numbers[path]
+                least = (
+                    self.tree(cut, chosen, dict.fromkeys(files, Found.MISSING), {}).get(path) if number in files else expected
+                )
+                distance += not (number in files and least is not None and _between(least, expected, found))
+        return distance
+
+
+def _between(least: bytes, most: bytes, found: bytes) -> bool:
+    """Whether each byte is one that was there, one that was written, or zero."""
+    if len(found) > max(len(least), len(most)):
+        return False
+    return all(
+        byte in (0, least[at] if at < len(least) else 0, most[at] if at < len(most) else 0) for at, byte in enumerate(found)
+    )
 
 
 def _apply(contents: dict[int, bytearray], files: Mapping[int, bytes], change: Bytes) -> None:
@@ -298,17 +361,23 @@ def _apply_some(
     contents: dict[int, bytearray], files: Mapping[int, bytes], number: int, writes: Sequence[Bytes], found: Found
 ) -> None:
     """Bring a file to what is found of its unsynced writes."""
-    if found is Found.MISSING:
-        return
-    if found is Found.HALF:
-        writes = writes[: len(writes) // 2 + 1]
-        *whole, last = writes
-        if last.data is not None:
-            writes = [*whole, last._replace(data=last.data[: len(last.data) // 2])]
-    for change in writes:
-        if found is Found.ZEROS and change.data is not None:
-            change = change._replace(data=bytes(len(change.data)))
-        _apply(contents, files, change)
+    for number_of_write, change in enumerate(writes):
+        if (data := change.data) is None:
+            if found is not Found.MISSING:
+                _apply(contents, files, change)
+            continue
+        # The middle of all writes: in the middle one.
+        half = len(data) // 2 if number_of_write == len(writes) // 2 else len(data) * (number_of_write < len(writes) // 2)
+        if found is Found.HALF:
+            data = data[:half]
+        elif found is Found.HALF_ZEROS:
+            data = data[:half] + bytes(len(data) - half)
+        elif found is Found.ALL_BUT_ONE and change is writes[-1]:
+            data = data[:-1]
+        elif found is Found.ZEROS:
+            data = bytes(len(data))
+        if data and found is not Found.MISSING:
+            _apply(contents, files, change._replace(data=data))
 
 
 def lay(tree: Tree, root: Path) -> Path:
@@ -319,3 +388,11 @@ def lay(tree: Tree, root: Path) -> Path:
         else:
             (root / path).write_bytes(data)
     return root
+
+
+def seen(root: Path) -> Tree:
+    """The tree of a folder."""
+    tree: Tree = {"": None}
+    for path in sorted(root.rglob("*")):
+        tree[str(path.relative_to(root))] = None if path.is_dir() else path.read_bytes()
+    return tree

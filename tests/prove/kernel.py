@@ -24,6 +24,8 @@ HARMLESS = re.compile(
     "sched_getaffinity|tgkill|epoll_.*|eventfd2|socket|connect"
 )
 LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)\)\s+= (-?\d+|\?|0x[0-9a-f]+)(.*)")
+UNFINISHED = re.compile(r"(\d+) +(.*) <unfinished \.\.\.>")
+RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
 QUIET = re.compile(r"(\d+ +)?(---|\+\+\+) ")  # signals and ends
 
 
@@ -49,7 +51,13 @@ class Call:
 def calls(trace: str) -> Iterator[Call]:
     """The successful calls between the two marks, and the failed look that says that something was acknowledged."""
     marks = 0
+    begun: dict[str, str] = {}  # by thread, for strace cuts a call in two when another thread does something meanwhile
     for line in trace.splitlines():
+        if match := UNFINISHED.fullmatch(line):
+            begun[match[1]] = match[2]
+            continue
+        if match := RESUMED.match(line):
+            line = begun.pop(match[1]) + match[2]
         match = LINE.match(line)
         if match is None:
             assert QUIET.match(line) or marks != 1 or "exit" in line, f"not understood: {line[:200]}"

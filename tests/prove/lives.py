@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spooler import durable
+from spooler import durable, edit
+from spooler.job import decode, encode
 from spooler.life import Life
 from spooler.record import Record, Timings
 from spooler.spool import Place, Spool
@@ -21,6 +22,7 @@ from tests.prove import operations
 from tests.prove.operations import CAT, DEAD, DOG, INPUTS, ME, REST, WITH_INPUTS, Operation, begun, having, new
 from tests.prove.promises import Entry, Ledger
 from tests.prove.restart import FACTS, draw, restart
+from tests.prove.turns import in_turns
 
 Say = Callable[[Ledger], None]
 
@@ -31,6 +33,7 @@ class Script:
     stage: Callable[[Spool], Ledger]
     act: Callable[[Spool, Ledger, Say], None]
     lives: tuple[str, ...] = ()
+    one_of: tuple[bytes, ...] = ()  #: a job is there with the one of these bytes or the other: it is being edited
 
     def ready(self, spool: Spool) -> ExitStack:
         stack = ExitStack()
@@ -255,20 +258,97 @@ def _restart(spool: Spool, ledger: Ledger, say: Say) -> None:
     restart(spool.root, ME, hear)
 
 
+def _busy(seed: int) -> Script:
+    """A submitter, a spooler and two people who change their minds, all at once. The seed says who goes on when."""
+    cat, dog, fox, owl = (operations.job(f"{name} {seed}") for name in ("cat", "dog", "fox", "owl"))
+    eel = operations.job(f"eel {seed}", image="start.png")
+
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        operations.given(spool, "cat", cat)
+        operations.ended(spool, "owl", owl, "failed")
+        entries = (
+            Entry("cat", cat, frozenset({"done", "cancelled"})),
+            Entry("owl", owl, frozenset({"failed", "done", "held"}), heard=1),
+            Entry("dog", dog, given=False),
+            Entry("eel", eel, inputs=INPUTS, given=False, keeps_id=False),
+            Entry("fox", fox, frozenset({"done", "cancelled"}), given=False),
+        )
+        return having(ledger, *entries)
+
+    def act(spool: Spool, ledger: Ledger, say: Say) -> None:
+        run = Run(spool, ledger, say)
+
+        def submitter() -> None:
+            run.submit("dog", "dog")
+            run.submit("eel")
+            run.submit("fox", "fox")
+
+        def spooler() -> None:
+            for _ in range(3):
+                for waiting in spool.places("pending"):
+                    if waiting.id != operations.NEIGHBOUR.id and (place := spool.claim(waiting.path.name, ME)):
+                        entry = next(each for each in run.ledger.entries if each.raw == place.job_file.read_bytes())
+                        if entry.id != place.id:  # claimed before its submitter was told of the id
+                            run.ledger = run.ledger.but(entry.id, id=place.id)
+                        record = run.begin(place)
+                        if (place.path / "cancel").exists():
+                            run.fail(place, record, "cancelled")
+                        else:
+                            run.finish(place, record)
+
+        def canceller() -> None:
+            for name in ("cat", "fox"):
+                if (place := spool.cancel(name)) and place.state == "cancelled":
+                    run.said(name, state="cancelled", ends=frozenset({"cancelled"}), given=True)
+
+        def retrier() -> None:
+            assert spool.retry("owl")
+            spool.hold("owl")
+            spool.release("owl")
+
+        in_turns((submitter, spooler, canceller, retrier), seed)
+
+    return Script(f"four at once, {seed}", stage, act, (ME,))
+
+
+def _edit(state: str, folder: bool) -> Script:
+    inputs = INPUTS if folder else {}
+    before = operations.job("a cat", **({"image": "start.png"} if folder else {}))
+    after = encode(edit.replacing("cat", "dog")(decode(before)))
+
+    def stage(spool: Spool) -> Ledger:
+        ledger = new(spool)
+        operations.given(spool, "cat", before, inputs, state)
+        # Which of the two is told by `one_of`.
+        entry = Entry("cat", before, frozenset({"done" if state == "pending" else "held"}), inputs, given=False)
+        return having(ledger, entry, replace(entry, raw=after))
+
+    def act(spool: Spool, ledger: Ledger, say: Say) -> None:
+        assert len(edit.apply(spool, edit.replacing("cat", "dog"))) == 1
+        edited = (each for each in ledger.entries if each.raw != before)
+        say(Ledger(tuple(replace(each, given=True) if each.raw == after else each for each in edited)))
+
+    return Script(f"edit, {state}{', folder' if folder else ''}", stage, act, one_of=(before, after))
+
+
 FOX = operations.job("fox")
 NEW = "new"
 
 
-def scripts() -> list[Script]:
-    table = operations.operations()
-    after_a_crash = next(each for each in table if each.name == "restart after a crash")
+def scripts(seeds: int) -> list[Script]:
+    """All of them; with so many choices of who goes on when, where several are at work."""
+    table = {each.name: each for each in operations.operations()}
     return [
-        Script(after_a_crash.name, after_a_crash.stage, _restart),
+        Script("restart after a crash", table.pop("restart after a crash").stage, _restart),
         Script("whole lives", _ungiven(("cat", CAT), ("dog", WITH_INPUTS), ("fox", FOX)), _whole_lives, (ME,)),
         Script("there and back", _ungiven(("cat", CAT)), _there_and_back, (ME,)),
         Script("changed minds", _ungiven(("cat", CAT), ("dog", WITH_INPUTS), ("fox", FOX)), _changed_minds, (ME,)),
         Script("claimed before it was acknowledged", _ungiven(("cat", CAT)), _overtaken, (ME,)),
         Script("the first start", _nothing, _first_start),
         Script("taking over", _taken_over, _take_over),
-        *(of_operation(each) for each in table if each is not after_a_crash),
+        Script("a dropped file of many jobs", table["take rows"].stage, _restart),
+        *(_edit(state, folder) for state in ("pending", "held") for folder in (False, True)),
+        *(_busy(seed) for seed in range(seeds)),
+        *(of_operation(each) for each in table.values()),
     ]

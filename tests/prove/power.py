@@ -1,9 +1,9 @@
 """A power cut after every change that an operation makes, with every disk that may be found then: no acknowledged job is lost.
 
 Each operation is done by a real process under strace; what reached the kernel is replayed on the model of disk.py. After each
-change, each state that the model allows is laid out as a folder. It is looked at as it lies (P1, P2, P3), then a spooler takes
-it over and runs it to the end, and it is looked at again: what was acknowledged by then is there once and whole, with every
-byte, and what was not is there whole or not at all. States are counted without what is in tmp/, which nobody reads.
+change, each state that the model allows is laid out as a folder. It is looked at as it lies, then a spooler takes it over and
+runs it to the end, and it is looked at again: what was acknowledged by then is there once and whole, with every byte, and what
+was not is there whole or not at all. States are counted without what is in tmp/, the times, and what is random in names.
 """
 
 from __future__ import annotations
@@ -14,28 +14,37 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spooler.spool import Spool
+from spooler.states import FOLDERS
 from tests.prove import operations
 from tests.prove.disk import Cut, Disk, Found, Tree, lay
 from tests.prove.fire import fire, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, HEIRS, Tally
 from tests.prove.kernel import SAID, replay
 from tests.prove.lives import Script, scripts
-from tests.prove.promises import Ledger, violations
+from tests.prove.promises import Ledger, look, violations
 from tests.prove.report import Figure, cannot_run, main, report
 from tests.prove.restart import restart
 
 NAME = "power"
 WORKERS = 2
-#: At most so many states are looked for after one change; where there are more, it is a choice of them.
-MOST = {False: 300, True: 6}
+#: At most about so many states are looked for after one change; where there are more, it is a choice of them.
+MOST = {False: 50, True: 4}
+#: How many orders are tried where several are at work on the spool at once.
+SEEDS = {False: 30, True: 1}
+#: Times, random parts of names, and ids that are made of both: no two runs share them.
+TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+UNIQUE = re.compile(rb"\d+\.[0-9a-f]{24}")
+NEW_ID = re.compile(rb"\d{8}-\d{6}-\d{3}-[0-9a-f]{10}")
 #: States that one task of a worker checks.
 AT_ONCE = 40
 
@@ -58,6 +67,7 @@ class Recording:
     ledgers: list[Ledger]
     said_by: list[int]  #: number of the ledger that holds, for each cut
     syncs: int
+    one_of: tuple[bytes, ...]
 
     def ledger(self, state: State) -> Ledger:
         return self.ledgers[self.said_by[state.cut]]
@@ -65,10 +75,15 @@ class Recording:
     def tree(self, state: State) -> Tree:
         return self.disk.tree(self.disk.cuts[state.cut], state.chosen, state.found)
 
-    def states(self, most: int) -> list[State]:
-        """Those that differ outside tmp/, or in what was acknowledged by then."""
-        known: set[bytes] = set()
-        kept = []
+    def allows(self, said: int, tree: Tree) -> bool:
+        """Whether the model has that state at some cut after that acknowledgement and before the next."""
+        cuts = [cut for number, cut in enumerate(self.disk.cuts) if self.said_by[number] == said]
+        # Up to the next acknowledgement, which a cut may have been just before.
+        return any(self.disk.allows(cut, tree) for cut in dict.fromkeys(cuts))
+
+    def states(self, most: int) -> dict[bytes, State]:
+        """Those that differ outside tmp/, or in what was acknowledged by then, by a digest of both."""
+        kept: dict[bytes, State] = {}
         seen: set[tuple[object, ...]] = set()
         for number, cut in enumerate(self.disk.cuts):
             if (key := (cut.made, cut.kept, self.said_by[number])) in seen:
@@ -78,19 +93,21 @@ class Recording:
             rng = random.Random(f"{self.name} {number}")
             for chosen, found in self.disk.states(cut, most, rng):
                 state = State(number, chosen, found)
-                if (digest := _digest(self.tree(state), self.said_by[number])) not in known:
-                    known.add(digest)
-                    kept.append(state)
+                kept.setdefault(_digest(self.tree(state), self.ledger(state)), state)
         return kept
 
 
-def _digest(tree: Tree, said: int) -> bytes:
-    sha = hashlib.blake2b(str(said).encode(), digest_size=16)
+def _digest(tree: Tree, ledger: Ledger) -> bytes:
+    """Two states have the same one when they differ in nothing but what is in tmp/, the times, and names that are random."""
+    text = bytearray(repr(ledger).encode())
     for path in sorted(tree):
         if not path.startswith("tmp/"):
             data = tree[path]
-            sha.update(f"{path}\0{'-' if data is None else len(data)}\0".encode(errors="surrogateescape") + (data or b""))
-    return sha.digest()
+            text += path.encode(errors="surrogateescape") + (b"/" if data is None else b"=" + data) + b"\0"
+    ids: dict[bytes, bytes] = {}
+    plain = TIME.sub(b"time", UNIQUE.sub(b"unique", text))
+    plain = NEW_ID.sub(lambda match: ids.setdefault(match[0], b"id %d" % len(ids)), plain)
+    return hashlib.blake2b(plain, digest_size=16).digest()
 
 
 def record(
@@ -98,12 +115,19 @@ def record(
     folder: Path,
     unsynced: bool = False,
     torn_renames: bool = False,
+    leave_out: Container[int] = (),
+    note: Callable[[int], None] = lambda said: None,
 ) -> Recording:
-    """Do the script in a process of its own. `unsynced`: with an os.fsync that does nothing, which must be found out."""
+    """Do the script in a process of its own. `unsynced`: with an os.fsync that does nothing, which must be found out;
+    `leave_out`: the numbers of fsyncs that are taken out of what it did.
+
+    `note` hears of each acknowledgement at once, by its number: 0 when the stage is set, -1 when the process has ended.
+    """
     stage = folder / "stage"
     spool = Spool(stage)
     ledger = script.stage(spool)
     root = operations.copy(stage, folder / "recorded")
+    script.ready(Spool(root)).close()  # the lock's file is there, as it is in every spool that was used before
     disk = Disk.of(root, torn_renames)
     ledgers = [ledger]
 
@@ -111,6 +135,7 @@ def record(
         def say(now: Ledger) -> None:
             ledgers.append(now)
             os.access(f"{SAID}{len(ledgers) - 1}", os.F_OK)
+            note(len(ledgers) - 1)
 
         script.act(Spool(root), ledger, say)
         return ledgers
@@ -120,7 +145,9 @@ def record(
             os.fsync = lambda fd: None
         return script.ready(Spool(root))
 
+    note(0)
     run = fire(deed, ready, data=True)
+    note(-1)
     assert run.ended == "returned", f"{script.name}: {run.ended} {run.value}: {run.text}"
     said_by = [0]
 
@@ -130,11 +157,11 @@ def record(
         disk.cut(f"{disk.cuts[-1].after}, acknowledged {number}")
         said_by.append(number)
 
-    syncs = replay(run.trace, root, disk, said)
+    syncs = replay(run.trace, root, disk, said, leave_out)
     _fill(said_by, disk)
     shutil.rmtree(stage)
     shutil.rmtree(root)
-    return Recording(script.name, disk, run.value, said_by, syncs)
+    return Recording(script.name, disk, run.value, said_by, syncs, script.one_of)
 
 
 def _fill(said_by: list[int], disk: Disk) -> None:
@@ -142,26 +169,34 @@ def _fill(said_by: list[int], disk: Disk) -> None:
     said_by += [said_by[-1]] * (len(disk.cuts) - len(said_by))
 
 
-def check(recording: Recording, state: State, folder: Path, heirs: Sequence[str]) -> Iterator[str]:
-    """What is wrong with that state, as it lies and after each heir has run it to its end."""
-    ledger, tree = recording.ledger(state), recording.tree(state)
-    numbers = itertools.count()
-    found: list[str] = []
-    if all(name in tree for name in ("pending", "held", "claimed", "done", "failed", "cancelled", "rejected")):
-        root = lay(tree, folder / str(next(numbers)))
-        found += violations(root, ledger, rested=False)
+def check(tree: Tree, ledger: Ledger, one_of: Sequence[bytes], folder: Path, heirs: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a spool that was found so, as it lies and after each heir has run it to its end."""
+    root = folder / "spool"
+    if all(name in tree for name in FOLDERS):  # else the power went before all of them were made
+        lay(tree, root)
+        yield from violations(root, ledger, rested=False)
+        yield from _neither(root, one_of)
         shutil.rmtree(root)
     for heir in heirs:
-        root = lay(tree, folder / str(next(numbers)))
+        lay(tree, root)
         told: list[tuple[bytes, int]] = []
+
+        def hear(raw: bytes, number: int, told: list[tuple[bytes, int]] = told) -> None:
+            told.append((raw, number))
+
         try:
             name, recover_first = HEIRS[heir]
-            restart(root, name, lambda raw, number, told=told: told.append((raw, number)), recover_first)
-            found += (f"{each} [{heir}]" for each in violations(root, ledger.heard(told), rested=True))
+            restart(root, name, hear, recover_first)
+            wrong = [*violations(root, ledger.heard(told), rested=True), *_neither(root, one_of)]
+            yield from (f"{each} [{heir}]" for each in wrong)
         except Exception as error:  # noqa: BLE001 - whatever it is, the spool is stuck
-            found.append(f"P2: it cannot be run to its end: {type(error).__name__}: {error} [{heir}]")
+            yield f"P2: it cannot be run to its end: {type(error).__name__}: {error} [{heir}]"
         shutil.rmtree(root)
-    return iter(found)
+
+
+def _neither(root: Path, one_of: Sequence[bytes]) -> Iterator[str]:
+    if one_of and not any(sight.raw in one_of for sight in look(root)):
+        yield "P2: the job is neither there as it was, nor as it was edited"
 
 
 # -- all of them, on two cores -----------------------------------------------------------------------------------------------
@@ -170,7 +205,7 @@ def check(recording: Recording, state: State, folder: Path, heirs: Sequence[str]
 _recordings: list[Recording] = []
 
 
-def _states_of(number: int, most: int) -> list[State]:
+def _states_of(number: int, most: int) -> dict[bytes, State]:
     return _recordings[number].states(most)
 
 
@@ -181,10 +216,11 @@ def _check(number: int, states: Sequence[tuple[int, State]]) -> Tally:
         for index, state in states:
             cut = recording.disk.cuts[state.cut]
             heirs = (AFTER_DEATH[index % len(AFTER_DEATH)],)
+            problems = check(recording.tree(state), recording.ledger(state), recording.one_of, folder, heirs)
             tally.points += 1
             tally.note(
                 f"{recording.name}, power cut after {cut.after}; the disk has {describe(recording.disk, cut, state)}",
-                (f"{recording.name}: {problem}" for problem in check(recording, state, folder, heirs)),
+                (f"{recording.name}: {problem}" for problem in problems),
             )
     return tally
 
@@ -208,28 +244,30 @@ def tried(chosen: Sequence[Recording], most: int) -> Tally:
     tally = Tally()
     # One after another, for the workers must be forked when the recordings are there.
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")) as pool:
-        found = list(pool.map(_states_of, range(len(chosen)), itertools.repeat(most)))
-        work = [
-            (number, list(enumerate(states))[first : first + AT_ONCE])
-            for number, states in enumerate(found)
-            for first in range(0, len(states), AT_ONCE)
-        ]
+        known: set[bytes] = set()
+        work = []
+        for number, states in enumerate(pool.map(_states_of, range(len(chosen)), itertools.repeat(most))):
+            new = list(enumerate(state for digest, state in states.items() if digest not in known))
+            known |= states.keys()
+            work += [(number, new[first : first + AT_ONCE]) for first in range(0, len(new), AT_ONCE)]
         for part in pool.map(_check, *zip(*work, strict=True)):
             tally.add(part)
     return tally
 
 
-def recorded(wanted: Callable[[Script], bool] = lambda script: True, **options: bool) -> Iterator[Recording]:
-    for script in filter(wanted, scripts()):
-        with scratch() as folder:
-            yield record(script, folder, **options)
+def recorded(names: Collection[str] = (), seeds: int = 0, **options: Any) -> Iterator[Recording]:
+    """Record the scripts of these names, or all; with these options of `record`."""
+    for script in scripts(seeds):
+        if not names or script.name in names:
+            with scratch() as folder:
+                yield record(script, folder, **options)
 
 
 def prove(short: bool) -> list[Figure]:
     figure, target = "a power cut, states of the disk", ">= 10,000"
     if reason := usable():
         return [cannot_run(NAME, figure, target, reason)]
-    chosen = list(recorded())
+    chosen = list(recorded(seeds=SEEDS[short]))
     tally = tried(chosen, MOST[short])
     tally.tell()
     folder = Path(shared_memory() or "/tmp")

@@ -216,7 +216,7 @@ def _litter(root: Path, rested: bool) -> Iterator[str]:
     folders += [("cancelled", each) for each in _folders(root / "cancelled") if not rested or each in shown]
     for where, folder in folders:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        begun = not names or (where == "cancelled" and names == ["record.json"])
+        begun = names in ([], ["hold"]) or (where == "cancelled" and names == ["record.json"])
         # In cancelled/ a folder without a job stays until its id is cancelled again, or fsck: it takes no id, and is no job.
         clears = rested and where != "cancelled"
         if "job.json" not in names and (clears or not begun or where in ("done", "failed")):
