@@ -155,7 +155,7 @@ case ${1-} in
     exec "$python" "bench/${2%.py}.py" "${@:3}"
     ;;
   prove)
-    set_up engine,dev
+    set_up engine,dev,prove
     get_test_tools
     cd "$root" && exec "$python" -m tests.prove "${@:2}"
     ;;

@@ -36,8 +36,8 @@ def export(spool: Spool, file: IO[bytes]) -> int:
                 try:
                     raw = durable.read_small(place.job_file, job.MAX_BYTES)
                     inputs = {name: spool.input_file(place, name).read_bytes() for name in decode(raw).inputs}
-                except (JobError, OSError):  # RACE: claimed meanwhile; or no job, which the spooler will say
-                    continue
+                except (JobError, FileNotFoundError, durable.UnreadableError):
+                    continue  # RACE: claimed meanwhile; or no job, which the spooler will say
                 for name, data in {"job.json": raw, **inputs}.items():
                     entry = tarfile.TarInfo(f"{state}/{place.id}/{name}")
                     entry.size = len(data)

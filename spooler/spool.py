@@ -173,6 +173,8 @@ class Spool(Reader):
                 else:
                     if state == "held":
                         durable.write_new_if_missing(source / "hold", b"")
+                    elif durable.exists(source / "hold"):
+                        (source / "hold").unlink()  # an editor's that died: it was released since
                     self.move("claim", source, folder)
             except OSError as error:
                 if not durable.exists(folder / "job.json") and durable.exists(folder):

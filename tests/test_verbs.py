@@ -122,6 +122,10 @@ def test_a_job_of_an_editor_that_died_goes_back_to_where_it_waited(spool: Spool)
     (place,) = spool.recover("me")
     assert (place.path / "hold").exists(), "whoever takes it over sees that it is to be held"
     assert spool.give_back(place, "held") == spool.find("cat")
+    (spool.held / "cat" / "hold").touch()  # of an editor that died before its claim
+    assert spool.release("cat")
+    again = spool.claim("cat", "me")
+    assert again and not (again.path / "hold").exists(), "who released it wants it to run"
 
 
 def test_a_queue_goes_into_a_tar_and_comes_out_of_it(spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,10 @@ def _replay(options: argparse.Namespace) -> int:
         tell(f"only a job that is done can be replayed, but this one is {place.state}")
         return 1
     inputs = {name: spool.input_file(place, name).read_bytes() for name in record.parameters.inputs}
-    again_id = spool.submit(job.encode(record.parameters), None, inputs)
+    # When and after what it was to run, and its batch, are of that time: an expired job could not be replayed else.
+    when = {"not_before", "expires_at", "after", "batch"}
+    order = job.Job.model_validate(record.parameters.model_dump(exclude_unset=True, exclude=when))
+    again_id = spool.submit(job.encode(order), None, inputs)
     tell(f"replaying {place.id} as {again_id}")
     if status := _watch(spool, again_id, quiet=True):
         return status

@@ -41,6 +41,9 @@ WORKERS = 2
 MOST = {False: 50, True: 4}
 #: How many orders are tried where several are at work on the spool at once.
 SEEDS = {False: 30, True: 1}
+#: Of the changes of a long operation, one of so many is followed by a cut.
+EVERY = {False: 1, True: 6}
+LONG = 40  # changes
 #: Times, random parts of names, and ids that are made of both: no two runs share them.
 TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 UNIQUE = re.compile(rb"\d+\.[0-9a-f]{24}")
@@ -81,11 +84,11 @@ class Recording:
         # Up to the next acknowledgement, which a cut may have been just before.
         return any(self.disk.allows(cut, tree) for cut in dict.fromkeys(cuts))
 
-    def states(self, most: int) -> dict[bytes, State]:
+    def states(self, most: int, every: int = 1) -> dict[bytes, State]:
         """Those that differ outside tmp/, or in what was acknowledged by then, by a digest of both."""
         kept: dict[bytes, State] = {}
         seen: set[tuple[object, ...]] = set()
-        for number, cut in enumerate(self.disk.cuts):
+        for number, cut in list(enumerate(self.disk.cuts))[:: every if len(self.disk.cuts) > LONG else 1]:
             if (key := (cut.made, cut.kept, self.said_by[number])) in seen:
                 continue  # as after the change before
             seen.add(key)
@@ -205,8 +208,8 @@ def _neither(root: Path, one_of: Sequence[bytes]) -> Iterator[str]:
 _recordings: list[Recording] = []
 
 
-def _states_of(number: int, most: int) -> dict[bytes, State]:
-    return _recordings[number].states(most)
+def _states_of(number: int, most: int, every: int) -> dict[bytes, State]:
+    return _recordings[number].states(most, every)
 
 
 def _check(number: int, states: Sequence[tuple[int, State]]) -> Tally:
@@ -238,15 +241,17 @@ def _words(disk: Disk, index: int) -> str:
     return next(cut.after for cut in disk.cuts if cut.made > index)
 
 
-def tried(chosen: Sequence[Recording], most: int) -> Tally:
-    """Check the states of these recordings."""
+def tried(chosen: Sequence[Recording], most: int, every: int = 1) -> Tally:
+    """Check the states of these recordings; of the long ones, those after every `every`th change."""
     _recordings[:] = chosen
     tally = Tally()
     # One after another, for the workers must be forked when the recordings are there.
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")) as pool:
         known: set[bytes] = set()
         work = []
-        for number, states in enumerate(pool.map(_states_of, range(len(chosen)), itertools.repeat(most))):
+        numbers = range(len(chosen))
+        found = pool.map(_states_of, numbers, itertools.repeat(most), itertools.repeat(every))
+        for number, states in enumerate(found):
             new = list(enumerate(state for digest, state in states.items() if digest not in known))
             known |= states.keys()
             work += [(number, new[first : first + AT_ONCE]) for first in range(0, len(new), AT_ONCE)]
@@ -268,12 +273,12 @@ def prove(short: bool) -> list[Figure]:
     if reason := usable():
         return [cannot_run(NAME, figure, target, reason)]
     chosen = list(recorded(seeds=SEEDS[short]))
-    tally = tried(chosen, MOST[short])
+    tally = tried(chosen, MOST[short], EVERY[short])
     tally.tell()
     folder = Path(shared_memory() or "/tmp")
     cuts, syncs = sum(len(each.disk.cuts) for each in chosen), sum(each.syncs for each in chosen)
     details = f"{len(chosen)} operations, cut after each of {cuts} changes and acknowledgements, {syncs} of them fsyncs"
-    enough = tally.points >= (1000 if short else 10_000)
+    enough = tally.points >= (300 if short else 10_000)
     bad = sum(tally.found.values())
     return [
         report(NAME, figure, target, tally.points, enough, details, folder=folder),
