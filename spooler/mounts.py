@@ -124,6 +124,11 @@ def _nfs(options: Mapping[str, str]) -> Iterator[str]:
         )
     elif local == "posix":
         yield "`local_lock=posix` keeps one kind of lock on this host; sdspool uses the other. Mount with `local_lock=none`."
+    if options.get("vers") == "3":
+        yield (
+            "NFS version 3 keeps the lock of a host that died until that host is back: nobody takes over its jobs till then. "
+            "Mount with `vers=4.2`."
+        )
     if soft := next((each for each in ("soft", "softerr") if each in options), None):
         yield (
             f"`{soft}` gives up while the server is away, so what was written may be lost or be done unseen. Mount with `hard`."

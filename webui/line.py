@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from spooler import estimate, gate, schedule
+from spooler import estimate, gate, mounts, schedule
 from spooler.catalogue import Catalogue
 from spooler.job import Job
 from spooler.pending import Judged, Pending
@@ -44,7 +44,8 @@ class Line:
         self._cap = owner_cap
         self._lock = threading.Lock()
         self._catalogue = Catalogue()
-        self._pending = Pending(spool, self._judge, decode=False, owner_cap=owner_cap, polling=lambda: False)
+        network = mounts.of(spool.root).network
+        self._pending = Pending(spool, self._judge, decode=False, owner_cap=owner_cap, polling=lambda: network)
         self._ordered: list[Waiting] = []
         self._positions: dict[str, int] = {}
         self._starts: list[float | None] = []
