@@ -474,6 +474,7 @@ class Spool(Reader):
                 draft = self.tmp / durable.unique_name()
                 durable.write_new(draft, f"{priority}\n".encode())
                 draft.replace(side)
+            durable.sync_folder(self.pending)
         return place
 
     def star(self, job_id: str, starred: bool) -> Place | None:
@@ -482,9 +483,10 @@ class Spool(Reader):
         if place is None or place.state not in states.ENDS:
             return None
         if starred:
-            (place.path / "starred").touch()
+            durable.write_new_if_missing(place.path / "starred", b"")
         else:
-            _forget(place.path / "starred")
+            (place.path / "starred").unlink(missing_ok=True)
+            durable.sync_folder(place.path)
         return place
 
     # -- telling -----------------------------------------------------------------------------------------------------------

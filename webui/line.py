@@ -23,7 +23,7 @@ RESCAN_S = 10.0
 #: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
 ORDER_SHARE = 0.1
 KEEP_UP_S = 1.0
-#: A line of fewer jobs is put into order for whoever asks for one that came just now.
+#: A line of fewer jobs is listed and put into order for each who asks: what came just now is in it.
 SHORT = 2000
 
 
@@ -95,8 +95,6 @@ class Line:
             if waiting is None or waiting.name not in self._positions:  # it came just now: ask for it by name
                 self._pending.hint(f"{job_id}.json")
                 self._pending.hint(job_id)
-                if len(self._ordered) < SHORT:
-                    self._next_order = float("-inf")
                 self._bring_up_to_date(told)
                 waiting = self._pending.get(job_id)
             if waiting is None:
@@ -118,8 +116,10 @@ class Line:
         alive = [status for status, lives in told if lives]
         if alive:
             self._catalogue = alive[0].catalogue
+        if len(self._pending) < SHORT:
+            self._pending.distrust()
         self._pending.refresh(now, LOOK_S, RESCAN_S)
-        if now < self._next_order:
+        if now < self._next_order and len(self._pending) >= SHORT:
             return
         started = time.perf_counter()
         turns: dict[str, int] = {}
