@@ -78,6 +78,7 @@ def test_a_file_that_was_not_synced_may_be_there_in_part(tmp_path: Path) -> None
 
 def test_a_rename_is_one_change_and_an_fsync_of_either_folder_keeps_it(tmp_path: Path) -> None:
     for synced in ("from", "to"):
+        (tmp_path / synced).mkdir()
         disk = _disk(tmp_path / synced, {"from": None, "to": None, "from/a": b"1"})
         disk.rename("from/a", "to/b")
         disk.cut("rename")
