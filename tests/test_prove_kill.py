@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
+import house
 
 from tests.prove import fire, kill
 
 
 def test_p1_to_p5_hold_after_a_kill_before_any_system_call() -> None:
-    if (reason := fire.usable()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
+    if reason := fire.usable():
+        house.missing(reason)
     figures = kill.prove(short=True)
     assert all(figure.ok for figure in figures), "\n".join(figure.line for figure in figures)
 
 
 def test_a_process_that_is_killed_before_a_call_has_not_made_it() -> None:
-    if (reason := fire.usable()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
+    if reason := fire.usable():
+        house.missing(reason)
     with fire.scratch() as folder:
 
         def deed() -> None:
