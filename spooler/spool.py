@@ -191,7 +191,6 @@ class Spool(Reader):
         for name in os.listdir(place.path):  # noqa: PTH208 - the names alone
             if name in ("progress.json", "preview.jpg"):
                 _forget(place.path / name)
-        durable.sync_folder(place.path)
         with self.claim_lock():
             for job_id in versions(place.id):
                 target = self.root / to / job_id
@@ -263,7 +262,10 @@ class Spool(Reader):
         return Place(job_id, state, target)
 
     def _sync(self, place: Place, ours: Set[str]) -> None:
-        """Have the disk keep all files of a claimed folder, but those of a stranger's that we may not open."""
+        """Have the disk keep all files of a claimed folder, but those of a stranger's that we may not open.
+
+        Their names are kept already, by the fsync of the folder with which record.json was replaced.
+        """
         for entry in place.path.iterdir():
             if entry.name == "record.json" or not stat.S_ISREG(entry.lstat().st_mode):
                 continue
@@ -272,7 +274,6 @@ class Spool(Reader):
             except PermissionError:
                 if entry.name in ours or RESULT.fullmatch(entry.name):
                     raise
-        durable.sync_folder(place.path)
 
     def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
