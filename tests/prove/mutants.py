@@ -53,7 +53,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "archive": ("looks", "verbs"),
     "fsck": ("syncs", "verbs"),
     "retention": ("looks", "retention"),
-    "service": ("life", "prove_clock", "strangers"),
+    "service": ("life", "begin", "prove_clock"),
 }
 SPOOL = ("durable", "syncs", "looks", "life", "verbs", "batches", "locks", "spool")
 #: Tests of races, which take long and are for the locks.
