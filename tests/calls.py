@@ -42,3 +42,20 @@ def failing(name: str, after: bool = False, code: int = errno.EIO) -> Iterator[N
         yield
     finally:
         setattr(os, name, kept)
+
+
+@contextmanager
+def no_fsync_of(suffix: str) -> Iterator[None]:
+    """The disk will not keep files or folders whose name ends so."""
+    kept = os.fsync
+
+    def sync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(suffix):  # noqa: PTH115 - it is no path that could be followed
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        kept(fd)
+
+    os.fsync = sync  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.fsync = kept

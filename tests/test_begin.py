@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import no_fsync_of
 from desk import Desk
 from house import drop
 
@@ -37,23 +36,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         yield made
     finally:
         made.close()
-
-
-@contextmanager
-def no_fsync_of(suffix: str) -> Iterator[None]:
-    """The disk will not keep files or folders whose name ends so."""
-    kept = os.fsync
-
-    def sync(fd: int) -> None:
-        if os.readlink(f"/proc/self/fd/{fd}").endswith(suffix):  # noqa: PTH115 - it is no path that could be followed
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        kept(fd)
-
-    os.fsync = sync  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        os.fsync = kept
 
 
 def claimed(tmp_path: Path, job: dict[str, Any] = CAT) -> Path:

@@ -12,6 +12,7 @@ from filelock import Timeout
 from house import listing
 
 from spooler import spool as spool_module
+from spooler.batches import Batches
 from spooler.spool import Spool
 from tests.prove.operations import operations
 
@@ -55,3 +56,14 @@ def test_n7_a_lock_is_the_kernel_s_or_none(tmp_path: Path, monkeypatch: pytest.M
     for lock in (spool.claim_lock(), spool.life_lock("me")):
         with pytest.raises(OSError, match="not implemented"):
             lock.acquire(timeout=0.01)
+
+
+def test_nobody_takes_apart_a_batch_that_another_is_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.batches / "two").mkdir()  # its taker has come so far
+    monkeypatch.setattr(spool_module, "CLAIM_LOCK_WAIT_S", 0.01)
+    with spool.claim_lock(), pytest.raises(Timeout):
+        Batches(spool).unfinished()
+    assert (spool.batches / "two").is_dir()
+    assert Batches(spool).unfinished() == [] and not (spool.batches / "two").exists()

@@ -12,7 +12,7 @@ from calls import failing, synced
 from house import drop
 from PIL import Image
 
-from spooler import archive
+from spooler import archive, pictures
 from spooler.batches import Batches
 from spooler.doorman import Doorman
 from spooler.job import Job, encode
@@ -112,3 +112,25 @@ def test_p5_a_file_with_a_row_that_nobody_can_run_is_set_aside(spool: Spool) -> 
     doorman.turn(0.0)
     assert "must be one that is here" in (spool.rejected_folder / "two.txt.reason.txt").read_text()
     assert (spool.rejected_folder / "two.txt").exists() and Batches(spool).ids() == []
+
+
+@pytest.mark.parametrize("target", ["job.json", "nowhere"])
+def test_p9_a_dropped_folder_with_a_link_in_it_is_no_job(target: str, spool: Spool) -> None:
+    (spool.pending / "cat").mkdir()
+    (spool.pending / "cat" / "job.json").write_bytes(WITH_PICTURE)
+    (spool.pending / "cat" / "start.png").symlink_to(target)
+    pending = Pending(spool)
+    pending.refresh(0.0)
+    (suspect,) = pending.suspects
+    assert "ordinary files" in suspect.reason
+
+
+def test_p9_a_picture_is_an_ordinary_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(png())
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    pictures.check(tmp_path / "file")
+    for name in ("link", "folder", "pipe"):
+        with pytest.raises(pictures.InputError):
+            pictures.check(tmp_path / name)
