@@ -134,3 +134,22 @@ def test_p9_a_picture_is_an_ordinary_file(tmp_path: Path) -> None:
     for name in ("link", "folder", "pipe"):
         with pytest.raises(pictures.InputError):
             pictures.check(tmp_path / name)
+
+
+@pytest.mark.parametrize("odd", ["link", "dangling", "pipe"])
+def test_p5_what_only_looks_like_a_file_of_jobs_is_set_aside_and_nobody_waits_for_it(
+    odd: str, spool: Spool, tmp_path: Path
+) -> None:
+    name = spool.pending / "two.txt"
+    (tmp_path / "target").write_bytes(b"a cat\n")
+    if odd == "pipe":
+        os.mkfifo(name)
+    else:
+        name.symlink_to(tmp_path / ("target" if odd == "link" else "nowhere"))
+    pending = Pending(spool)
+    doorman = Doorman(spool, pending, lambda job: None, lambda: 10.0)
+    with (tmp_path / "target").open("ab"):  # that somebody writes to what it leads to is no reason to wait
+        pending.refresh(0.0)
+        doorman.turn(0.0)
+        doorman.turn(100.0)
+    assert (spool.rejected_folder / "two.txt.reason.txt").exists() and not os.listdir(spool.pending)  # noqa: PTH208

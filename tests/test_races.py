@@ -195,3 +195,8 @@ def test_what_has_gone_meanwhile_is_told_as_gone(spool: Spool, tmp_path: Path) -
     assert spool.queued_at(place).startswith("1970-01-01")
     assert spool.epoch("me") == 0
     assert Spool(tmp_path / "nowhere").spooler_folders() == []
+
+
+def test_p2_a_made_up_id_that_is_taken_is_made_up_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spooler.spool.new_id", iter(["one", "one", "two"]).__next__)
+    assert [spool.submit(b"{}"), spool.submit(b"{}")] == ["one", "two"]

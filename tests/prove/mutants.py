@@ -202,7 +202,7 @@ class Copy:
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
             compiled.unlink()  # it is told from a new one by size and second alone
 
-    def run(self, arguments: Sequence[str]) -> tuple[int | None, str]:
+    def run(self, arguments: Sequence[str], limit_s: float = LIMIT_S) -> tuple[int | None, str]:
         """The exit status of Python in the copy, None when it hangs; and the end of what it said."""
         temporary = self.root.with_name(f"{self.root.name}-tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -221,10 +221,10 @@ class Copy:
             start_new_session=True,
         )
         try:
-            said, _ = process.communicate(timeout=LIMIT_S)
+            said, _ = process.communicate(timeout=limit_s)
             return process.returncode, said[-2000:]
         except subprocess.TimeoutExpired:
-            return None, f"it hangs: {LIMIT_S:g} s"
+            return None, f"it hangs: {limit_s:g} s"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -272,17 +272,17 @@ def tried(
             return list(pool.map(work, chosen))
 
 
-def clean(kinds: Collection[Mutant]) -> list[str]:
+def clean(chosen: Collection[Mutant]) -> list[str]:
     """What fails without a mutant, among the runs that these would meet: it would be taken for a catch."""
     come_by = paths()
-    every = {tuple(arguments): name for mutant in kinds for name, arguments in runs(mutant, come_by)}
+    every = {tuple(arguments): name for mutant in chosen for name, arguments in runs(mutant, come_by)}
     tests = sorted({each for arguments in every for each in arguments if each.startswith("tests/")})
     with fire.scratch() as folder:
         copy = Copy(folder / "clean")
-        found = [copy.run(["-m", "pytest", *_pytest(()), *tests])] if tests else []
+        found = [copy.run(["-m", "pytest", *_pytest(()), *tests], 10 * LIMIT_S)] if tests else []
         for kind in ("power", "fire"):
             names = sorted({name for arguments in every if kind in arguments[:3] for name in arguments[3:]})
-            found += [copy.run(["-m", "tests.prove.mutants", kind, *names])] if names else []
+            found += [copy.run(["-m", "tests.prove.mutants", kind, *names], 10 * LIMIT_S)] if names else []
     return [said for status, said in found if status != 0]
 
 
@@ -298,6 +298,8 @@ def prove(short: bool) -> list[Figure]:
         return [cannot_run(NAME, figure, target, reason)]
     everything = all_mutants()
     chosen = spread(3) if short else [each for each in everything if each.key not in EQUIVALENT]
+    if not short and (broken := clean(chosen)):
+        return [report(NAME, figure, target, 0, False, f"without a mutant it fails too: {broken}")]
     fates = tried(chosen, rest=not short, tell=_tell)
     survivors = [fate.mutant for fate in fates if not fate.caught_by]
     kinds = Counter(each.kind for each in chosen)
