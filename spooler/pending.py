@@ -299,7 +299,7 @@ class Pending:
         except (JobError, durable.UnreadableError) as error:
             found = Suspect(path, _lines(error), final=True, since=now)
         except FileNotFoundError:
-            if not is_folder or not path.is_dir():
+            if not path.is_dir():
                 raise
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         return signature, found
@@ -439,9 +439,7 @@ def _side(path: Path, info: os.stat_result, now: float) -> Side:
 def _signature(place: Place) -> Signature:
     try:
         info = place.job_file.lstat()
-    except FileNotFoundError:
-        if not place.is_folder:
-            raise
+    except FileNotFoundError:  # a folder may be there without it
         info = place.path.lstat()
     if place.is_folder:  # its pictures count too: they may come after job.json
         inside = [entry.stat(follow_symlinks=False) for entry in _entries(place.path)]

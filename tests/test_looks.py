@@ -134,6 +134,8 @@ def test_p9_a_picture_is_an_ordinary_file(tmp_path: Path) -> None:
     for name in ("link", "folder", "pipe"):
         with pytest.raises(pictures.InputError):
             pictures.check(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        pictures.check(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("odd", ["link", "dangling", "pipe"])

@@ -13,10 +13,13 @@ import pytest
 from calls import failing, no_fsync_of
 from house import ROOT, drop, missing
 
+from spooler.batches import Batches
 from spooler.durable import UnsyncedError
+from spooler.job import Job
+from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import Record, Timings
-from spooler.spool import Spool, SpoolError, TakenError
+from spooler.spool import Spool, SpoolError, TakenError, remove
 from spooler.status import SpoolerStatus
 
 CAT = {"prompt": "a cat"}
@@ -58,7 +61,7 @@ def not_to_be_opened(name: str) -> Iterator[None]:
 
 def test_w6_folders_on_two_file_systems_are_no_spool(spool: Spool) -> None:
     here = spool.root.stat().st_dev
-    elsewhere = next((Path(name) for name in ("/dev/shm", ROOT) if Path(name).stat().st_dev != here), None)
+    elsewhere = next((Path(name) for name in ("/dev/shm", "/var/tmp", ROOT) if Path(name).stat().st_dev != here), None)
     if elsewhere is None:
         missing("two file systems")
     spool.held.rmdir()
@@ -200,3 +203,40 @@ def test_what_has_gone_meanwhile_is_told_as_gone(spool: Spool, tmp_path: Path) -
 def test_p2_a_made_up_id_that_is_taken_is_made_up_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spooler.spool.new_id", iter(["one", "one", "two"]).__next__)
     assert [spool.submit(b"{}"), spool.submit(b"{}")] == ["one", "two"]
+
+
+def test_n8_what_is_to_be_swept_away_may_be_gone_but_not_the_folder_that_it_was_in(spool: Spool) -> None:
+    place = claimed(spool)
+    spool._discard(place.path / "gone")
+    with pytest.raises(FileNotFoundError):
+        spool._discard(spool.claimed / "dead" / "cat" / "gone")
+
+
+@pytest.mark.parametrize("name", ["cat.json", "cat"])
+def test_what_is_taken_away_while_it_is_looked_at_is_gone_and_no_bad_job(name: str, spool: Spool) -> None:
+    class Vanishing(Spool):
+        def read_job(self, place: Place) -> Job:
+            remove(place.path)
+            return super().read_job(place)
+
+    drop(spool, name if name == "cat.json" else "cat.tmp", CAT)
+    if name == "cat":
+        (spool.pending / "cat").mkdir()
+        (spool.pending / "cat.tmp").rename(spool.pending / "cat" / "job.json")
+    pending = Pending(Vanishing(spool.root))
+    pending.refresh(0.0)
+    assert (len(pending), pending.suspects) == (0, [])
+    (spool.pending / "dog").mkdir()
+    pending = Pending(spool)
+    pending.refresh(0.0)
+    assert [suspect.path.name for suspect in pending.suspects] == ["dog"]
+
+
+def test_taking_a_file_of_jobs_tells_a_lost_race_from_a_disk_that_fails(spool: Spool) -> None:
+    assert Batches(spool).take("two.txt", 2, "me") is None
+    drop(spool, "two.txt", b"a cat\na dog\n")
+    with failing("rename"), pytest.raises(OSError, match="Input/output"):
+        Batches(spool).take("two.txt", 2, "me")
+    with no_fsync_of("/pending"), pytest.raises(UnsyncedError):
+        Batches(spool).take("two.txt", 2, "me")
+    assert [batch.file for batch in Batches(spool).unfinished()] == ["two.txt"], "it was taken, so its rows will be jobs"
