@@ -162,8 +162,7 @@ class Spool(Reader):
         with self.claim_lock():
             job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
             folder = mine / job_id
-            if durable.exists(folder):
-                self._discard(folder)  # without a job.json, for the id is free: left by one that was killed
+            self._discard(folder)  # if there is one, it has no job.json, for the id is free: left by one that was killed
             try:
                 if source.suffix == ".json":
                     durable.make_folder(folder)

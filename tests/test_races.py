@@ -240,3 +240,21 @@ def test_taking_a_file_of_jobs_tells_a_lost_race_from_a_disk_that_fails(spool: S
     with no_fsync_of("/pending"), pytest.raises(UnsyncedError):
         Batches(spool).take("two.txt", 2, "me")
     assert [batch.file for batch in Batches(spool).unfinished()] == ["two.txt"], "it was taken, so its rows will be jobs"
+
+
+def test_p2_a_wished_id_that_is_taken_is_refused_with_pictures_too(spool: Spool) -> None:
+    claimed(spool)
+    with pytest.raises(TakenError):
+        spool.submit(b"{}", "cat", {"a.png": b"picture"})
+    assert spool.places("pending") == [] and list(spool.tmp.iterdir()) == []
+
+
+def test_only_pictures_that_lie_beside_the_job_are_gathered_and_over_none(spool: Spool) -> None:
+    place = claimed(spool)
+    spool.gather_inputs(place, ["gone.png"])
+    assert not (place.path / "inputs").exists()
+    (place.path / "inputs").mkdir()
+    for folder in (place.path, place.path / "inputs"):
+        (folder / "a.png").write_bytes(folder.name.encode())
+    spool.gather_inputs(place, ["a.png"])
+    assert (place.path / "inputs" / "a.png").read_bytes() == b"inputs"
