@@ -158,11 +158,12 @@ class Spool(Reader):
         One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back.
         """
         source = self.root / state / name
-        mine = self.claimed / spooler
         with self.claim_lock():
             job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
-            folder = mine / job_id
-            self._discard(folder)  # if there is one, it has no job.json, for the id is free: left by one that was killed
+            folder = self.claimed / spooler / job_id
+            # If there is one, it has no job.json, for the id is free: left by one that was killed. This raises when the spooler
+            # has no folder of its own, which must not be taken for a lost race.
+            self._discard(folder)
             try:
                 if source.suffix == ".json":
                     durable.make_folder(folder)
@@ -179,7 +180,7 @@ class Spool(Reader):
                 if not durable.exists(folder / "job.json") and durable.exists(folder):
                     with contextlib.suppress(OSError):
                         self._discard(folder)
-                if isinstance(error, FileNotFoundError) and mine.is_dir():
+                if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
                 raise
         _forget(self.pending / f"{job_id}{PRIORITY}")

@@ -44,9 +44,9 @@ OPERATIONS = 6
 STATES = 6
 #: The tests of a module, quick ones first. Those of spool.py serve for what it is made of.
 TESTS: Mapping[str, Sequence[str]] = {
-    "pending": ("looks", "batches", "spool", "watch"),
+    "pending": ("looks", "races", "batches", "spool", "watch"),
     "pictures": ("looks", "pictures"),
-    "batches": ("looks", "syncs", "batches", "locks"),
+    "batches": ("looks", "races", "syncs", "batches", "locks"),
     "doorman": ("looks", "batches", "watch"),
     "notices": ("syncs", "notices"),
     "edit": ("verbs", "locks"),
@@ -297,7 +297,7 @@ def prove(short: bool) -> list[Figure]:
     if reason := fire.usable():
         return [cannot_run(NAME, figure, target, reason)]
     everything = all_mutants()
-    chosen = spread(3) if short else [each for each in everything if each.key not in EQUIVALENT]
+    chosen = spread(4) if short else [each for each in everything if each.key not in EQUIVALENT]
     if not short and (broken := clean(chosen)):
         return [report(NAME, figure, target, 0, False, f"without a mutant it fails too: {broken}")]
     fates = tried(chosen, rest=not short, tell=_tell)
