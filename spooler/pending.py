@@ -292,8 +292,6 @@ class Pending:
             if problem := self._inputs_problem(place, job):
                 # Perhaps still on its way: a copy of a folder brings the files one by one.
                 found = Suspect(path, problem, final=not is_folder, since=now)
-            if _signature(place) != signature:  # it changed while it was read: look again
-                signature = UNSEEN
         except IncompleteError as error:
             found = Suspect(path, str(error), final=False, since=now)
         except (JobError, durable.UnreadableError) as error:

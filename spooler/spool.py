@@ -386,12 +386,13 @@ class Spool(Reader):
         return None
 
     def _cancel_waiting(self, place: Place) -> Place:
-        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job."""
+        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job.
+
+        Raises FileNotFoundError when it was claimed, or moved by hand: a lost race.
+        """
         record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
         record = record.fail("cancelled", "Cancelled while it waited.")
         with self.claim_lock():
-            if not durable.exists(place.job_file):
-                raise FileNotFoundError(place.job_file)  # RACE: claimed, or moved by hand
             job_id = next(job_id for job_id in versions(place.id) if self._may_be_cancelled_as(job_id))
             target = self.root / "cancelled" / job_id
             encoded = record.published_as(job_id).encode()

@@ -12,7 +12,7 @@ from calls import failing, synced
 from house import drop
 from PIL import Image
 
-from spooler import archive, pictures
+from spooler import archive, edit, pictures
 from spooler.batches import Batches
 from spooler.doorman import Doorman
 from spooler.job import Job, encode
@@ -155,3 +155,25 @@ def test_p5_what_only_looks_like_a_file_of_jobs_is_set_aside_and_nobody_waits_fo
         doorman.turn(0.0)
         doorman.turn(100.0)
     assert (spool.rejected_folder / "two.txt.reason.txt").exists() and not os.listdir(spool.pending)  # noqa: PTH208
+
+
+def test_a_job_that_is_edited_twice_keeps_what_was_submitted_first(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    for before, after in (("cat", "dog"), ("dog", "owl")):
+        assert len(edit.apply(spool, edit.replacing(before, after))) == 1
+    place = spool.find("cat")
+    assert place and b"a cat" in (place.path / "submitted.json").read_bytes()
+    assert spool.read_job(place).prompt == "a owl"
+
+
+def test_what_is_too_long_is_not_read(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "long.png").write_bytes(png())
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.add(tmp_path / "long.png", "pending/cat/start.png")
+    file.seek(0)
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 100)
+    with pytest.raises(pictures.InputError, match="at most"):
+        pictures.check(tmp_path / "long.png")
+    with pytest.raises(JobError, match="at most 100 bytes"):
+        list(archive.load(spool, file))

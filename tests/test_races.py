@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from calls import failing, no_fsync_of
+from filelock import FileLock
 from house import ROOT, drop, missing
 
-from spooler.batches import Batches
+from spooler import fsck
+from spooler.batches import Batch, Batches
 from spooler.durable import UnsyncedError
 from spooler.job import Job
 from spooler.pending import Pending
@@ -176,7 +178,7 @@ def test_p9_what_is_odd_in_a_folder_is_told(odd: str, spool: Spool) -> None:
         case "unnamed":
             (place.path / "b.png").touch()
         case _:
-            (place.path / "inputs").symlink_to(spool.root)
+            (place.path / "inputs").symlink_to(spool.root / "done")
     assert spool.odd_entry(place, ["a.png"])
 
 
@@ -258,3 +260,76 @@ def test_only_pictures_that_lie_beside_the_job_are_gathered_and_over_none(spool:
         (folder / "a.png").write_bytes(folder.name.encode())
     spool.gather_inputs(place, ["a.png"])
     assert (place.path / "inputs" / "a.png").read_bytes() == b"inputs"
+
+
+def test_p5_a_claimed_job_is_set_aside_with_its_pictures(spool: Spool) -> None:
+    place = claimed(spool)
+    (place.path / "inputs").mkdir()
+    (place.path / "inputs" / "a.png").write_bytes(b"picture")
+    assert spool.reject_claimed(place, "It is bad.") == "cat"
+    assert (spool.rejected_folder / "cat" / "inputs" / "a.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_job_that_is_claimed_before_it_is_cancelled_is_told_to_stop(folder: bool, spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    if folder:
+        place = spool.claim("cat.json", "me")
+        assert place and spool.give_back(place)
+
+    class Slow(Spool):
+        def read_record(self, place: Place) -> Record | None:
+            record = super().read_record(place)
+            if place.state == "pending":
+                assert spool.claim(place.path.name, "me")
+            return record
+
+    cancelled = Slow(spool.root).cancel("cat")
+    assert cancelled and cancelled.state == "claimed" and (cancelled.path / "cancel").exists()
+    assert list((spool.root / "cancelled").iterdir()) == []
+
+
+def test_p2_a_batch_that_is_committed_meanwhile_is_not_taken_apart(spool: Spool) -> None:
+    drop(spool, "two.txt", b"a cat\na dog\n")
+    batch = Batches(spool).take("two.txt", 2, "me")
+    assert batch
+
+    class Early(Batches):
+        """Its first look came before batch.json was there."""
+
+        looks = 0
+
+        def read(self, batch_id: str) -> Batch | None:
+            self.looks += 1
+            return None if self.looks == 1 else super().read(batch_id)
+
+    assert Early(spool).unfinished() == [batch] == Batches(spool).unfinished()
+
+
+def test_p2_a_row_that_another_has_submitted_and_run_meanwhile_is_not_submitted_again(spool: Spool) -> None:
+    drop(spool, "two.txt", b"a cat\na dog\n")
+    batch = Batches(spool).take("two.txt", 2, "me")
+    assert batch
+    rows = Batches(spool).rows(batch)
+
+    class Late(Spool):
+        """Before it gets the lock another has submitted the rows, and claimed the first."""
+
+        def claim_lock(self) -> FileLock:
+            if not spool.find_by_name(batch.jobs[0]):
+                Batches(spool).submit_some(batch, rows, 0)
+                assert spool.claim(f"{batch.jobs[0]}.json", "me")
+            return super().claim_lock()
+
+    Batches(Late(spool.root)).submit_some(batch, rows, 0)
+    assert [place.id for place in spool.places("pending")] == [batch.jobs[1]]
+
+
+def test_fsck_tells_a_job_of_the_dead_from_what_a_killed_claim_left(spool: Spool) -> None:
+    place = claimed(spool, by="dead")
+    (spool.claimed / "dead" / "dog").mkdir()
+    (spool.root / "done" / "file").write_bytes(b"")
+    found = {finding.path.name: finding for finding in fsck.examine(spool)}
+    assert set(found) == {"cat", "dog", "file"}
+    assert (found["cat"].can_be_mended, found["dog"].can_be_mended, found["file"].can_be_mended) == (False, True, False)
+    assert place.job_file.exists() and fsck._ended(spool, "done", spool.root / "done" / "gone", deep=False) == []

@@ -45,13 +45,13 @@ STATES = 6
 #: The tests of a module, quick ones first. Those of spool.py serve for what it is made of.
 TESTS: Mapping[str, Sequence[str]] = {
     "pending": ("looks", "races", "batches", "spool", "watch"),
-    "pictures": ("looks", "pictures"),
+    "pictures": ("looks", "pictures", "strangers"),
     "batches": ("looks", "races", "syncs", "batches", "locks"),
     "doorman": ("looks", "batches", "watch"),
     "notices": ("syncs", "notices"),
-    "edit": ("verbs", "locks"),
+    "edit": ("looks", "verbs", "locks"),
     "archive": ("looks", "verbs"),
-    "fsck": ("syncs", "verbs"),
+    "fsck": ("syncs", "races", "verbs"),
     "retention": ("looks", "retention"),
     "service": ("life", "begin", "prove_clock"),
 }
@@ -77,6 +77,7 @@ EQUIVALENT: Mapping[tuple[str, str, str, str], str] = {
         "True",
     ): "Only the order of new names is told by it; the look at each follows no link.",
     ("pending", "_is_dir", "False", "True"): "Only what is worth a look is told by it; the look itself follows no link.",
+    ("batches", "Batches._submit", "spool.find_by_name(job_id) is None", "True"): "The look under the lock decides.",
     ("durable", "write_new", "os.O_NOFOLLOW", "0"): "With O_CREAT and O_EXCL no link is followed (open(2)); W1 asks for both.",
 }
 
