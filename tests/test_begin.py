@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,10 @@ from house import drop
 
 from spooler import messages
 from spooler.denylist import DenyList
+from spooler.life import Life
+from spooler.place import Place
 from spooler.record import Timings, utc_now
+from spooler.service import serve
 from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 from tests.prove.restart import FACTS, draw
@@ -144,3 +148,106 @@ def test_w5_a_failure_that_cannot_be_kept_is_published_when_it_can_and_not_run_a
         assert (made.state(), made.runs()) == ("claimed", 1)
         made.turn()
         assert (made.state(), made.runs()) == ("failed", 1)
+
+
+def stumbling(made: Desk, error: Exception, adopted: bool = False) -> None:
+    """The next job that is begun meets this error; `adopted`: and another spooler has it by then."""
+
+    def gather_inputs(place: Place, names: object) -> None:
+        del made.spool.gather_inputs  # type: ignore[method-assign]
+        if adopted:
+            place.path.rename(made.spool.claimed / "other" / place.id)
+        raise error
+
+    made.spool.gather_inputs = gather_inputs  # type: ignore[method-assign]
+
+
+PASSES = OSError(errno.EIO, "Input/output error")
+STAYS = PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), STAYS, FileNotFoundError(errno.ENOENT, "x")], ids=lambda each: repr(each))
+def test_p5_a_job_that_the_spooler_stumbles_over_fails_and_the_queue_goes_on(error: Exception, tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        stumbling(made, error)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        assert (made.state(), made.runs()) == ("failed", 0)
+        drop(made.spool, "dog.json", CAT)
+        made.turn()
+        assert made.runs() == 1
+
+
+def test_p2_an_error_that_passes_costs_no_job(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        stumbling(made, PASSES)
+        drop(made.spool, "cat.json", CAT)
+        with pytest.raises(OSError, match="Input/output"):
+            made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 0)
+        made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 1)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError(errno.ENOENT, "x")], ids=lambda each: repr(each))
+def test_n8_a_job_that_is_adopted_while_it_is_begun_is_the_other_s(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with desk(tmp_path) as made:
+        other = Life.begin(made.spool, "other")
+        stumbling(made, error, adopted=True)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        assert (made.state(), made.runs(), made.service.running) == ("claimed", 0, None)
+        lost = isinstance(error, FileNotFoundError)
+        assert ("another spooler has it" in caplog.text, "cannot be begun" in caplog.text) == (lost, not lost)
+        other.end()
+
+
+@pytest.mark.parametrize("error", [STAYS, PASSES], ids=["stays", "passes"])
+def test_p5_a_job_that_cannot_even_be_ended_is_left_and_the_queue_goes_on(error: OSError, tmp_path: Path) -> None:
+    def publish(*_: object) -> None:
+        raise error
+
+    with desk(tmp_path) as made:
+        stumbling(made, ValueError("x"))
+        made.spool.publish = publish  # type: ignore[method-assign, assignment]
+        drop(made.spool, "cat.json", CAT)
+        if error is PASSES:
+            with pytest.raises(OSError, match="Input/output"):
+                made.turn()
+        else:
+            made.turn()
+            drop(made.spool, "dog.json", CAT)
+            made.turn()
+            assert (made.state(), made.runs()) == ("claimed", 1)
+        del made.spool.publish  # type: ignore[method-assign]
+
+
+def test_n8_progress_of_a_job_that_was_just_adopted_is_told_to_nobody(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+
+        def write_progress(*_: object) -> None:
+            raise FileNotFoundError
+
+        made.spool.write_progress = write_progress  # type: ignore[method-assign, assignment]
+        made.turn()
+        assert made.service.running
+
+
+def test_a_pending_that_is_away_for_a_while_stops_nothing(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        made.spool.pending.rename(made.spool.root / "away")
+        made.turn()
+        (made.spool.root / "away").rename(made.spool.pending)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        made.turn()
+        assert made.runs() == 1
+
+
+def test_a_second_spooler_of_a_name_that_lives_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with desk(tmp_path) as made:
+        assert serve(made.service.settings) == 2
+        assert "a spooler named me is running on this spool" in caplog.text
