@@ -95,12 +95,14 @@ def test_a_picture_that_has_not_come_yet_is_named(spool: Spool) -> None:
 
 
 def test_a_file_of_jobs_that_is_withdrawn_is_forgotten(spool: Spool) -> None:
-    drop(spool, "two.txt", b"a cat\na dog\n")
     pending = Pending(spool)
+    doorman = Doorman(spool, pending, lambda job: None, lambda: 10.0)
+    doorman.turn(0.0)
+    drop(spool, "two.txt", b"a cat\na dog\n")
     pending.hint("two.txt", whole=True)
     pending.refresh(0.0)
     (spool.pending / "two.txt").unlink()
-    Doorman(spool, pending, lambda job: None, lambda: 10.0).turn(0.0)
+    doorman.turn(0.1)  # before it looks again by itself
     assert pending.sources == []
 
 
