@@ -234,7 +234,11 @@ class _Ears:
     def _watch_job(self, path: Path) -> None:
         """Watch a claimed job's folder, unless it is gone already. Raises OSError when it cannot be watched."""
         with contextlib.suppress(FileNotFoundError):  # RACE: published, or adopted by another spooler
-            self._inotify.watch(path, self._inotify.ARRIVALS, self._in_job, lambda: None)
+            folder = self._inotify.watch(path, self._inotify.ARRIVALS, self._in_job, lambda: None)
+            # RACE: the kernel looks the path up first and watches the folder then. One that was renamed in between will never
+            # tell of it, and would be watched in done/ for ever.
+            if not path.exists():
+                self._inotify.forget(folder)
 
     def _tell(self, hint: Hint) -> None:
         if self._closing:
