@@ -84,10 +84,10 @@ MOVES = (
         ("pending", "held"),
         ("cancelled",),
         "web app, command line",
-        False,
-        "waiting: mkdir `cancelled/<id>` · rename into it (a folder: one rename) · record. Running: an empty file `cancel` in "
-        "the claimed folder, seen at the next step; then it is published to `cancelled/`",
-        "an empty folder, or a job without a record: fsck removes the one and writes the other",
+        True,
+        "waiting: mkdir `cancelled/<id>`, `record.json` in it · rename the file into it (a folder: one rename). Running: an "
+        "empty file `cancel` in the claimed folder, seen at the next step; then it is published to `cancelled/`",
+        "a folder without a job, which no reader takes for one: removed by the next cancel of that id, or by fsck",
     ),
     Move(
         "retry",
