@@ -1,6 +1,6 @@
 """Queues that keep their jobs in files, one way to use them all: fill, claim. For `./run.sh bench spool`.
 
-`./run.sh bench peers NAME FOLDER NUMBER` fills NAME in FOLDER with 200 jobs and claims NUMBER of them: for strace.
+`./run.sh bench peers NAME FOLDER NUMBER` fills NAME in FOLDER with 200 jobs and claims and ends NUMBER of them: for strace.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,14 +139,14 @@ class Dirq:
             self._queue.add(RAW)
 
     def claim(self) -> bytes:
-        for name in self._names():
-            if self._queue.lock(name):
-                self._name = name
-                return bytes(self._queue.get(name))
-        raise AssertionError("empty")
+        iter(self._queue)  # it is its own iterator, which begins from the start then, with a new listing
+        return self._next()
 
-    def _names(self) -> Iterator[str]:
-        return iter(self._queue)
+    def _next(self) -> bytes:
+        while not self._queue.lock(name := next(self._queue)):
+            pass
+        self._name = name
+        return bytes(self._queue.get(name))
 
     def end(self) -> None:
         self._queue.remove(self._name)
@@ -161,10 +160,10 @@ class DirqSnapshot(Dirq):
 
     def fill(self, number: int) -> None:
         super().fill(number)
-        self._listed = iter(self._queue)
+        iter(self._queue)
 
-    def _names(self) -> Iterator[str]:
-        return self._listed
+    def claim(self) -> bytes:
+        return self._next()
 
 
 class Lite:
@@ -239,6 +238,7 @@ def main() -> None:
         contender.fill(200)  # the same in each run: what a claim adds is the difference of two
         for _ in range(number):
             contender.claim()
+            contender.end()
 
 
 if __name__ == "__main__":
