@@ -94,11 +94,11 @@ class Spool(Reader):
             with self.claim_lock() if wanted_id else contextlib.nullcontext():
                 job_id = self._link(draft, wanted_id, to)
             try:
-                durable.sync_folder(self.root / to)  # only now is it durable, and only now may the caller say so
+                durable.sync_folder(self._queue(to))  # only now is it durable, and only now may the caller say so
             except OSError:
                 # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
                 with contextlib.suppress(OSError):
-                    (self.root / to / f"{job_id}.json").unlink()
+                    (self._queue(to) / f"{job_id}.json").unlink()
                 raise
         finally:
             _forget(draft)
@@ -146,9 +146,12 @@ class Spool(Reader):
 
     def link_draft(self, draft: Path, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = self.root / to / f"{job_id}.json"
+        target = self._queue(to) / f"{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
+
+    def _queue(self, state: Literal["pending", "held"]) -> Path:
+        return self.pending if state == "pending" else self.held
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
