@@ -28,7 +28,7 @@ from spooler.doorman import Doorman
 from spooler.durable import UnreadableError, UnsyncedError
 from spooler.job import MAX_SEED, Job
 from spooler.life import Life
-from spooler.mistakes import JobError
+from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
 from spooler.pending import Judged, Pending, owner_of
@@ -431,8 +431,10 @@ class Service:
             self.pending.gated[chosen.name] = chosen
             self._next_gate = now
             return True
+        if not self.pending.may_be_claimed(chosen, now, self._grace_s()):
+            return True
         try:
-            place = self.spool.claim(chosen.name, self.settings.spooler)
+            place = self.spool.claim(chosen.name, self.settings.spooler, still=lambda: self.pending.is_same(chosen.name))
         except PermissionError as error:  # a folder that its owner has closed to us
             log.error("job %s: cannot be claimed: %s", chosen.id, error)
             self.pending.queue.remove(chosen.name)
@@ -444,7 +446,8 @@ class Service:
             self._running_owners[place.id] = chosen.owner
             self._begin_or_fail(place, now, given_name=chosen.name, work=chosen.work)
         else:
-            log.info("job %s: somebody else took it", chosen.id)
+            self.pending.hint(chosen.name)
+            log.info("job %s: somebody else took it, or is writing to it", chosen.id)
         return True
 
     def _busy_owners(self) -> set[str]:
@@ -528,7 +531,10 @@ class Service:
             sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
             self.catalogue.check(job, sizes)
         except (JobError, UnreadableError, pictures.InputError) as error:
-            if record.attempts:
+            if isinstance(error, IncompleteError) and not record.attempts:
+                # RACE: somebody began to write to it just as it was claimed: it is looked at again where it was.
+                self.spool.give_back(place)
+            elif record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
             elif name := self.spool.reject_claimed(place, str(error)):
                 log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1])

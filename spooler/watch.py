@@ -50,12 +50,12 @@ RETRY_S = 60.0
 class Hint:
     """What to look at: the entry of that name in pending/, which came, changed or left; without a name, everything.
 
-    `whole`: it came by a rename, so it is complete. Of a hard link that cannot be told: like a new, empty file it is one
-    IN_CREATE, and the IN_OPEN that may follow may be a writer's or our own.
+    `whole`: it came by a rename, so it is complete; False: it was closed by a writer, or left; None: of neither is anything
+    known. Of a hard link that cannot be told: like a new, empty file it is one IN_CREATE.
     """
 
     name: str | None = None
-    whole: bool = False
+    whole: bool | None = None
 
 
 EVERYTHING = Hint()
@@ -253,7 +253,11 @@ class _Ears:
             self._tell(EVERYTHING)
 
     def _in_pending(self, folder: Folder, event: InotifyEvent) -> None:
-        self._tell(Hint(os.fsdecode(event.name), whole=event.is_moved_to) if event.name else EVERYTHING)
+        if not event.name:
+            self._tell(EVERYTHING)
+            return
+        changed = event.is_close_write or event.is_delete or event.is_moved_from
+        self._tell(Hint(os.fsdecode(event.name), True if event.is_moved_to else False if changed else None))
 
     def _in_held(self, folder: Folder, event: InotifyEvent) -> None:
         self._tell(EVERYTHING)

@@ -286,7 +286,8 @@ def run_together(desk: Desk, traces: Sequence[Trace], every_step: bool) -> list[
             slack = soonest.until - desk.now
         chosen = soonest if slack < 1.2 else rng.choice(active)
         try:
-            chosen.until = desk.now + next(chosen.steps)
+            limit = next(chosen.steps)
+            chosen.until = desk.now + (writers.SHUT if limit == writers.OPEN and chosen.work.seems_whole else limit)
         except StopIteration:
             active.remove(chosen)
         except OSError as error:  # its file was taken from under it
@@ -376,6 +377,8 @@ def _goes_on(suffix: str, data: bytes, at: int) -> Make:
             fd = os.open(work.path, writers.NEW, 0o644)
             if at == len(data):
                 work.declare(data)
+            if suffix == ".json" and at >= len(data.rstrip()):
+                work.declare(data[:at])
             os.write(fd, data[:at])
             yield writers.OPEN
             if rng.random() < 0.3:
@@ -389,6 +392,8 @@ def _goes_on(suffix: str, data: bytes, at: int) -> Make:
             if at == len(data):
                 return
             yield writers.SHUT
+            if suffix == ".json" and at >= len(data.rstrip()):  # it ended with its brace, and was taken perhaps
+                return
             work.declare(data)
             if rng.random() < 0.5:
                 fd = os.open(work.path, writers.APPEND, 0o644)

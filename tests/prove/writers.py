@@ -7,13 +7,13 @@ time. A writer that pauses longer there is the known limit (docs/spool.md).
 
 from __future__ import annotations
 
-import errno
+import json
 import mmap
 import os
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,7 +23,8 @@ from PIL import Image
 
 #: Seconds that a file must stay unchanged, where its bytes do not tell its end: the settings' default.
 SETTLE_S = 10.0
-OPEN = ANY = 2.5 * SETTLE_S
+OPEN = 2.4 * SETTLE_S
+ANY = 2.5 * SETTLE_S
 SHUT = 0.9 * SETTLE_S
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -53,6 +54,11 @@ class Work:
     overrides: bytes | None = None
 
     @property
+    def essence(self) -> bytes:
+        """What must come in one go: a JSON object ends with its brace, and white space that comes later is another file."""
+        return self.data.rstrip() if self.suffix == ".json" else self.data
+
+    @property
     def name(self) -> str:
         return self.stem + self.suffix
 
@@ -69,6 +75,17 @@ class Work:
             return {"job.json": data}
         extra = {} if self.overrides is None else {f"{self.name}.overrides.json": self.overrides}
         return {self.name: data, **extra}
+
+    @property
+    def seems_whole(self) -> bool:
+        """Whether the bytes alone prove that it is whole: then it is taken when it has not changed for the settle time, whoever
+        has it open."""
+        try:
+            if self.suffix == ".json":
+                return isinstance(json.loads(self.path.read_bytes().decode("utf-8-sig")), dict)
+            return not self.suffix
+        except (OSError, ValueError):
+            return False
 
     def hidden(self, name: str) -> Path:
         """A temporary name in pending/."""
@@ -192,9 +209,9 @@ def finder(work: Work) -> Steps:
     """macOS over Samba: .DS_Store, ._name beside it, and the file opened, closed and opened again."""
     yield from put(work, work.hidden(".DS_Store"), b"\0\0\0\1Bud1")
     os.close(os.open(work.path, ONLY, 0o644))
-    yield SHUT
-    yield from put(work, work.hidden(f"._{work.name}"), b"\0\5\x16\7\0\2\0\0Mac OS X        ")
-    yield SHUT
+    yield SHUT / 2
+    work.hidden(f"._{work.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    yield SHUT / 2
     work.declare(work.data)
     yield from put(work, work.path, work.data, KEPT)
 
@@ -276,8 +293,8 @@ def touched(work: Work) -> Steps:
 
 def appended(work: Work) -> Steps:
     """>> again and again: as many closes as pieces."""
-    cuts = work.cuts(work.data)
-    work.declare(work.data)
+    cuts = work.cuts(work.essence)
+    work.declare(work.essence)
     for number, (_, piece) in enumerate(cuts):
         fd = os.open(work.path, APPEND, 0o644)
         os.write(fd, piece)
@@ -333,9 +350,9 @@ def renamed_while_open(work: Work) -> Steps:
 
 def begun_anew(work: Work) -> Steps:
     """A copy that dies in the middle and is started again."""
-    cuts = work.cuts(work.data)
+    cuts = work.cuts(work.essence)
     fd = os.open(work.path, NEW, 0o644)
-    os.write(fd, work.data[: cuts[-1][0]])
+    os.write(fd, work.essence[: cuts[-1][0]])
     yield OPEN
     os.close(fd)
     yield SHUT
@@ -369,7 +386,7 @@ def browser(work: Work) -> Steps:
     holder = work.rng.random() < 0.5
     if holder:
         work.path.touch()
-    yield SHUT
+    yield SHUT / 5
     suffix = work.rng.choice((".part", ".crdownload", ".partial", ".opdownload", ".tmp"))
     path = work.hidden(f"{work.name}{suffix}")
     fd = os.open(path, ONLY, 0o644)
@@ -572,7 +589,7 @@ def moved_then_appended(work: Work) -> Steps:
 
 def mended(work: Work) -> Steps:
     """A copy that ended too early, and is gone on with after a while (cp, then >> the rest)."""
-    half = work.cuts(work.data)[-1][0] or len(work.data) // 2
+    half = work.cuts(work.essence)[-1][0] or len(work.data) // 2
     yield from put(work, work.path, work.data[:half], NEW)
     yield SHUT
     work.declare(work.data)
@@ -621,10 +638,6 @@ GROWING = (moved_then_appended,)
 
 
 # -- folders, and pictures with overrides --------------------------------------------------------------------------------------
-
-
-def _folder_files(work: Work) -> Mapping[str, bytes]:
-    return work.wholes[0]
 
 
 def copied_folder(work: Work) -> Steps:
@@ -766,6 +779,3 @@ WRONG: dict[str, tuple[bytes, ...]] = {
     ".png": (png()[:-1], b"\x89PNG\r\n\x1a\n", png("no settings at all")[:40], b""),
 }
 
-
-def no_room(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
