@@ -83,11 +83,10 @@ class Doorman:
         unchanged = now - suspect.since >= self._grace_s()
         if not (suspect.final or unchanged):
             return
-        if has_writer(suspect.path):
-            if unchanged and not suspect.final:
-                self._pending.patient(suspect, now)  # a copy that stalls is still a copy
-            if not (unchanged and suspect.final):
-                return
+        if has_writer(suspect.path):  # a copy that stalls is still a copy
+            if unchanged:
+                self._pending.patient(suspect, now)
+            return
         if self._pending.confirm(suspect, now):
             self.reject(suspect.path.name, suspect.reason)
 

@@ -200,9 +200,11 @@ class Pending:
         self._next_verify = max(self._next_verify, now + self._verify_s / LISTING_SHARE)
 
     def look_again(self, now: float) -> None:
-        """Look at what is no job yet: it may have become one."""
-        for name in list(self._odd):
+        """Look at what is no job yet: it may have become one. The time of one that is open begins when it is closed."""
+        for name, found in list(self._odd.items()):
             self._look(name, now)
+            if self._odd.get(name) is found and has_writer(found.path):
+                self.patient(found, now)
 
     def forget(self, name: str) -> None:
         """Drop one that was claimed or set aside, without waiting until a look notices."""
@@ -255,7 +257,7 @@ class Pending:
         return False
 
     def patient(self, suspect: Suspect | Source, now: float) -> None:
-        """Let one that seemed abandoned have its time once more: somebody still writes to it."""
+        """Let one that has not changed have its time once more: somebody has it open to write, and it runs from the close."""
         signature = self._known[suspect.path.name][0]
         self._put(suspect.path.name, signature, replace(suspect, since=now))
 
@@ -310,6 +312,8 @@ class Pending:
         try:
             if kind == "job":
                 signature, found = self._look_at_job(name, path, known, now, hinted)
+                if whole is False and isinstance(found, Suspect):
+                    found = replace(found, since=now)
             elif kind == "source":
                 signature = _signature_of_source(path)
                 if known and known[0] == signature and whole is None:

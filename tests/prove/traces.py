@@ -142,6 +142,15 @@ class Desk:
             self.engine.answer()
         self.turn()
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass: a spooler turns once a second at least."""
+        while seconds > 0:
+            step = min(seconds, self.rng.uniform(0.5, 1.0))
+            self.now += step
+            seconds -= step
+            if seconds > 0:
+                self.look()
+
     def turn(self) -> None:
         self.looks += 1
         self.service.turn(self.now)
@@ -282,7 +291,7 @@ def run_together(desk: Desk, traces: Sequence[Trace], every_step: bool) -> list[
         soonest = min(active, key=lambda trace: trace.until)
         slack = soonest.until - desk.now
         if rng.random() < 0.3:
-            desk.now += rng.choice((0.0, 0.004, 0.05, 0.3, 1.0, rng.random() * slack)) if slack > 1.2 else 0.0
+            desk.wait(rng.choice((0.0, 0.004, 0.05, 0.3, 1.0, rng.random() * slack)) if slack > 1.2 else 0.0)
             slack = soonest.until - desk.now
         chosen = soonest if slack < 1.2 else rng.choice(active)
         try:

@@ -25,7 +25,7 @@ from PIL import Image
 SETTLE_S = 10.0
 OPEN = 2.4 * SETTLE_S
 ANY = 2.5 * SETTLE_S
-SHUT = 0.9 * SETTLE_S
+SHUT = 0.85 * SETTLE_S
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 ONLY = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -579,6 +579,7 @@ def moved_then_appended(work: Work) -> Steps:
     tail = _other(work.data) if work.suffix != ".csv" else work.data.split(b"\n", 1)[1]
     with suppress(FileNotFoundError):
         before = work.path.read_bytes()
+        tail = tail if before.endswith(b"\n") else b"\n" + tail
         fd = os.open(work.path, os.O_WRONLY | os.O_APPEND)
         work.declare(before + tail)
         for _, piece in work.cuts(tail):
