@@ -109,7 +109,9 @@ class Pending:
         self._sides: dict[str, Side] = {}
         self._by_id: dict[str, str] = {}  # id -> name, of those whose name is not plainly <id>.json
         self._hints: dict[str, bool | None] = {}  # name -> whether it arrived whole, was written since, or neither is known
-        self._opened: dict[str, tuple[Signature, float]] = {}  # jobs that seem whole, but somebody has open to write; since when
+        self._opened: dict[
+            str, tuple[Signature, float]
+        ] = {}  # jobs that seem whole, but somebody has open to write; since when
         self._backlog: deque[str] = deque()  # new names of the last listing
         self._verify: deque[str] = deque()  # names to be looked at again
         self._arrivals = 0

@@ -284,9 +284,7 @@ class Spool(Reader):
                     raise
         durable.sync_folder(place.path)
 
-    def reject(
-        self, source: Path, reason: str, wanted: str = "", still: Callable[[], bool] = lambda: True
-    ) -> str | None:
+    def reject(self, source: Path, reason: str, wanted: str = "", still: Callable[[], bool] = lambda: True) -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away.
 
         `still` says, right before the move, whether the reason still holds: else it is left where it is, as in a lost race.

@@ -26,6 +26,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: An event may come this late, in seconds; a folder that changed longer ago without one is not heard.
 DEAF_S = 1.0
+#: Folders in pending/ that are watched while they are filled; of any more a timer tells.
+MAX_FILLING = 100
 #: The longest time between two tries to watch, in seconds: the first is at once, then after 1, 3, 7, ...
 RETRY_S = 60.0
 
@@ -183,6 +186,7 @@ class _Ears:
         self._closing = False
         self._folders: list[Folder] = []
         self._silences = [_Silence() for _ in paths]
+        self._filling: dict[str, Folder] = {}  # by name
         try:
             from spooler.inotify import Inotify
 
@@ -256,8 +260,25 @@ class _Ears:
         if not event.name:
             self._tell(EVERYTHING)
             return
+        name = os.fsdecode(event.name)
+        if event.is_directory and event.is_create and name[0] != ".":
+            self._watch_filling(folder.path / name)
         changed = event.is_close_write or event.is_delete or event.is_moved_from
-        self._tell(Hint(os.fsdecode(event.name), True if event.is_moved_to else False if changed else None))
+        self._tell(Hint(name, True if event.is_moved_to else False if changed else None))
+
+    def _watch_filling(self, path: Path) -> None:
+        """Watch a folder that somebody made in pending/, and fills now; without a watch to be had the timer finds it too."""
+        if len(self._filling) < MAX_FILLING:
+            with contextlib.suppress(OSError):
+                lost = partial(self._filling.pop, path.name, None)
+                self._filling[path.name] = self._inotify.watch(path, self._inotify.CHANGES, self._in_filling, lost)
+
+    def _in_filling(self, folder: Folder, event: InotifyEvent) -> None:
+        if event.is_move_self:  # claimed, or taken away: the watch would go along
+            self._filling.pop(folder.path.name, None)
+            self._inotify.forget(folder)
+        elif event.name:
+            self._tell(Hint(folder.path.name))
 
     def _in_held(self, folder: Folder, event: InotifyEvent) -> None:
         self._tell(EVERYTHING)

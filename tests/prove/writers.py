@@ -400,7 +400,12 @@ def browser(work: Work) -> Steps:
 
 
 def sync_tool(work: Work) -> Steps:
-    names = (f".syncthing.{work.name}.tmp", f"~syncthing~{work.name}.tmp", f".{work.name}.~1a2b", f"{work.name}.1a2b3c4d.partial")
+    names = (
+        f".syncthing.{work.name}.tmp",
+        f"~syncthing~{work.name}.tmp",
+        f".{work.name}.~1a2b",
+        f"{work.name}.1a2b3c4d.partial",
+    )
     yield from _draft_and_rename(work, work.rng.choice(names))
 
 
@@ -775,8 +780,7 @@ FOLDERS: tuple[Whole, ...] = tuple(
 WRONG: dict[str, tuple[bytes, ...]] = {
     ".json": (b'{"prompt": "a red circle", "stepz": 4}', b"[1, 2]", b'{"prompt": "a red circle"', b"", b'{"prompt": "x"}\0\0'),
     ".jsonl": (b'{"prompt": "a red circle"}\n{"prompt": 7}\n', b'{"prompt": "a red circle"}\n{"prom', b"\n"),
-    ".csv": (b'prompt,steps\na red circle,many\n', b"prompt\n", b'prompt\n"a'),
+    ".csv": (b"prompt,steps\na red circle,many\n", b"prompt\n", b'prompt\n"a'),
     ".txt": (b"# nothing\n", b"a red circle\n\xff\n", b""),
     ".png": (png()[:-1], b"\x89PNG\r\n\x1a\n", png("no settings at all")[:40], b""),
 }
-
