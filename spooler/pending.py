@@ -157,7 +157,7 @@ class Pending:
     # -- keeping up ----------------------------------------------------------------------------------------------------------
 
     def hint(self, name: str, whole: bool | None = None) -> None:
-        """An entry of that name came or changed. `whole`: by a rename; False: it was written to, or went away, after all that."""
+        """An entry of that name came or changed. `whole`: by a rename; False: it was written to since, or left."""
         self._hints[name] = self._hints.get(name) if whole is None else whole
 
     def distrust(self) -> None:

@@ -270,8 +270,11 @@ class _Ears:
         """Watch a folder that somebody made in pending/, and fills now; without a watch to be had the timer finds it too."""
         if len(self._filling) < MAX_FILLING:
             with contextlib.suppress(OSError):
-                lost = partial(self._filling.pop, path.name, None)
-                self._filling[path.name] = self._inotify.watch(path, self._inotify.CHANGES, self._in_filling, lost)
+                watched = self._inotify.watch(path, self._inotify.CHANGES, self._in_filling, partial(self._filled, path.name))
+                self._filling[path.name] = watched
+
+    def _filled(self, name: str) -> None:
+        self._filling.pop(name, None)
 
     def _in_filling(self, folder: Folder, event: InotifyEvent) -> None:
         if event.is_move_self:  # claimed, or taken away: the watch would go along

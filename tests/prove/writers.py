@@ -664,8 +664,10 @@ def copied_folder(work: Work) -> Steps:
             yield SHUT
     else:
         for name, data in files:
-            yield from put(work, folder / name, data, ONLY)
-            yield SHUT
+            pieces = work.cuts(data) if work.rng.random() < 0.3 else [(0, data)]  # >> again and again
+            for _, piece in pieces:
+                yield from put(work, folder / name, piece, APPEND)
+                yield SHUT
     if not by_rename and work.rng.random() < 0.3:  # cp -rp, tar
         with suppress(FileNotFoundError):
             os.utime(folder, ns=old_times(work))
