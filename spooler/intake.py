@@ -66,6 +66,11 @@ class Intake:
         return len(self.pending)
 
     @property
+    def busy(self) -> bool:
+        """Whether a batch is being submitted, row by row."""
+        return self._doorman.busy
+
+    @property
     def watching(self) -> Literal["events", "polling"]:
         return self._watch.mode
 
@@ -118,8 +123,10 @@ class Intake:
             self.next_gate = now
         return None
 
-    def claim(self, chosen: Waiting) -> Place | None:
-        """Claim it, which is a turn of its owner. None: somebody else was faster, or it is closed to us."""
+    def claim(self, chosen: Waiting, now: float) -> Place | None:
+        """Claim it, which is a turn of its owner. None: somebody else was faster, or writes to it, or it is closed to us."""
+        if not self.pending.may_be_claimed(chosen, now, self._grace_s()):
+            return None
         self._turns += 1
         self._last_turn[chosen.owner] = self._turns
         return self._claim(chosen)
@@ -134,7 +141,7 @@ class Intake:
 
     def _claim(self, chosen: Waiting) -> Place | None:
         try:
-            place = self._spool.claim(chosen.name, self._settings.spooler)
+            place = self._spool.claim(chosen.name, self._settings.spooler, still=lambda: self.pending.is_same(chosen.name))
         except PermissionError as error:  # a folder that its owner has closed to us
             log.error("job %s: cannot be claimed: %s", chosen.id, error)
             self.pending.queue.remove(chosen.name)
@@ -143,7 +150,8 @@ class Intake:
         if place:
             self._owners[place.id] = chosen.owner
         else:
-            log.info("job %s: somebody else took it", chosen.id)
+            self.pending.hint(chosen.name)
+            log.info("job %s: somebody else took it, or is writing to it", chosen.id)
         return place
 
     def owner(self, job_id: str) -> str:

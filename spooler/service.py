@@ -29,7 +29,7 @@ from spooler.floor import Floor
 from spooler.intake import LOOK_S, Intake
 from spooler.job import MAX_SEED
 from spooler.life import Life
-from spooler.mistakes import JobError
+from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
 from spooler.place import Place
@@ -347,7 +347,7 @@ class Service:
         chosen = self.intake.choose(self._warden.facts.model, now)
         if chosen is None:
             return False
-        if place := self.intake.claim(chosen):
+        if place := self.intake.claim(chosen, now):
             self._begin_or_fail(place, now, given_name=chosen.name, work=chosen.work)
         return True
 
@@ -407,7 +407,10 @@ class Service:
             sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
             self.catalogue.check(job, sizes)
         except (JobError, UnreadableError, pictures.InputError) as error:
-            if record.attempts:
+            if isinstance(error, IncompleteError) and not record.attempts:
+                # RACE: somebody began to write to it just as it was claimed: it is looked at again where it was.
+                self.spool.give_back(place)
+            elif record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
             elif name := self.spool.reject_claimed(place, str(error)):
                 log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1])

@@ -155,8 +155,16 @@ class Spool(Reader):
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
-    def claim(self, name: str, spooler: str, state: Literal["pending", "held"] = "pending") -> Place | None:
+    def claim(
+        self,
+        name: str,
+        spooler: str,
+        state: Literal["pending", "held"] = "pending",
+        still: Callable[[], bool] = lambda: True,
+    ) -> Place | None:
         """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
+
+        `still` says, right before the move, whether it is what was looked at: else it is a lost race, too.
 
         One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back.
         """
@@ -172,6 +180,8 @@ class Spool(Reader):
                     durable.make_folder(folder)
                     if state == "held":
                         durable.write_new_if_missing(folder / "hold", b"")
+                    if not still():
+                        raise FileNotFoundError(name)
                     self.move("claim", source, folder / "job.json")
                 else:
                     if state == "held":
@@ -277,8 +287,11 @@ class Spool(Reader):
                     raise
         durable.sync_folder(place.path)
 
-    def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
-        """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
+    def reject(self, source: Path, reason: str, wanted: str = "", still: Callable[[], bool] = lambda: True) -> str | None:
+        """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away.
+
+        `still` says, right before the move, whether the reason still holds: else it is left where it is, as in a lost race.
+        """
         wanted = wanted or source.name
         stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
@@ -292,6 +305,8 @@ class Spool(Reader):
             try:
                 draft.replace(reason_file)
                 durable.sync_folder(self.rejected_folder)
+                if not still():
+                    raise FileNotFoundError(source)
                 self.move("reject", source, self.rejected_folder / name)
             except durable.UnsyncedError:
                 raise
