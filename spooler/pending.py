@@ -39,6 +39,8 @@ _UNFINISHED = ("~", "#", ".tmp", ".part", ".partial", ".filepart", ".swp", ".swx
 
 #: A listing may take this part of the time, so that a deep folder is listed less often.
 LISTING_SHARE = 0.05
+#: Seconds of one turn that may go into looking again at what is known: what just came must not wait for it.
+VERIFY_S = 0.01
 #: A folder's time has some grain: what comes within it after a listing is found by one more.
 GRAIN_S = 0.05
 #: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
@@ -196,6 +198,7 @@ class Pending:
         if not self._verify:
             return
         started = time.perf_counter()
+        end = min(end, started + VERIFY_S)
         while self._verify and time.perf_counter() < end:
             self._look(self._verify.popleft(), now)
         self._verify_s += time.perf_counter() - started

@@ -66,10 +66,10 @@ class Spool(Reader):
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
-    def move(self, verb: str, source: Path, target: Path) -> None:
+    def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
         """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
         states.check(verb, self.root, source, target)
-        durable.rename(source, target)
+        durable.rename(source, target, sync_target)
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,8 @@ class Spool(Reader):
                         durable.write_new_if_missing(folder / "hold", b"")
                     if not still():
                         raise FileNotFoundError(name)
-                    self.move("claim", source, folder / "job.json")
+                    # The new folder's fsync comes with the first record, before which nothing is begun.
+                    self.move("claim", source, folder / "job.json", sync_target=False)
                 else:
                     if state == "held":
                         durable.write_new_if_missing(source / "hold", b"")
