@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,6 +23,7 @@ from spooler import durable, job
 from spooler.batch_file import read_rows
 from spooler.ids import clean_id, versions
 from spooler.job import Job
+from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
 from spooler.pending import OVERRIDES
 from spooler.reader import folders
@@ -69,8 +70,11 @@ class Batches:
         self._spool = spool
         self._root = spool.batches
 
-    def take(self, name: str, rows: int, owner: str) -> Batch | None:
-        """Take pending/<name> with so many rows as a batch. None: somebody else was faster, or took it away."""
+    def take(self, name: str, rows: int, owner: str, still: Callable[[], bool] = lambda: True) -> Batch | None:
+        """Take pending/<name> with so many rows as a batch. None: somebody else was faster, took it away, or wrote to it.
+
+        `still` says, right before the move, whether it is what was read.
+        """
         spool = self._spool
         source = spool.pending / name
         single = source.suffix.lower() == ".png"
@@ -83,6 +87,8 @@ class Batches:
             durable.make_folder(folder)
             try:
                 durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
+                if not still():
+                    raise FileNotFoundError(name)  # RACE: it was written to; what there is now is for the next look
                 overrides = source.with_name(f"{name}{OVERRIDES}")
                 if overrides.exists():
                     spool.move("take", overrides, folder / overrides.name)
@@ -155,6 +161,9 @@ class Batches:
         overrides = source.with_name(f"{batch.file}{OVERRIDES}")
         extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
         rows = read_rows(batch.file, durable.read_small(source, MAX_BYTES), extra)
+        if len(rows) != len(batch.jobs):
+            rule = f"The file must have the {len(batch.jobs)} jobs that it had when it was taken"
+            raise JobError(Mistake("", f"{rule}, but it was written to since and has {len(rows)}."))
         return [row.job.model_copy(update={"batch": batch.id, "owner": row.job.owner or batch.owner}) for row in rows]
 
     def _submit(self, rows: Sequence[tuple[str, Job]]) -> None:

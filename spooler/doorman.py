@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +12,7 @@ from spooler.batch_file import read_rows
 from spooler.batches import MAX_BYTES, Batch, Batches
 from spooler.job import Job
 from spooler.mistakes import IncompleteError, JobError
-from spooler.pending import OVERRIDES, Pending, Source, Suspect, owner_of
+from spooler.pending import OVERRIDES, Pending, Source, Suspect, has_writer, owner_of
 from spooler.reader import PRIORITY
 from spooler.spool import Spool
 
@@ -82,30 +80,37 @@ class Doorman:
                     log.error("batches/%s: cannot be read any more, its jobs are not all in the queue: %s", batch.id, error)
 
     def _mind_suspect(self, suspect: Suspect, now: float) -> None:
-        if suspect.final:
+        unchanged = now - suspect.since >= self._grace_s()
+        if not (suspect.final or unchanged):
+            return
+        if has_writer(suspect.path):  # a copy that stalls is still a copy
+            if unchanged:
+                self._pending.patient(suspect, now)
+            return
+        if self._pending.confirm(suspect, now):
             self.reject(suspect.path.name, suspect.reason)
-        elif now - suspect.since >= self._grace_s():
-            if _has_writer(suspect.path if suspect.path.is_file() else suspect.path / "job.json"):
-                self._pending.patient(suspect, now)  # a copy that stalls is still a copy
-            else:
-                self.reject(suspect.path.name, suspect.reason)
 
     def _mind_source(self, source: Source, now: float) -> None:
         """Take a file of many jobs once it is whole: at once when it came by a rename, or when its end can be told."""
         abandoned = now - source.since >= self._grace_s()
-        if not (source.whole or abandoned or source.path.suffix.lower() == ".png"):
+        picture = source.path.suffix.lower() == ".png"
+        if not (source.whole or abandoned or picture):
             return
+        overrides = source.path.with_name(f"{source.path.name}{OVERRIDES}")
         try:
-            if abandoned and _has_writer(source.path):
-                self._pending.patient(source, now)
+            if has_writer(source.path) or has_writer(overrides):
+                if abandoned:
+                    self._pending.patient(source, now)
+                return
+            if not self._pending.confirm(source, now):
                 return
             info = source.path.stat(follow_symlinks=False)
-            overrides = source.path.with_name(f"{source.path.name}{OVERRIDES}")
             extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
             rows = [row.job for row in read_rows(source.path.name, durable.read_small(source.path, MAX_BYTES), extra)]
             for row in rows:
                 self._check(row)
-            batch = self._batches.take(source.path.name, len(rows), owner_of(info.st_uid))
+            name = source.path.name
+            batch = self._batches.take(name, len(rows), owner_of(info.st_uid), lambda: self._pending.is_same(name))
         except IncompleteError as error:
             if abandoned:
                 self.reject(source.path.name, str(error))
@@ -134,7 +139,7 @@ class Doorman:
     def reject(self, name: str, reason: str) -> None:
         """Set an entry of pending/ aside; one that cannot be moved must not stop the others."""
         try:
-            if aside := self._spool.reject(self._spool.pending / name, reason):
+            if aside := self._spool.reject(self._spool.pending / name, reason, still=lambda: self._pending.is_same(name)):
                 log.warning("rejected/%s: %s", ascii(aside)[1:-1], ascii(reason)[1:-1])
             self._pending.forget(name)
         except OSError as error:
@@ -146,25 +151,3 @@ class Doorman:
         if place is None or place.state not in ("pending", "held"):
             with contextlib.suppress(OSError):
                 (self._spool.pending / name).unlink()
-
-
-def _has_writer(path: os.PathLike[str]) -> bool:
-    """Whether some process of this host has the file open to write: the kernel gives no read lease then (fcntl(2)).
-
-    Where it cannot be told (a network file system, another user's file) the answer is no. SIGIO, which a writer that comes
-    just now sends us, is ignored by `service.serve`.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False

@@ -7,6 +7,7 @@ as it is given time for, so that a hundred thousand files never hold up the next
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import time
@@ -38,6 +39,8 @@ _UNFINISHED = ("~", "#", ".tmp", ".part", ".partial", ".filepart", ".swp", ".swx
 
 #: A listing may take this part of the time, so that a deep folder is listed less often.
 LISTING_SHARE = 0.05
+#: Seconds of one turn that may go into looking again at what is known: what just came must not wait for it.
+VERIFY_S = 0.01
 #: A folder's time has some grain: what comes within it after a listing is found by one more.
 GRAIN_S = 0.05
 #: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
@@ -107,7 +110,10 @@ class Pending:
         self._odd: dict[str, Suspect | Source] = {}
         self._sides: dict[str, Side] = {}
         self._by_id: dict[str, str] = {}  # id -> name, of those whose name is not plainly <id>.json
-        self._hints: dict[str, bool] = {}  # name -> whether it arrived whole
+        self._hints: dict[str, bool | None] = {}  # name -> whether it arrived whole, was written since, or neither is known
+        self._opened: dict[
+            str, tuple[Signature, float]
+        ] = {}  # jobs that seem whole, but somebody has open to write; since when
         self._backlog: deque[str] = deque()  # new names of the last listing
         self._verify: deque[str] = deque()  # names to be looked at again
         self._arrivals = 0
@@ -152,9 +158,9 @@ class Pending:
 
     # -- keeping up ----------------------------------------------------------------------------------------------------------
 
-    def hint(self, name: str, whole: bool = False) -> None:
-        """An entry of that name came or changed. `whole`: by a rename or a link, so it will not grow."""
-        self._hints[name] = whole or self._hints.get(name, False)
+    def hint(self, name: str, whole: bool | None = None) -> None:
+        """An entry of that name came or changed. `whole`: by a rename; False: it was written to since, or left."""
+        self._hints[name] = self._hints.get(name) if whole is None else whole
 
     def distrust(self) -> None:
         """Something happened that no name tells of: list the folder, whatever its time says."""
@@ -176,7 +182,7 @@ class Pending:
         end = time.perf_counter() + budget_s
         while self._hints and time.perf_counter() < end:
             name = next(iter(self._hints))
-            self._look(name, now, self._hints.pop(name))
+            self._look(name, now, self._hints.pop(name), hinted=True)
         self._list_if_changed(now, rescan_s)
         while self._backlog and time.perf_counter() < end:
             self._look(self._backlog.popleft(), now)
@@ -192,23 +198,71 @@ class Pending:
         if not self._verify:
             return
         started = time.perf_counter()
+        end = min(end, started + VERIFY_S)
         while self._verify and time.perf_counter() < end:
             self._look(self._verify.popleft(), now)
         self._verify_s += time.perf_counter() - started
         self._next_verify = max(self._next_verify, now + self._verify_s / LISTING_SHARE)
 
     def look_again(self, now: float) -> None:
-        """Look at what is no job yet: it may have become one."""
-        for name in list(self._odd):
+        """Look at what is no job yet: it may have become one. The time of one that is open begins when it is closed."""
+        for name, found in list(self._odd.items()):
             self._look(name, now)
+            if self._odd.get(name) is found and has_writer(found.path):
+                self.patient(found, now)
 
     def forget(self, name: str) -> None:
         """Drop one that was claimed or set aside, without waiting until a look notices."""
+        self._opened.pop(name, None)
         if name in self._known:
             self._drop(name)
 
+    def confirm(self, found: Suspect | Source, now: float) -> bool:
+        """Look once more, before a verdict: whether it is still as it was. What a mapping wrote changes no time of the file."""
+        self._look(found.path.name, now, hinted=True)
+        known = self._known.get(found.path.name)
+        return known is not None and known[1] == found
+
+    def is_same(self, name: str) -> bool:
+        """Whether the entry is, as far as can be seen from outside, the one of the last look: asked at the very move."""
+        known = self._known.get(name)
+        path = self._spool.pending / name
+        try:
+            if known is None:
+                return False
+            if isinstance(known[1], Source):
+                return _signature_of_source(path) == known[0]
+            if isinstance(known[1], Suspect) and known[0] == UNSEEN:
+                return True
+            return _signature(Place(clean_id(name), "pending", path, is_folder=path.suffix != ".json")) == known[0]
+        except OSError:
+            return False
+
+    def may_be_claimed(self, waiting: Waiting, now: float, grace_s: float) -> bool:
+        """Whether the job is still what was looked at, and nobody is writing to it; else it is looked at anew.
+
+        One that somebody keeps open to write is let through when it has not changed for `grace_s` seconds.
+        """
+        name = waiting.name
+        path = self._spool.pending / name
+        if not self.is_same(name):
+            self._known[name] = (UNSEEN, waiting)
+            self.queue.remove(name)
+            self._hints.setdefault(name, None)
+            return False
+        if not has_writer(path):
+            self._opened.pop(name, None)
+            return True
+        signature = self._known[name][0]
+        since = self._opened[name][1] if name in self._opened and self._opened[name][0] == signature else now
+        self._opened[name] = (signature, since)
+        if now - since >= grace_s:
+            return True
+        self._put(name, UNSEEN, Suspect(path, "A job must be whole, but a program has this one open to write.", False, now))
+        return False
+
     def patient(self, suspect: Suspect | Source, now: float) -> None:
-        """Let one that seemed abandoned have its time once more: somebody still writes to it."""
+        """Let one that has not changed have its time once more: somebody has it open to write, and it runs from the close."""
         signature = self._known[suspect.path.name][0]
         self._put(suspect.path.name, signature, replace(suspect, since=now))
 
@@ -250,7 +304,10 @@ class Pending:
 
     # -- one entry -----------------------------------------------------------------------------------------------------------
 
-    def _look(self, name: str, now: float, whole: bool = False) -> None:
+    def _look(self, name: str, now: float, whole: bool | None = None, hinted: bool = False) -> None:
+        """Look at one entry. `whole` as in `hint`; `hinted`: what is no job yet is read again, whatever its time says."""
+        if name.endswith(OVERRIDES):  # they belong to another, which is to be looked at
+            name, whole = name.removesuffix(OVERRIDES), None
         path = self._spool.pending / name
         known = self._known.get(name)
         kind = kind_of(name, lambda: path.is_dir() and not path.is_symlink())
@@ -259,13 +316,22 @@ class Pending:
         since = known[1].since if known and isinstance(known[1], Suspect | Source | Side) else now
         try:
             if kind == "job":
-                signature, found = self._look_at_job(name, path, known, now)
+                signature, found = self._look_at_job(name, path, known, now, hinted)
+                if whole is False and isinstance(found, Suspect):
+                    found = replace(found, since=now)
+            elif kind == "source":
+                signature = _signature_of_source(path)
+                if known and known[0] == signature and whole is None:
+                    return
+                # A new name of a file that has another one too: it was linked here, as whole as by a rename.
+                linked = whole is None and not known and path.lstat().st_nlink > 1
+                found = Source(path, now, bool(whole) or linked)
             else:
                 info = path.lstat()
                 signature = (info.st_ino, info.st_size, info.st_mtime_ns)
-                if known and known[0] == signature and not whole:
+                if known and known[0] == signature:
                     return
-                found = Source(path, now, whole) if kind == "source" else _side(path, info, now)
+                found = _side(path, info, now)
         except FileNotFoundError:  # RACE: taken away since the listing
             if known:
                 self._left[clean_id(name)] = known[1].arrival if isinstance(known[1], Waiting) else 0
@@ -279,12 +345,19 @@ class Pending:
         if not known or known[1] is not found:
             self._put(name, signature, found)
 
-    def _look_at_job(self, name: str, path: Path, known: tuple[Signature, Found] | None, now: float) -> tuple[Signature, Found]:
+    def _look_at_job(
+        self, name: str, path: Path, known: tuple[Signature, Found] | None, now: float, hinted: bool = False
+    ) -> tuple[Signature, Found]:
         is_folder = path.suffix != ".json"
         place = Place(clean_id(name), "pending", path, is_folder=is_folder)
         signature = _signature(place)
-        if known and known[0] == signature and not (isinstance(known[1], Waiting) and not known[1].mine):
-            return known
+        if known and known[0] == signature:
+            if isinstance(known[1], Suspect):
+                if not hinted:
+                    return known
+                now = known[1].since  # it is read again, but it has not changed since then
+            elif not (isinstance(known[1], Waiting) and not known[1].mine):
+                return known
         found: Found
         try:
             job = self._spool.read_job(place)
@@ -381,7 +454,7 @@ class Pending:
         """A side file came or went: read the job again, for its own priority is not kept."""
         if waiting := self.get(job_id):
             self._known[waiting.name] = (UNSEEN, waiting)
-            self._hints.setdefault(waiting.name, False)
+            self._hints.setdefault(waiting.name, None)
 
     def orphans(self, now: float, grace_s: float) -> Iterable[str]:
         """Names of side files whose job is not here, for longer than `grace_s` seconds."""
@@ -444,6 +517,43 @@ def _signature(place: Place) -> Signature:
         newest = max((each.st_mtime_ns for each in inside), default=0)
         return (info.st_ino, sum(each.st_size for each in inside) + len(inside), max(newest, info.st_mtime_ns))
     return (info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def _signature_of_source(path: Path) -> Signature:
+    """Of a file of many jobs together with its overrides: as long as these change, it is not whole."""
+    info = path.lstat()
+    try:
+        extra = path.with_name(f"{path.name}{OVERRIDES}").lstat()
+    except FileNotFoundError:
+        return (info.st_ino, info.st_size, info.st_mtime_ns)
+    return (info.st_ino + extra.st_ino, info.st_size + extra.st_size + 1, info.st_mtime_ns + extra.st_mtime_ns)
+
+
+def has_writer(path: Path) -> bool:
+    """Whether some process of this host has the file, or one in the folder, open to write: no read lease then (fcntl(2)).
+
+    Where it cannot be told (a network file system, another user's file) the answer is no. SIGIO, which a writer that comes
+    just now sends us, is ignored by `service.serve`.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file(follow_symlinks=False))
+        except OSError:
+            return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -24,6 +24,8 @@ MAX_FILE_BYTES = 20 << 20
 MAX_PIXELS = 32_000_000
 #: Encoders make ten or so; a thumbnail inside the file has some too.
 MAX_SCANS = 60
+#: A PNG's last chunk: its kind and its checksum.
+PNG_END = b"IEND\xaeB`\x82"
 #: What Pillow raises for a file that is damaged: which of them depends on the byte.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)
 #: How a picture is turned upright, by the number in its EXIF that says how the camera was held.
@@ -128,6 +130,12 @@ def _begun(file: IO[bytes], length: int, name: str) -> Picture:
         file.seek(0)
         if (scans := file.read().count(b"\xff\xda")) > MAX_SCANS:
             raise InputError(f"`{name}` must be a JPEG of at most {MAX_SCANS} scans, but has {scans}.")
+        file.seek(0)
+    if image.format == "PNG":
+        # Pillow reads the pixels without it: the last bytes may be on their way still.
+        file.seek(0)
+        if PNG_END not in file.read():
+            raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: its end, the chunk IEND, is missing.")
         file.seek(0)
     if image.width * image.height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000

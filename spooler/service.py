@@ -20,28 +20,28 @@ from typing import Literal
 
 from filelock import Timeout
 
-from spooler import estimate, gate, library, messages, mounts, pictures
+from spooler import estimate, library, messages, mounts, pictures
 from spooler.catalogue import Catalogue, resolve_all
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
-from spooler.doorman import Doorman
 from spooler.durable import UnreadableError, UnsyncedError
-from spooler.job import MAX_SEED, Job
+from spooler.floor import Floor
+from spooler.intake import LOOK_S, Intake
+from spooler.job import MAX_SEED
 from spooler.life import Life
-from spooler.mistakes import JobError
+from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
-from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention
 from spooler.running import Running
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
-from spooler.states import End, State
+from spooler.states import End
 from spooler.status import Progress, SpoolerStatus
 from spooler.warden import Warden
-from spooler.watch import Hint, Watch
+from spooler.watch import Hint
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,6 @@ BEAT_S = 2.0
 PROGRESS_S = 0.2
 RECOVER_S = 10.0
 POLL_S = 1.0
-#: Owners whose last turns are told in spooler.json.
-TOLD_OWNERS = 100
-#: Seconds of one turn that may go into looking at pending/: a claim never waits longer for it.
-LOOK_S = 0.2
-#: On a network file system a copy may stall for as long as its caches last (N5).
-NETWORK_GRACE_S = 60.0
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
@@ -88,24 +82,16 @@ class Service:
         self._life = life
         self._outbox = Outbox(spool.claimed / settings.spooler / OUTBOX)
         self._notifier = Notifier(settings, spool, self._outbox)
-        self._watch = Watch(spool.root, settings.spooler, self.inbox.put)
-        self.pending = Pending(spool, self._judge, owner_cap=settings.owner_waiting, polling=lambda: self._watch.polling)
-        self._network = mounts.of(spool.root).network
-        self._doorman = Doorman(spool, self.pending, self._judge, self._grace_s)
-        self._clock = gate.WallClock()
+        self.intake = Intake(settings, spool, lambda: self.catalogue, deny_list, self.inbox.put)
+        self._floor = Floor(spool, settings.floor_mib)
         self._retention = Retention(spool, settings)
         self._next_retention = 0.0
         self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
         self._warden = Warden(settings, lambda: start_engine(self))
         self._recovered: list[Place] = []
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
-        self._left: set[str] = set()  # claimed jobs that cannot be moved, and waiting ones that cannot be claimed
-        self._last_turn: dict[str, int] = {}
-        self._turns = 0
-        self._running_owners: dict[str, str] = {}  # of claimed jobs, by id
-        self._others: tuple[Catalogue, ...] = ()  # what other spoolers of this spool can run
-        self._no_room: str | None = None
-        self._next_watch = self._next_recover = self._next_beat = self._next_gate = self._next_room = 0.0
+        self._left: set[str] = set()  # claimed jobs that cannot be moved
+        self._next_recover = self._next_beat = 0.0
         self._told: SpoolerStatus | None = None
         self._started = utc_now()
 
@@ -141,19 +127,20 @@ class Service:
         self._read_inbox(now)
         self._warden.mind(now, busy=self.running is not None)
         self._mind_running(now)
-        self._look(now)
+        self.intake.look(now)
+        self._end_hopeless(now)
         if now >= self._next_recover:
             self._recover()
             self._next_recover = now + RECOVER_S
         self._feed(now)
         if now >= self._next_retention:
-            more = self._retention.turn(LOOK_S / 4, clock_steady=self._clock.now() is not None)
+            more = self._retention.turn(LOOK_S / 4, clock_steady=self.intake.clock.now() is not None)
             self._next_retention = now + (POLL_S / 4 if more else RECOVER_S)
         self._tell(now)
 
     def close(self) -> None:
         """End the engine at its next step. A job that it had stays claimed for the next start; the attempt does not count."""
-        self._watch.stop()
+        self.intake.stop()
         self._warden.close()
         self._notifier.stop()
         self._retention.close()
@@ -175,8 +162,7 @@ class Service:
     def _wait(self) -> None:
         """Sleep until something is in the inbox or the next thing is due."""
         now = time.monotonic()
-        due = min(self._next_watch, self._next_recover, self._next_beat, self._next_gate, self._next_retention)
-        due = min(due, self.pending.due(now, self.settings.rescan_s), self._doorman.due(now))
+        due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now))
         if self.running:
             due = min(due, self.running.last_sign + self.settings.stall_s)
         wait_s = min(max(0.0, due - now), POLL_S)
@@ -204,7 +190,7 @@ class Service:
     def _owner(self, running: Running) -> str:
         """Whose job it is: one that does not say so is whose file it was."""
         given = running.record.parameters.owner if running.record.parameters else ""
-        return given or self._running_owners.get(running.place.id, "")
+        return given or self.intake.owner(running.place.id)
 
     def _patience_s(self, running: Running) -> float:
         """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
@@ -214,11 +200,7 @@ class Service:
 
     def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | Hint, now: float) -> None:
         if isinstance(event, Hint):
-            if event.name is None:
-                self.pending.distrust()
-                self._next_watch = now  # perhaps a folder is another
-            else:
-                self.pending.hint(event.name, event.whole)
+            self.intake.hear(event, now)
             return
         child, message = event
         if child is not self._warden.child:
@@ -280,7 +262,7 @@ class Service:
         running.record = running.record.end_attempt(outcome)
         self._recovered.insert(0, running.place)
         if outcome == "no-room":
-            self._no_room, self._next_room = "The disk was full.", time.monotonic() + RECOVER_S
+            self._floor.met_full_disk(time.monotonic())
         self.spool.prepare(running.place, running.record)
 
     def _whole_timings(self, record: Record, measured: Timings) -> Timings:
@@ -339,59 +321,6 @@ class Service:
 
     # -- the queue -----------------------------------------------------------------------------------------------------------
 
-    def _look(self, now: float) -> None:
-        """Bring the index of pending/ up to date, set aside what is no job, let through what may run by now."""
-        if now >= self._next_watch:
-            self._watch.keep()
-            self._next_watch = now + POLL_S
-        try:
-            self.pending.refresh(now, LOOK_S, self.settings.rescan_s)
-        except FileNotFoundError:  # pending/ is being replaced: look again at once when it is back, and soon in any case
-            self._next_watch = now + POLL_S / 10
-            return
-        self._doorman.turn(now)
-        if now >= self._next_gate:
-            self._next_gate = now + POLL_S
-            self._mind_gate(now)
-
-    def _mind_gate(self, now: float) -> None:
-        """Let waiting jobs through whose conditions are met; end those whose conditions never will be."""
-        wall = self._clock.now()
-
-        def where(job_id: str) -> State | None:
-            place = self.spool.find_by_name(job_id)
-            return place.state if place else None
-
-        for waiting in list(self.pending.gated.values()):
-            if not waiting.mine:
-                continue
-            verdict = gate.judge(waiting, wall, where)
-            if verdict.answer == "ready":
-                self.pending.let_through(waiting)
-            elif verdict.answer == "never" and not self.running and self._goes_on():
-                self.pending.forget(waiting.name)
-                if place := self.spool.claim(waiting.name, self.settings.spooler):
-                    record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
-                    record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
-                    self._end(place, record.fail("condition", verdict.why), "failed", now)
-
-    def _judge(self, job: Job) -> Judged:
-        """What this spooler makes of a job that it sees; raises JobError with what keeps every spooler from running it."""
-        self.deny_list.check(job)
-        try:
-            self.catalogue.check(job)
-        except JobError:
-            self._others = tuple(
-                status.catalogue for status, _ in self.spool.spoolers() if status.spooler != self.settings.spooler
-            )
-            if any(_accepts(catalogue, job) for catalogue in self._others):
-                return Judged(mine=False)  # a job for another spooler's model is that one's to run
-            raise
-        return Judged(mine=True, work=estimate.work(job, self.catalogue.card(job.model)))
-
-    def _grace_s(self) -> float:
-        return max(self.settings.drop_grace_s, NETWORK_GRACE_S) if self._network else self.settings.drop_grace_s
-
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
         held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
@@ -400,12 +329,12 @@ class Service:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)
         self._notifier.wake()
-        self._doorman.recover()
+        self.intake.recover()
 
     def _feed(self, now: float) -> None:
         """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
         while self._warden.idle and not (self.running or self.stopping):
-            if not self._has_room(now) or not self._goes_on():
+            if not self._floor.has_room(now) or not self._goes_on():
                 return
             if self._recovered:
                 self._begin_or_fail(self._recovered.pop(0), now)
@@ -415,71 +344,21 @@ class Service:
     def _claim_next(self, now: float) -> bool:
         """Claim the job that is next, and begin it. False when none may run."""
         assert self._warden.facts  # noqa: S101 - _feed looked
-        chosen = self.pending.queue.pick(
-            self._last_turn,
-            self._warden.facts.model,
-            self.catalogue.default,
-            now,
-            self.settings.overtake_s,
-            self._busy_owners(),
-        )
+        chosen = self.intake.choose(self._warden.facts.model, now)
         if chosen is None:
             return False
-        wall = self._clock.now() if chosen.expires_at is not None else None
-        if chosen.expires_at is not None and (wall is None or wall >= chosen.expires_at):
-            self.pending.queue.remove(chosen.name)  # it expired while it waited for its turn
-            self.pending.gated[chosen.name] = chosen
-            self._next_gate = now
-            return True
-        try:
-            place = self.spool.claim(chosen.name, self.settings.spooler)
-        except PermissionError as error:  # a folder that its owner has closed to us
-            log.error("job %s: cannot be claimed: %s", chosen.id, error)
-            self.pending.queue.remove(chosen.name)
-            return True
-        self.pending.forget(chosen.name)
-        self._turns += 1
-        self._last_turn[chosen.owner] = self._turns
-        if place:
-            self._running_owners[place.id] = chosen.owner
+        if place := self.intake.claim(chosen, now):
             self._begin_or_fail(place, now, given_name=chosen.name, work=chosen.work)
-        else:
-            log.info("job %s: somebody else took it", chosen.id)
         return True
 
-    def _busy_owners(self) -> set[str]:
-        """Owners who have as many jobs claimed, on all spoolers, as they may."""
-        cap = self.settings.owner_running
-        if not cap:
-            return set()
-        counts: dict[str, int] = {}
-        claimed = {place.id: place for place in self.spool.walk("claimed")}
-        for job_id, place in claimed.items():
-            if job_id not in self._running_owners:
-                try:
-                    owner = self.spool.read_job(place).owner or owner_of(place.job_file.stat().st_uid)
-                except (OSError, JobError):
-                    continue
-                self._running_owners[job_id] = owner
-            owner = self._running_owners[job_id]
-            counts[owner] = counts.get(owner, 0) + 1
-        self._running_owners = {job_id: owner for job_id, owner in self._running_owners.items() if job_id in claimed}
-        return {owner for owner, number in counts.items() if number >= cap}
-
-    def _has_room(self, now: float) -> bool:
-        """Whether the disk has more free than the floor: below it nothing is begun, and all goes on when there is room."""
-        if now < self._next_room:
-            return self._no_room is None
-        self._next_room = now + POLL_S
-        free, floor = self.spool.free_bytes(), int(self.settings.floor_mib * (1 << 20))
-        before, self._no_room = self._no_room, None
-        if free < floor:
-            self._no_room = f"The disk has {free >> 20} MiB free, less than the floor of {self.settings.floor_mib:g} MiB."
-            if not before:
-                log.error("%s No job is begun until there is room.", self._no_room)
-        elif before:
-            log.info("there is room again")
-        return self._no_room is None
+    def _end_hopeless(self, now: float) -> None:
+        """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing runs."""
+        while not self.running and self.intake.hopeless and self._goes_on():
+            if found := self.intake.claim_hopeless():
+                place, waiting, why = found
+                record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
+                record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
+                self._end(place, record.fail("condition", why), "failed", now)
 
     def _goes_on(self) -> bool:
         """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""
@@ -528,7 +407,10 @@ class Service:
             sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
             self.catalogue.check(job, sizes)
         except (JobError, UnreadableError, pictures.InputError) as error:
-            if record.attempts:
+            if isinstance(error, IncompleteError) and not record.attempts:
+                # RACE: somebody began to write to it just as it was claimed: it is looked at again where it was.
+                self.spool.give_back(place)
+            elif record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
             elif name := self.spool.reject_claimed(place, str(error)):
                 log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1])
@@ -578,12 +460,12 @@ class Service:
             started=self._started,
             beat=utc_now(),
             state="stopped" if stopped else state,
-            reason=self._no_room or self._warden.reason,
+            reason=self._floor.reason or self._warden.reason,
             paused=self.spool.paused,
             running=self.running.place.id if self.running else None,
-            watching=self._watch.mode,
-            waiting=len(self.pending),
-            last_turn=self._last_turns(),
+            watching=self.intake.watching,
+            waiting=len(self.intake),
+            last_turn=self.intake.last_turns(),
             speeds=self._speeds,
             engine=self._warden.facts,
             catalogue=self.catalogue,
@@ -592,19 +474,6 @@ class Service:
         if status != told or now >= self._next_beat:
             self._told, self._next_beat = status, now + BEAT_S
             self.spool.write_status(status)
-
-    def _last_turns(self) -> dict[str, int]:
-        """The turns of the owners served last: enough for a page to show the order, whoever else there ever was."""
-        newest = sorted(self._last_turn, key=self._last_turn.__getitem__, reverse=True)[:TOLD_OWNERS]
-        return {owner: self._last_turn[owner] for owner in newest}
-
-
-def _accepts(catalogue: Catalogue, job: Job) -> bool:
-    try:
-        catalogue.check(job)
-    except JobError:
-        return False
-    return True
 
 
 def serve(settings: Settings) -> int:

@@ -66,10 +66,10 @@ class Spool(Reader):
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
-    def move(self, verb: str, source: Path, target: Path) -> None:
+    def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
         """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
         states.check(verb, self.root, source, target)
-        durable.rename(source, target)
+        durable.rename(source, target, sync_target)
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
@@ -94,11 +94,11 @@ class Spool(Reader):
             with self.claim_lock() if wanted_id else contextlib.nullcontext():
                 job_id = self._link(draft, wanted_id, to)
             try:
-                durable.sync_folder(self.root / to)  # only now is it durable, and only now may the caller say so
+                durable.sync_folder(self._queue(to))  # only now is it durable, and only now may the caller say so
             except OSError:
                 # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
                 with contextlib.suppress(OSError):
-                    (self.root / to / f"{job_id}.json").unlink()
+                    (self._queue(to) / f"{job_id}.json").unlink()
                 raise
         finally:
             _forget(draft)
@@ -146,14 +146,25 @@ class Spool(Reader):
 
     def link_draft(self, draft: Path, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = self.root / to / f"{job_id}.json"
+        target = self._queue(to) / f"{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
 
+    def _queue(self, state: Literal["pending", "held"]) -> Path:
+        return self.pending if state == "pending" else self.held
+
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
-    def claim(self, name: str, spooler: str, state: Literal["pending", "held"] = "pending") -> Place | None:
+    def claim(
+        self,
+        name: str,
+        spooler: str,
+        state: Literal["pending", "held"] = "pending",
+        still: Callable[[], bool] = lambda: True,
+    ) -> Place | None:
         """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
+
+        `still` says, right before the move, whether it is what was looked at: else it is a lost race, too.
 
         One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back.
         """
@@ -169,7 +180,10 @@ class Spool(Reader):
                     durable.make_folder(folder)
                     if state == "held":
                         durable.write_new_if_missing(folder / "hold", b"")
-                    self.move("claim", source, folder / "job.json")
+                    if not still():
+                        raise FileNotFoundError(name)
+                    # The new folder's fsync comes with the first record, before which nothing is begun.
+                    self.move("claim", source, folder / "job.json", sync_target=False)
                 else:
                     if state == "held":
                         durable.write_new_if_missing(source / "hold", b"")
@@ -275,8 +289,11 @@ class Spool(Reader):
                 if entry.name in ours or RESULT.fullmatch(entry.name):
                     raise
 
-    def reject(self, source: Path, reason: str, wanted: str = "") -> str | None:
-        """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away."""
+    def reject(self, source: Path, reason: str, wanted: str = "", still: Callable[[], bool] = lambda: True) -> str | None:
+        """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away.
+
+        `still` says, right before the move, whether the reason still holds: else it is left where it is, as in a lost race.
+        """
         wanted = wanted or source.name
         stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
@@ -290,6 +307,8 @@ class Spool(Reader):
             try:
                 draft.replace(reason_file)
                 durable.sync_folder(self.rejected_folder)
+                if not still():
+                    raise FileNotFoundError(source)
                 self.move("reject", source, self.rejected_folder / name)
             except durable.UnsyncedError:
                 raise

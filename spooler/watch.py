@@ -26,6 +26,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,7 +35,7 @@ from watchdog.utils import UnsupportedLibcError
 from spooler import mounts
 
 if TYPE_CHECKING:  # it is for Linux alone, so `_Ears` imports it when it is needed
-    from watchdog.observers.inotify_c import InotifyEvent
+    from watchdog.observers.inotify_c import InotifyEvent, Mask
 
     from spooler.inotify import Folder
 
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: An event may come this late, in seconds; a folder that changed longer ago without one is not heard.
 DEAF_S = 1.0
+#: Folders in pending/ that are watched while they are filled; of any more a timer tells.
+MAX_FILLING = 100
 #: The longest time between two tries to watch, in seconds: the first is at once, then after 1, 3, 7, ...
 RETRY_S = 60.0
 
@@ -50,12 +53,12 @@ RETRY_S = 60.0
 class Hint:
     """What to look at: the entry of that name in pending/, which came, changed or left; without a name, everything.
 
-    `whole`: it came by a rename, so it is complete. Of a hard link that cannot be told: like a new, empty file it is one
-    IN_CREATE, and the IN_OPEN that may follow may be a writer's or our own.
+    `whole`: it came by a rename, so it is complete; False: it was closed by a writer, or left; None: of neither is anything
+    known. Of a hard link that cannot be told: like a new, empty file it is one IN_CREATE.
     """
 
     name: str | None = None
-    whole: bool = False
+    whole: bool | None = None
 
 
 EVERYTHING = Hint()
@@ -183,6 +186,7 @@ class _Ears:
         self._closing = False
         self._folders: list[Folder] = []
         self._silences = [_Silence() for _ in paths]
+        self._filling: dict[str, Folder] = {}  # by name
         try:
             from spooler.inotify import Inotify
 
@@ -233,8 +237,22 @@ class _Ears:
 
     def _watch_job(self, path: Path) -> None:
         """Watch a claimed job's folder, unless it is gone already. Raises OSError when it cannot be watched."""
-        with contextlib.suppress(FileNotFoundError):  # RACE: published, or adopted by another spooler
-            self._inotify.watch(path, self._inotify.ARRIVALS, self._in_job, lambda: None)
+        self._watch_passing(path, self._inotify.ARRIVALS, self._in_job, lambda: None)
+
+    def _watch_passing(
+        self, path: Path, mask: Mask, on_event: Callable[[Folder, InotifyEvent], None], on_loss: Callable[[], None]
+    ) -> Folder | None:
+        """Watch a folder that will be renamed to elsewhere. None: it is gone already."""
+        try:
+            folder = self._inotify.watch(path, mask, on_event, on_loss)
+        except FileNotFoundError:  # RACE: published, or taken by another spooler
+            return None
+        # RACE: the kernel looks the path up first and watches the folder then. One that was renamed in between will never tell
+        # of it, and would be watched in done/ for ever.
+        if not path.exists():
+            self._inotify.forget(folder)
+            return None
+        return folder
 
     def _tell(self, hint: Hint) -> None:
         if self._closing:
@@ -253,7 +271,32 @@ class _Ears:
             self._tell(EVERYTHING)
 
     def _in_pending(self, folder: Folder, event: InotifyEvent) -> None:
-        self._tell(Hint(os.fsdecode(event.name), whole=event.is_moved_to) if event.name else EVERYTHING)
+        if not event.name:
+            self._tell(EVERYTHING)
+            return
+        name = os.fsdecode(event.name)
+        if event.is_directory and event.is_create and name[0] != ".":
+            self._watch_filling(folder.path / name)
+        changed = event.is_close_write or event.is_delete or event.is_moved_from
+        self._tell(Hint(name, True if event.is_moved_to else False if changed else None))
+
+    def _watch_filling(self, path: Path) -> None:
+        """Watch a folder that somebody made in pending/, and fills now; without a watch to be had the timer finds it too."""
+        if len(self._filling) < MAX_FILLING:
+            with contextlib.suppress(OSError):
+                filled = partial(self._filled, path.name)
+                if watched := self._watch_passing(path, self._inotify.CHANGES, self._in_filling, filled):
+                    self._filling[path.name] = watched
+
+    def _filled(self, name: str) -> None:
+        self._filling.pop(name, None)
+
+    def _in_filling(self, folder: Folder, event: InotifyEvent) -> None:
+        if event.is_move_self:  # claimed, or taken away: the watch would go along
+            self._filling.pop(folder.path.name, None)
+            self._inotify.forget(folder)
+        elif event.name:
+            self._tell(Hint(folder.path.name))
 
     def _in_held(self, folder: Folder, event: InotifyEvent) -> None:
         self._tell(EVERYTHING)

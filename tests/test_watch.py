@@ -93,7 +93,7 @@ def test_a_written_file_is_not_whole(root: Path, heard: Heard) -> None:
             heard.wait(Hint("cat.json"))
             heard.hints.clear()
             file.write("{}")
-        heard.wait(Hint("cat.json"))  # closed
+        heard.wait(Hint("cat.json", whole=False))  # closed: whatever it was before
         assert Hint("cat.json", whole=True) not in heard.hints
 
 
@@ -111,11 +111,30 @@ def test_a_link_a_mode_and_what_leaves_are_told_by_name(root: Path, heard: Heard
         "left.json": lambda: (root / "pending/left.json").rename(root / "held/left.json"),
         "own.priority": lambda: (root / "pending/own.priority").write_text("top"),
     }
+    ended = ("gone.json", "left.json", "own.priority")  # whatever came whole under that name is so no more
     with watching(root, heard):
         for name, step in steps.items():
             heard.hints.clear()
             step()
-            heard.wait(Hint(name))
+            heard.wait(Hint(name, whole=False if name in ended else None))
+
+
+def test_what_comes_into_a_folder_that_was_made_is_told_of_at_once(root: Path, heard: Heard) -> None:
+    folder = root / "pending/cat"
+    with watching(root, heard):
+        folder.mkdir()
+        heard.wait(Hint("cat"))
+        for step in (lambda: (folder / "job.json").write_text("{}"), lambda: (folder / "job.json").rename(folder / "a.png")):
+            heard.hints.clear()
+            step()
+            heard.wait(Hint("cat"))
+        folder.rename(root / "claimed/me/cat")
+        heard.wait(Hint("cat", whole=False))
+        heard.hints.clear()
+        (root / "claimed/me/cat/progress.json").touch()
+        (root / "pending/after.json").touch()
+        heard.wait(Hint("after.json"))
+        assert heard.hints == [Hint("after.json")] or "cat" not in heard.names()
 
 
 def test_reading_is_no_hint(root: Path, heard: Heard) -> None:

@@ -10,5 +10,7 @@ kill        SIGKILL before every system call, and again inside recovery
 errno_      the Nth call fails, with each errno
 parser      hostile files and cut-off ones before the parser of jobs and of batch files
 hostile     the files: whole ones, damaged ones, giants
+traces      programs write into pending/ while the spooler looks, and what becomes of it
+writers     the programs, system call by system call
 parser_atheris  one kind of them under atheris, in a process of its own
 """

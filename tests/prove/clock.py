@@ -51,7 +51,7 @@ class Desk:
         made = Settings(spool=root, spooler="s", floor_mib=0.0, **settings)  # type: ignore[arg-type]
         self.life = Life.begin(self.spool, "s")
         self.service = service.Service(made, self.spool, CATALOGUE, DenyList(), self.life, lambda of: Sleeper(of, 0.0))
-        self.service._clock = gate.WallClock(wall=clock)
+        self.service.intake.clock = gate.WallClock(wall=clock)
 
     def turn_until(self, done: int) -> None:
         """Turn until so many jobs have ended, or for a while."""
@@ -63,7 +63,7 @@ class Desk:
     def turn(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self.service._next_gate = 0.0
+            self.service.intake.next_gate = 0.0
             self.service.turn(time.monotonic())
             time.sleep(0.01)
 

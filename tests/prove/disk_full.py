@@ -106,11 +106,11 @@ def scene(kind: str, rounds: int) -> tuple[list[str], int, int]:
 
 def _turn(made: Desk, seconds: float, until: int) -> None:
     end = time.monotonic() + seconds
-    made.service._next_room = 0.0  # else it waits ten seconds before it believes that there is room again
+    made.service._floor.next_look = 0.0  # else it waits ten seconds before it believes that there is room again
     while time.monotonic() < end and made.ended < until:
         with contextlib.suppress(OSError):
             made.service.turn(time.monotonic())
-        made.service._next_room = min(made.service._next_room, time.monotonic() + 0.1)
+        made.service._floor.next_look = min(made.service._floor.next_look, time.monotonic() + 0.1)
         time.sleep(0.002)
 
 

@@ -106,12 +106,19 @@ def lies(clean: Run, run: Run) -> Iterator[str]:
 def excused(name: str, lie: str) -> bool:
     """What is no lie of this operation.
 
-    A published job is shown by then, and cannot be taken back: where the disk will not promise to keep the rename, the log says
-    so, and a power cut may have the job run again (P2). A restart does many things, one after another, each looked at alone.
+    A published job is shown by then, and cannot be taken back: where the disk will not promise to keep the rename, the log
+    says so, and a power cut may have the job run again (P2). Its mark `cancel` was made durable by whoever made it, and may be
+    closed to us. What retention cannot remove now, or a power cut brings back whole, the next pass removes. A restart does
+    many things, one after another, each looked at alone.
     """
     unsynced = lie.startswith(("P1: it says OK, but", "W5:"))
     if name.startswith("publish"):
-        return lie in {f"P1: it says OK, but {folder} was not made durable" for folder in (*ENDS, f"claimed/{ME}")}
+        folders = (*ENDS, f"claimed/{ME}", f"claimed/{ME}/cat/cancel")
+        return lie in {f"P1: it says OK, but {folder} was not made durable" for folder in folders}
+    if name == "prune":
+        folders = ("tmp", "done")
+        unkept = {f"P1: it says OK, but {folder} was not made durable" for folder in folders}
+        return lie in {"it says False, not True", *unkept}
     return name in LONG and unsynced
 
 

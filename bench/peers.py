@@ -1,0 +1,245 @@
+"""Queues that keep their jobs in files, one way to use them all: fill, claim. For `./run.sh bench spool`.
+
+`./run.sh bench peers NAME FOLDER NUMBER` fills NAME in FOLDER with 200 jobs and claims and ends NUMBER of them: for strace.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spooler import durable, job
+from spooler.pending import Pending
+from spooler.schedule import Waiting
+from spooler.spool import Spool
+
+RAW = b'{"prompt": "a large red circle on a blue background", "negative_prompt": "blurry", "steps": 20, "seed": 7}'
+#: As the service's settings have it.
+RESCAN_S, LOOK_S, OVERTAKE_S = 5.0, 0.2, 60.0
+
+
+class Contender(Protocol):
+    """A queue in a folder of its own, filled once. Raises ImportError when its package is not installed."""
+
+    about: str  #: how it is used here, and what a claim leaves on the disk
+    is_peer: bool  #: whether it is file-based and not ours: the best of these is what ours is held against
+
+    def __init__(self, folder: Path): ...
+
+    def fill(self, number: int) -> None: ...
+
+    def claim(self) -> bytes:
+        """The bytes of the next job, which nobody else gets then."""
+
+    def end(self) -> None:
+        """What is to be done with the job before the next claim: not timed."""
+
+
+class Ours:
+    """The spool as the service claims: the index says which, `Spool.claim` takes it."""
+
+    about = "index, `Queue.pick`, `Spool.claim`; the job is in `claimed/` after a power cut"
+    is_peer = False
+
+    def __init__(self, folder: Path):
+        self.spool = Spool(folder / "spool")
+        self.spool.create()
+        durable.make_folder(self.spool.claimed / "me", exist_ok=True)
+        self.pending = Pending(self.spool)
+        self._made = 0
+
+    def drop(self) -> str:
+        """Put one more into pending/, as somebody does with `mv`."""
+        name = f"job-{self._made:07}.json"
+        self._made += 1
+        (self.spool.tmp / name).write_bytes(RAW)
+        (self.spool.tmp / name).rename(self.spool.pending / name)
+        return name
+
+    def fill(self, number: int) -> None:
+        for _ in range(number):
+            self.drop()
+        while not self.pending.refresh(time.monotonic(), rescan_s=RESCAN_S):
+            pass
+        assert len(self.pending) == number
+
+    def look(self, name: str) -> None:
+        """What a turn of the service does before it claims, when it heard of a new job."""
+        self.pending.hint(name, whole=True)
+        self.pending.refresh(time.monotonic(), LOOK_S, RESCAN_S)
+
+    def claim(self) -> bytes:
+        chosen = self.pending.queue.pick({}, "none", "none", time.monotonic(), OVERTAKE_S)
+        assert isinstance(chosen, Waiting)
+        place = self.spool.claim(chosen.name, "me")
+        self.pending.forget(chosen.name)
+        assert place
+        return durable.read_small(place.job_file, job.MAX_BYTES)
+
+    def end(self) -> None:
+        pass
+
+
+class OursUnsynced(Ours):
+    """To tell what durability costs: no product does this."""
+
+    about = "the same with its fsyncs left out, to tell what they cost; the product never does this"
+
+    def claim(self) -> bytes:
+        sync, os.fsync = os.fsync, lambda fd: None  # type: ignore[assignment]
+        try:
+            return super().claim()
+        finally:
+            os.fsync = sync
+
+
+class Huey:
+    """huey's FileStorage, as its consumer's worker calls it."""
+
+    about = "`FileStorage.dequeue`: lists and sorts the folder for each; the job's file is gone from then on"
+    is_peer = True
+
+    def __init__(self, folder: Path):
+        from huey.storage import FileStorage
+
+        folder.mkdir(exist_ok=True)
+        self._queue = FileStorage("bench", str(folder))
+
+    def fill(self, number: int) -> None:
+        for _ in range(number):
+            self._queue.enqueue(RAW)
+
+    def claim(self) -> bytes:
+        return bytes(self._queue.dequeue())
+
+    def end(self) -> None:
+        pass
+
+
+class Dirq:
+    """python-dirq with a look at the folder for each claim, so that what came a moment ago takes part."""
+
+    about = "`QueueSimple`, iterated anew for each: lists and sorts the folder, then `lock` (a link) and `get`"
+    is_peer = True
+
+    def __init__(self, folder: Path):
+        from dirq.QueueSimple import QueueSimple
+
+        self._queue = QueueSimple(str(folder / "dirq"))
+        self._name = ""
+
+    def fill(self, number: int) -> None:
+        for _ in range(number):
+            self._queue.add(RAW)
+
+    def claim(self) -> bytes:
+        iter(self._queue)  # it is its own iterator, which begins from the start then, with a new listing
+        return self._next()
+
+    def _next(self) -> bytes:
+        while not self._queue.lock(name := next(self._queue)):
+            pass
+        self._name = name
+        return bytes(self._queue.get(name))
+
+    def end(self) -> None:
+        self._queue.remove(self._name)
+
+
+class DirqSnapshot(Dirq):
+    """As the example in its documentation: one iteration over what there was when it began."""
+
+    about = "`QueueSimple`, one iteration as in its example: one listing for all, then `lock` and `get`; no order but that"
+    is_peer = True
+
+    def fill(self, number: int) -> None:
+        super().fill(number)
+        iter(self._queue)
+
+    def claim(self) -> bytes:
+        return self._next()
+
+
+class Lite:
+    """litequeue: a table in SQLite."""
+
+    about = "`LiteQueue.pop`: SQLite in WAL mode with `synchronous = NORMAL`; a power cut may take claims and jobs back"
+    is_peer = False  # a database
+
+    def __init__(self, folder: Path):
+        from litequeue import LiteQueue
+
+        folder.mkdir(exist_ok=True)
+        self._queue: Any = LiteQueue(str(folder / "queue.sqlite3"))
+
+    def fill(self, number: int) -> None:
+        for _ in range(number):
+            self._queue.put(RAW.decode())
+
+    def claim(self) -> bytes:
+        return str(self._queue.pop().data).encode()
+
+    def end(self) -> None:
+        pass
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    "sdspool": Ours,
+    "sdspool, no fsync": OursUnsynced,
+    "huey": Huey,
+    "dirq, a look each": Dirq,
+    "dirq, one iteration": DirqSnapshot,
+    "litequeue": Lite,
+}
+
+
+class RawLoop:
+    """What a durable submit cannot do without: create, write, fsync, rename, fsync of the folder."""
+
+    def __init__(self, folder: Path):
+        self._tmp, self._pending = f"{folder}/raw/tmp", f"{folder}/raw/pending"
+        for path in (self._tmp, self._pending):
+            Path(path).mkdir(parents=True)
+        self._made = 0
+
+    def submit(self) -> None:
+        self._made += 1
+        draft = f"{self._tmp}/{self._made}"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(fd, RAW)
+        os.fsync(fd)
+        os.close(fd)
+        os.rename(draft, f"{self._pending}/{self._made}.json")  # noqa: PTH104
+        fd = os.open(self._pending, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def main() -> None:
+    name, folder, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "raw submit":
+        raw = RawLoop(folder)
+        for _ in range(number):
+            raw.submit()
+    elif name == "submit":
+        spool = Spool(folder / "spool")
+        spool.create()
+        for _ in range(number):
+            spool.submit(RAW)
+    else:
+        contender = CONTENDERS[name](folder)
+        contender.fill(200)  # the same in each run: what a claim adds is the difference of two
+        for _ in range(number):
+            contender.claim()
+            contender.end()
+
+
+if __name__ == "__main__":
+    main()

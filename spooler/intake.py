@@ -1,0 +1,227 @@
+"""What waits, as one spooler sees it, and which is next: the watch, the index of pending/, the doorman, the gate, the turns.
+
+It decides and claims; what becomes of a claimed job is the service's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from spooler import estimate, gate, mounts
+from spooler.catalogue import Catalogue
+from spooler.denylist import DenyList
+from spooler.doorman import Doorman
+from spooler.job import Job
+from spooler.mistakes import JobError
+from spooler.pending import Judged, Pending, owner_of
+from spooler.place import Place
+from spooler.schedule import Waiting
+from spooler.settings import Settings
+from spooler.spool import Spool
+from spooler.states import State
+from spooler.watch import Hint, Watch
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the watch and at the conditions of waiting jobs.
+POLL_S = 1.0
+#: Seconds of one turn that may go into looking at pending/: a claim never waits longer for it.
+LOOK_S = 0.2
+#: On a network file system a copy may stall for as long as its caches last (N5).
+NETWORK_GRACE_S = 60.0
+#: Owners whose last turns are told in spooler.json.
+TOLD_OWNERS = 100
+
+
+class Intake:
+    """All methods are for one thread; `hint` is called from another, and must not wait."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        catalogue: Callable[[], Catalogue],
+        deny_list: DenyList,
+        hint: Callable[[Hint], None],
+    ):
+        self.clock = gate.WallClock()
+        self.next_gate = 0.0
+        self._settings = settings
+        self._spool = spool
+        self._catalogue = catalogue
+        self._deny_list = deny_list
+        self._watch = Watch(spool.root, settings.spooler, hint)
+        self.pending = Pending(spool, self._judge, owner_cap=settings.owner_waiting, polling=lambda: self._watch.polling)
+        self._network = mounts.of(spool.root).network
+        self._doorman = Doorman(spool, self.pending, self._judge, self._grace_s)
+        self._next_watch = 0.0
+        self._last_turn: dict[str, int] = {}  # by owner
+        self._turns = 0
+        self._owners: dict[str, str] = {}  # of claimed jobs, by id
+        self.hopeless: list[tuple[Waiting, str]] = []  # whose conditions can never be met any more, and why
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being submitted, row by row."""
+        return self._doorman.busy
+
+    @property
+    def watching(self) -> Literal["events", "polling"]:
+        return self._watch.mode
+
+    def stop(self) -> None:
+        self._watch.stop()
+
+    def hear(self, hint: Hint, now: float) -> None:
+        if hint.name is None:
+            self.pending.distrust()
+            self._next_watch = now  # perhaps a folder is another
+        else:
+            self.pending.hint(hint.name, hint.whole)
+
+    def due(self, now: float) -> float:
+        """When there is something to look at, monotonic seconds."""
+        rescan = self.pending.due(now, self._settings.rescan_s)
+        return min(self._next_watch, self.next_gate, rescan, self._doorman.due(now))
+
+    def look(self, now: float) -> None:
+        """Bring the index of pending/ up to date, set aside what is no job, let through what may run by now."""
+        if now >= self._next_watch:
+            self._watch.keep()
+            self._next_watch = now + POLL_S
+        try:
+            self.pending.refresh(now, LOOK_S, self._settings.rescan_s)
+        except FileNotFoundError:  # pending/ is being replaced: look again at once when it is back, and soon in any case
+            self._next_watch = now + POLL_S / 10
+            return
+        self._doorman.turn(now)
+        if now >= self.next_gate:
+            self.next_gate = now + POLL_S
+            self._mind_gate()
+
+    def recover(self) -> None:
+        """Go on with what dead spoolers left half done on the way in."""
+        self._doorman.recover()
+
+    # -- which is next -------------------------------------------------------------------------------------------------------
+
+    def choose(self, model: str, now: float) -> Waiting | None:
+        """The job to run next, with that model loaded; None when none may run."""
+        busy = self._busy_owners()
+        default = self._catalogue().default
+        while chosen := self.pending.queue.pick(self._last_turn, model, default, now, self._settings.overtake_s, busy):
+            wall = self.clock.now() if chosen.expires_at is not None else None
+            if chosen.expires_at is None or (wall is not None and wall < chosen.expires_at):
+                return chosen
+            self.pending.queue.remove(chosen.name)  # it expired while it waited for its turn
+            self.pending.gated[chosen.name] = chosen
+            self.next_gate = now
+        return None
+
+    def claim(self, chosen: Waiting, now: float) -> Place | None:
+        """Claim it, which is a turn of its owner. None: somebody else was faster, or writes to it, or it is closed to us."""
+        if not self.pending.may_be_claimed(chosen, now, self._grace_s()):
+            return None
+        self._turns += 1
+        self._last_turn[chosen.owner] = self._turns
+        return self._claim(chosen)
+
+    def claim_hopeless(self) -> tuple[Place, Waiting, str] | None:
+        """Claim a waiting job whose conditions can never be met any more, and say why. None: there is none."""
+        while self.hopeless:
+            waiting, why = self.hopeless.pop()
+            if self.pending.gated.get(waiting.name) is waiting and (place := self._claim(waiting)):
+                return place, waiting, why
+        return None
+
+    def _claim(self, chosen: Waiting) -> Place | None:
+        try:
+            place = self._spool.claim(chosen.name, self._settings.spooler, still=lambda: self.pending.is_same(chosen.name))
+        except PermissionError as error:  # a folder that its owner has closed to us
+            log.error("job %s: cannot be claimed: %s", chosen.id, error)
+            self.pending.queue.remove(chosen.name)
+            return None
+        self.pending.forget(chosen.name)
+        if place:
+            self._owners[place.id] = chosen.owner
+        else:
+            self.pending.hint(chosen.name)
+            log.info("job %s: somebody else took it, or is writing to it", chosen.id)
+        return place
+
+    def owner(self, job_id: str) -> str:
+        """Whose a claimed job is that does not say so itself; "" when it is not known."""
+        return self._owners.get(job_id, "")
+
+    def last_turns(self) -> dict[str, int]:
+        """The turns of the owners served last: enough for a page to show the order, whoever else there ever was."""
+        newest = sorted(self._last_turn, key=self._last_turn.__getitem__, reverse=True)[:TOLD_OWNERS]
+        return {owner: self._last_turn[owner] for owner in newest}
+
+    def _mind_gate(self) -> None:
+        """Let waiting jobs through whose conditions are met; note those whose conditions never will be."""
+        wall = self.clock.now()
+
+        def where(job_id: str) -> State | None:
+            place = self._spool.find_by_name(job_id)
+            return place.state if place else None
+
+        self.hopeless = []
+        for waiting in list(self.pending.gated.values()):
+            if not waiting.mine:
+                continue
+            verdict = gate.judge(waiting, wall, where)
+            if verdict.answer == "ready":
+                self.pending.let_through(waiting)
+            elif verdict.answer == "never":
+                self.hopeless.append((waiting, verdict.why))
+
+    def _busy_owners(self) -> set[str]:
+        """Owners who have as many jobs claimed, on all spoolers, as they may."""
+        cap = self._settings.owner_running
+        if not cap:
+            return set()
+        counts: dict[str, int] = {}
+        claimed = {place.id: place for place in self._spool.walk("claimed")}
+        for job_id, place in claimed.items():
+            if job_id not in self._owners:
+                try:
+                    owner = self._spool.read_job(place).owner or owner_of(place.job_file.stat().st_uid)
+                except (OSError, JobError):
+                    continue
+                self._owners[job_id] = owner
+            owner = self._owners[job_id]
+            counts[owner] = counts.get(owner, 0) + 1
+        self._owners = {job_id: owner for job_id, owner in self._owners.items() if job_id in claimed}
+        return {owner for owner, number in counts.items() if number >= cap}
+
+    # -- what a dropped job is -----------------------------------------------------------------------------------------------
+
+    def _judge(self, job: Job) -> Judged:
+        """What this spooler makes of a job that it sees; raises JobError with what keeps every spooler from running it."""
+        self._deny_list.check(job)
+        catalogue = self._catalogue()
+        try:
+            catalogue.check(job)
+        except JobError:
+            others = (status.catalogue for status, _ in self._spool.spoolers() if status.spooler != self._settings.spooler)
+            if any(_accepts(other, job) for other in others):
+                return Judged(mine=False)  # a job for another spooler's model is that one's to run
+            raise
+        return Judged(mine=True, work=estimate.work(job, catalogue.card(job.model)))
+
+    def _grace_s(self) -> float:
+        return max(self._settings.drop_grace_s, NETWORK_GRACE_S) if self._network else self._settings.drop_grace_s
+
+
+def _accepts(catalogue: Catalogue, job: Job) -> bool:
+    try:
+        catalogue.check(job)
+    except JobError:
+        return False
+    return True
