@@ -29,7 +29,7 @@ def test_w2_w4_what_is_synced_and_in_what_order(tmp_path: Path) -> None:
     assert names == ["a 4"]
     with synced() as names:
         durable.rename(source, target)
-    assert names == ["to", "from"]
+    assert names == ["from", "to"]
     with synced() as names:
         durable.rename(target, target.with_name("c"))
     assert names == ["to"]

@@ -44,10 +44,10 @@ OPERATIONS = 6
 STATES = 6
 #: The tests of a module, quick ones first. Those of spool.py serve for what it is made of.
 TESTS: Mapping[str, Sequence[str]] = {
-    "pending": ("looks", "races", "gone", "batches", "spool", "watch"),
+    "pending": ("looks", "races", "gone", "batches", "spool", "watch", "prove_traces"),
     "pictures": ("looks", "pictures", "strangers"),
-    "batches": ("looks", "races", "gone", "syncs", "batches", "locks"),
-    "doorman": ("looks", "gone", "batches", "watch"),
+    "batches": ("looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
+    "doorman": ("looks", "gone", "batches", "watch", "prove_traces"),
     "notices": ("syncs", "gone", "notices"),
     "edit": ("looks", "gone", "verbs", "locks"),
     "archive": ("looks", "gone", "verbs"),
@@ -55,14 +55,14 @@ TESTS: Mapping[str, Sequence[str]] = {
     "retention": ("gone", "retention"),
     "service": ("life", "begin", "prove_clock"),
 }
-SPOOL = ("durable", "syncs", "looks", "races", "gone", "life", "verbs", "batches", "locks", "spool")
+SPOOL = ("durable", "syncs", "looks", "races", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
 #: Tests of races, which take long and are for the locks.
 RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
     "durable", "syncs", "life", "looks", "races", "gone", "begin", "verbs", "batches", "locks", "batch_file", "retention",
     "spool", "mounts", "index", "pictures", "notices", "watch", "prove_errno", "prove_kill",
-    "prove_power", "prove_clock", "prove_storm", "prove_disk_full",
+    "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
 )  # fmt: skip
 #: Mutants that change nothing that anybody could see, each with the reason. They are counted apart.
 PROBE = "The file is empty and removed at once; nobody asks for more than that it could be made."

@@ -34,7 +34,9 @@ VERDICTS = {
     "agrees_with_disk": ("verify", "True"),
     "odd_entry": ("verify", "None"),
     "_inputs_problem": ("verify", "None"),
-    "_has_writer": ("verify", "False"),
+    "has_writer": ("verify", "False"),
+    "confirm": ("verify", "True"),
+    "still": ("verify", "True"),
 }
 
 
