@@ -127,11 +127,12 @@ def test_p9_a_dropped_folder_with_a_link_in_it_is_no_job(target: str, spool: Spo
 
 def test_p9_a_picture_is_an_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(png())
+    (tmp_path / "cut").write_bytes(png()[:-12])  # all its pixels are there, but not its end
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     pictures.check(tmp_path / "file")
-    for name in ("link", "folder", "pipe"):
+    for name in ("cut", "link", "folder", "pipe"):
         with pytest.raises(pictures.InputError):
             pictures.check(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -18,6 +18,7 @@ from spooler import fsck
 from spooler.batches import Batch, Batches
 from spooler.durable import UnsyncedError
 from spooler.job import Job
+from spooler.mistakes import JobError
 from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import Record, Timings
@@ -333,3 +334,27 @@ def test_fsck_tells_a_job_of_the_dead_from_what_a_killed_claim_left(spool: Spool
     assert set(found) == {"cat", "dog", "file"}
     assert (found["cat"].can_be_mended, found["dog"].can_be_mended, found["file"].can_be_mended) == (False, True, False)
     assert place.job_file.exists() and fsck._ended(spool, "done", spool.root / "done" / "gone", deep=False) == []
+
+
+def test_what_was_written_to_since_it_was_read_is_neither_claimed_nor_rejected_nor_taken(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    drop(spool, "two.txt", b"a cat\na dog\n")
+
+    def still() -> bool:
+        return False
+
+    assert spool.claim("cat.json", "me", still=still) is None
+    assert spool.reject(spool.pending / "cat.json", "It is bad.", still=still) is None
+    assert Batches(spool).take("two.txt", 2, "me", still) is None
+    assert {path.name for path in spool.pending.iterdir()} == {"cat.json", "two.txt"}
+    for folder in (spool.claimed / "me", spool.rejected_folder, spool.batches):
+        assert [path for path in folder.iterdir() if path.name != ".gitignore"] == []
+
+
+def test_a_batch_whose_file_was_written_to_since_is_told_of_and_not_run_by_halves(spool: Spool) -> None:
+    drop(spool, "two.txt", b"a cat\na dog\n")
+    batch = Batches(spool).take("two.txt", 2, "me")
+    assert batch
+    (spool.batches / batch.id / batch.file).write_bytes(b"a cat\n")
+    with pytest.raises(JobError, match="the 2 jobs that it had"):
+        Batches(spool).rows(batch)
