@@ -109,8 +109,8 @@ def make_folder(path: Path, exist_ok: bool = False) -> None:
 def rename(source: Path, target: Path, sync_target: bool = True) -> None:
     """Rename onto a name that only the caller can own, and have both folders remember it.
 
-    A rename is one change, so either folder's fsync keeps all of it; with `sync_target` false the caller has the target's folder
-    synced later, with what else is written there.
+    A rename is one change, so either folder's fsync keeps all of it; with `sync_target` false the caller has the target's
+    folder synced later, with what else is written there.
 
     NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
     source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the

@@ -224,6 +224,7 @@ class Spool(Reader):
         if beside:
             durable.make_folder(folder, exist_ok=True)
         for name in beside:
+            durable.sync_file(place.path / name)  # whoever dropped it did not
             durable.rename(place.path / name, folder / name)
 
     def prepare(self, place: Place, record: Record) -> None:
