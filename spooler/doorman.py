@@ -102,8 +102,6 @@ class Doorman:
                 if abandoned:
                     self._pending.patient(source, now)
                 return
-            if not self._pending.confirm(source, now):
-                return
             info = source.path.stat(follow_symlinks=False)
             extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
             rows = [row.job for row in read_rows(source.path.name, durable.read_small(source.path, MAX_BYTES), extra)]

@@ -217,7 +217,7 @@ class Pending:
         if name in self._known:
             self._drop(name)
 
-    def confirm(self, found: Suspect | Source, now: float) -> bool:
+    def confirm(self, found: Suspect, now: float) -> bool:
         """Look once more, before a verdict: whether it is still as it was. What a mapping wrote changes no time of the file."""
         self._look(found.path.name, now, hinted=True)
         known = self._known.get(found.path.name)
@@ -537,7 +537,7 @@ def has_writer(path: Path) -> bool:
     """
     if path.is_dir() and not path.is_symlink():
         try:
-            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file(follow_symlinks=False))
+            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file())
         except OSError:
             return False
     try:
