@@ -39,6 +39,7 @@ from spooler.spool import Spool
 from spooler.states import STATES, State
 
 LIMIT = 50
+COLUMNS = ("id", "state", "owner", "priority", "prompt")
 
 
 def add(verbs: Verbs) -> None:
@@ -78,7 +79,7 @@ def _ls(options: argparse.Namespace) -> int:
             tell(sentence)
     else:
         for row in rows:
-            print("\t".join(printable(str(row[name])) for name in ("id", "state", "owner", "priority", "prompt")))
+            print("\t".join(printable(str(row[name])) for name in COLUMNS))
     return DONE
 
 
@@ -127,10 +128,13 @@ def _row(spool: Spool, place: Place, line: Mapping[Place, Waiting] | None = None
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "state", "owner", "priority", "prompt"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(printable(str(row[name])) for name in ("id", "state", "owner", "priority", "prompt")))
+    cells = [[printable(str(row[name])) for name in COLUMNS] for row in rows]
+    for number, name in enumerate(COLUMNS):
+        # Where it is narrow, the prompt is what gives way: half a state tells nothing, and an id is there to be copied.
+        widest = max(len(name), *(len(row[number]) for row in cells)) if cells else len(name)
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=None if name == "prompt" else min(widest, 32))
+    for row in cells:
+        table.add_row(*row)
     Console(markup=False).print(table)
 
 
