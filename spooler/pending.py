@@ -312,6 +312,8 @@ class Pending:
         known = self._known.get(name)
         kind = kind_of(name, lambda: path.is_dir() and not path.is_symlink())
         if kind is None:
+            if known:  # a folder is told by being one, so one that is gone is none any more
+                self._leave(name, known[1])
             return
         since = known[1].since if known and isinstance(known[1], Suspect | Source | Side) else now
         try:
@@ -334,10 +336,7 @@ class Pending:
                 found = _side(path, info, now)
         except FileNotFoundError:  # RACE: taken away since the listing
             if known:
-                self._left[clean_id(name)] = known[1].arrival if isinstance(known[1], Waiting) else 0
-                while len(self._left) > REMEMBERED:
-                    self._left.popitem(last=False)
-                self._drop(name)
+                self._leave(name, known[1])
             return
         except OSError as error:  # one that cannot be looked at must not hide the others
             reason = f"A job must be readable, but: {error.strerror or error}."
@@ -436,6 +435,13 @@ class Pending:
                 self._rank_anew(found.job_id)
             case _:
                 self._odd[name] = found
+
+    def _leave(self, name: str, found: Found) -> None:
+        """Drop one that was taken away, and remember its turn: it may come back."""
+        self._left[clean_id(name)] = found.arrival if isinstance(found, Waiting) else 0
+        while len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
+        self._drop(name)
 
     def _drop(self, name: str) -> None:
         known = self._known.pop(name, None)
