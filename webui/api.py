@@ -185,14 +185,16 @@ def image(job_id: str, name: str) -> Response:
 
 @blueprint.get("/api/v1/jobs/<job_id>/preview")
 def preview(job_id: str) -> Response:
-    """A small rough JPEG of the picture at work; 404 when there is none, which may be so at any moment."""
+    """A small rough JPEG of the picture at work; 204 when there is none, which may be so at any moment and is no mistake."""
     place = office().spool.find(job_id)
-    if place is None or place.state != "claimed":
+    if place is None:
         abort(404)
     try:
-        data = (place.path / "preview.jpg").read_bytes()
+        data = (place.path / "preview.jpg").read_bytes() if place.state == "claimed" else b""
     except FileNotFoundError:  # RACE: not yet, or no longer
-        abort(404)
+        data = b""
+    if not data:
+        return Response(status=204)
     response = Response(data, mimetype="image/jpeg")
     response.headers["Cache-Control"] = "no-store"
     return response

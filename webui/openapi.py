@@ -181,7 +181,7 @@ _ROUTES: tuple[_Route, ...] = (
         "Fetch a small rough preview of the picture at work",
         [_ID],
         False,
-        {200: ("The preview.", "image/jpeg"), 404: ("There is no such job, or no preview of it just now.", Error)},
+        {200: ("The preview.", "image/jpeg"), 204: ("There is none just now.", ""), **_NOT_FOUND},
     ),
     (
         "/api/v1/models",
