@@ -32,6 +32,7 @@ from spooler.life import Life
 from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
+from spooler.pending import owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention
@@ -427,6 +428,8 @@ class Service:
             reason = f"The engine ended {record.attempts_used} times while it ran this job; the last time: {last}."
             self._end(place, record.fail("worker-died", reason), "failed", now)
             return
+        if not job.owner:  # the record says whose it was
+            job = job.model_copy(update={"owner": owner_of(place.job_file.stat().st_uid)})
         earlier = record.parameters.seed if record.parameters else None
         seed = secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier
         parameters, cells = resolve_all(job, self.catalogue, seed, sizes)
