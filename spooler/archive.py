@@ -6,7 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from spooler import durable, job, pictures
@@ -16,6 +16,10 @@ from spooler.mistakes import JobError, Mistake
 from spooler.spool import Spool, TakenError
 
 STATES: tuple[Literal["pending", "held"], ...] = ("pending", "held")
+
+
+#: Of one job in a tar: job.json and its pictures, of which no job names as many. All of them are in memory at once.
+MAX_FILES = 1 + job.MAX_INPUTS
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ def export(spool: Spool, file: IO[bytes]) -> int:
             for place in sorted(spool.places(state), key=lambda place: place.id):
                 try:
                     raw = durable.read_small(place.job_file, job.MAX_BYTES)
-                    inputs = {name: spool.input_file(place, name).read_bytes() for name in decode(raw).inputs}
+                    names = decode(raw).inputs
+                    if place.is_folder and spool.odd_entry(place, names):
+                        continue  # a link, a device: nothing outside the spool is ever read (P9)
+                    inputs = {name: _read_picture(spool.input_file(place, name)) for name in names}
                 except (JobError, FileNotFoundError, durable.UnreadableError):
                     continue  # RACE: claimed meanwhile; or no job, which the spooler will say
                 for name, data in {"job.json": raw, **inputs}.items():
@@ -44,6 +51,10 @@ def export(spool: Spool, file: IO[bytes]) -> int:
                     tar.addfile(entry, io.BytesIO(data))
                 number += 1
     return number
+
+
+def _read_picture(path: Path) -> bytes:
+    return durable.read_small(path, pictures.MAX_FILE_BYTES)
 
 
 def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Imported]:
@@ -63,6 +74,8 @@ def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Impor
                 yield _submit(spool, folder, files, new_ids)
                 files = {}
             folder = here
+            if len(files) >= MAX_FILES:
+                raise JobError(Mistake("", f"{here[1]!r} must have at most {MAX_FILES} files, but has more."))
             if entry.size > pictures.MAX_FILE_BYTES:
                 rule = f"{entry.name!a} must have at most {pictures.MAX_FILE_BYTES} bytes, but has {entry.size}."
                 raise JobError(Mistake("", rule))
