@@ -64,7 +64,8 @@ class Doorman:
                 self._remove_orphan(name)
         end = time.perf_counter() + WORK_S
         self._left_over = False
-        for odd in [*self._pending.suspects, *self._pending.sources]:
+        todo: list[Suspect | Source] = [*self._pending.suspects, *self._pending.sources]
+        for odd in todo:
             if time.perf_counter() >= end:
                 self._left_over = True
                 break
