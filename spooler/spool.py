@@ -502,7 +502,7 @@ class Spool(Reader):
                 return place
             with self.claim_lock():
                 moved = self.root / target / place.path.name
-                if durable.exists(moved):
+                if durable.exists(moved) and durable.exists(place.path):  # else somebody else just did it
                     raise TakenError(
                         f"{target}/ has an entry {place.path.name!a} already, so job {job_id!r} stays in {source}/."
                     )
