@@ -561,12 +561,16 @@ class Spool(Reader):
         return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
 
     def reap_tmp(self, max_age_s: float) -> int:
-        """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides."""
+        """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides.
+
+        Raises the first OSError of those that cannot be removed, when all others are.
+        """
         now_file = self.tmp / durable.unique_name()
         durable.write_new(now_file, b"")
         now = now_file.stat().st_mtime
         now_file.unlink()
         reaped = 0
+        failed: OSError | None = None
         for entry in self.tmp.iterdir():
             try:
                 if entry.name != ".gitignore" and now - entry.lstat().st_mtime > max_age_s:
@@ -575,7 +579,9 @@ class Spool(Reader):
             except FileNotFoundError:  # RACE: another reaper, or its writer after all
                 continue
             except OSError as error:  # one that cannot be removed must not keep the others
-                log.warning("%s cannot be removed: %s", entry, error)
+                failed = failed or error
+        if failed:
+            raise failed
         return reaped
 
 
