@@ -146,7 +146,10 @@ case ${1-} in
   test)
     set_up engine,dev
     get_test_tools
-    cd "$root" && exec "$python" -m pytest "${@:2}"
+    cd "$root"
+    # All of them: a file at a time in each of two processes, for a test mostly waits for processes of its own.
+    [ $# -gt 1 ] || exec "$python" -m pytest --numprocesses 2 --dist loadfile
+    exec "$python" -m pytest "${@:2}"
     ;;
   bench)
     cd "$root"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
@@ -13,7 +16,7 @@ from spooler import durable, job, pictures
 from spooler.ids import is_id
 from spooler.job import decode
 from spooler.mistakes import JobError, Mistake
-from spooler.spool import Spool, TakenError
+from spooler.spool import Spool, SpoolError, TakenError
 
 STATES: tuple[Literal["pending", "held"], ...] = ("pending", "held")
 
@@ -57,6 +60,16 @@ def _read_picture(path: Path) -> bytes:
     return durable.read_small(path, pictures.MAX_FILE_BYTES)
 
 
+@contextmanager
+def _reading(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """Raises SpoolError for a file that is no tar, or ends in its middle: what came before is in the spool by then."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise SpoolError(f"`file` must be a whole tar file, but: {error}") from error
+
+
 def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Imported]:
     """Submit the jobs of a tar, each under its id, or under a new one. Yields what became of each, one by one.
 
@@ -64,7 +77,7 @@ def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Impor
     """
     folder: tuple[Literal["pending", "held"], str] | None = None
     files: dict[str, bytes] = {}
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
+    with _reading(file) as tar:
         for entry in tar:
             parts = PurePosixPath(entry.name).parts
             if len(parts) != 3 or parts[0] not in STATES or not is_id(parts[1]) or not entry.isfile():

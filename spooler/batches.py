@@ -143,14 +143,21 @@ class Batches:
         for folder in folders(self._root):
             if (folder / "queued").exists():
                 continue
-            batch = self.read(folder.name)
-            if batch and durable.exists(folder / batch.file):
+            batch = self._committed(folder)
+            if batch is None:
+                # Whoever takes a file holds the lock: so nobody is in the middle of that, but may have come to its end since.
+                with self._spool.claim_lock():
+                    batch = self._committed(folder)
+                    if batch is None:
+                        self._undo(folder)
+            if batch:
                 found.append(batch)
-                continue
-            with self._spool.claim_lock():  # whoever takes a file holds it: so nobody is in the middle of that
-                if batch is None or not durable.exists(folder / batch.file):
-                    self._undo(folder)
         return found
+
+    def _committed(self, folder: Path) -> Batch | None:
+        """The batch of a folder that has its file; None for one that was begun."""
+        batch = self.read(folder.name)
+        return batch if batch and durable.exists(folder / batch.file) else None
 
     def submit_some(self, batch: Batch, rows: Sequence[Job], begin: int) -> int | None:
         """Submit the next of its `rows`, from row `begin` on; returns where to go on, None when all are in the queue."""

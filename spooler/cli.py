@@ -1,18 +1,19 @@
 """The command `sdspool`. It works on the spool's folders; no server is asked.
 
 Exit status: 0 done · 1 the job failed, was cancelled or came out otherwise, what was asked could not be done as things are, or
-fsck or the doctor found something · 2 the command line or the job is wrong · 3 there is no such job.
+fsck or the doctor found something · 2 the command line or the job is wrong, or there is no spool · 3 there is no such job.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from spooler import doctor
 from spooler.commands import changing, looking, printing, prune, submitting, upkeep
-from spooler.commands.common import WRONG, add_json, add_verb, tell
+from spooler.commands.common import DONE, WRONG, add_json, add_verb, tell
 from spooler.mistakes import JobError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
@@ -22,11 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except JobError as error:
         for mistake in error.mistakes:
             tell(str(mistake))
         return WRONG
+    except BrokenPipeError:  # `sdspool ls | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush of Python has no say
+        return DONE
     except (SpoolError, OSError) as error:
         tell(str(error))
         return WRONG

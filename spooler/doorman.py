@@ -115,8 +115,6 @@ class Doorman:
                 if abandoned:
                     self._pending.patient(source, now)
                 return
-            if not self._pending.confirm(source, now):
-                return
             if not is_text(source.path.name):
                 raise JobError(Mistake("", f"The file's name must be UTF-8, but is {source.path.name!a}."))
             info = source.path.stat(follow_symlinks=False)

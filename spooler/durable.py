@@ -106,8 +106,11 @@ def make_folder(path: Path, exist_ok: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(source: Path, target: Path, sync_target: bool = True) -> None:
     """Rename onto a name that only the caller can own, and have both folders remember it.
+
+    A rename is one change, so either folder's fsync keeps all of it; with `sync_target` false the caller has the target's
+    folder synced later, with what else is written there.
 
     NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
     source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the
@@ -119,9 +122,11 @@ def rename(source: Path, target: Path) -> None:
         if exists(source) or not exists(target):
             raise
     try:
-        sync_folder(target.parent)
-        if source.parent != target.parent:
-            sync_folder(source.parent)
+        # The old folder first: btrfs commits the whole rename then. The new one first, and a power cut between the two may
+        # bring the file back under both names.
+        sync_folder(source.parent)
+        if sync_target and source.parent != target.parent:
+            sync_folder(target.parent)
     except OSError as error:
         raise UnsyncedError(error.errno, error.strerror, str(target)) from error
 

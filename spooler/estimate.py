@@ -30,7 +30,8 @@ def learn(speeds: Mapping[str, float], model: str, seconds: float, done: float) 
     """The speeds (seconds a megapixel-step, by model) after a job of that work took that long."""
     measured = seconds / max(done, 1e-6)
     before = speeds.get(model)
-    return {**speeds, model: measured if before is None else (1 - NEWEST) * before + NEWEST * measured}
+    # The first job of an engine warms it up and is much slower: one that took less than half tells more than the mean of both.
+    return {**speeds, model: measured if before is None or measured < before / 2 else (1 - NEWEST) * before + NEWEST * measured}
 
 
 def starts(

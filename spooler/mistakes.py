@@ -79,7 +79,7 @@ def sentence(detail: ErrorDetails, fields: Sequence[str], parts: Sequence[str]) 
 def did_you_mean(value: str, names: Sequence[str]) -> str:
     """The tail of an error sentence that offers the nearest of the names; empty when none is near."""
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(value.lower()[:64], by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value.lower()[:64], by_lower, n=1, cutoff=0.6)
     return f" (did you mean {by_lower[near[0]]}?)" if near else ""
 
 

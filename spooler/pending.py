@@ -39,6 +39,8 @@ _UNFINISHED = ("~", "#", ".tmp", ".part", ".partial", ".filepart", ".swp", ".swx
 
 #: A listing may take this part of the time, so that a deep folder is listed less often.
 LISTING_SHARE = 0.05
+#: Seconds of one turn that may go into looking again at what is known: what just came must not wait for it.
+VERIFY_S = 0.01
 #: A folder's time has some grain: what comes within it after a listing is found by one more.
 GRAIN_S = 0.05
 #: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
@@ -196,6 +198,7 @@ class Pending:
         if not self._verify:
             return
         started = time.perf_counter()
+        end = min(end, started + VERIFY_S)
         while self._verify and time.perf_counter() < end:
             self._look(self._verify.popleft(), now)
         self._verify_s += time.perf_counter() - started
@@ -214,7 +217,7 @@ class Pending:
         if name in self._known:
             self._drop(name)
 
-    def confirm(self, found: Suspect | Source, now: float) -> bool:
+    def confirm(self, found: Suspect, now: float) -> bool:
         """Look once more, before a verdict: whether it is still as it was. What a mapping wrote changes no time of the file."""
         self._look(found.path.name, now, hinted=True)
         known = self._known.get(found.path.name)
@@ -309,6 +312,8 @@ class Pending:
         known = self._known.get(name)
         kind = kind_of(name, lambda: path.is_dir() and not path.is_symlink())
         if kind is None:
+            if known:  # a folder is told by being one, so one that is gone is none any more
+                self._leave(name, known[1])
             return
         since = known[1].since if known and isinstance(known[1], Suspect | Source | Side) else now
         try:
@@ -331,10 +336,7 @@ class Pending:
                 found = _side(path, info, now)
         except FileNotFoundError:  # RACE: taken away since the listing
             if known:
-                self._left[clean_id(name)] = known[1].arrival if isinstance(known[1], Waiting) else 0
-                while len(self._left) > REMEMBERED:
-                    self._left.popitem(last=False)
-                self._drop(name)
+                self._leave(name, known[1])
             return
         except OSError as error:  # one that cannot be looked at must not hide the others
             reason = f"A job must be readable, but: {error.strerror or error}."
@@ -362,14 +364,12 @@ class Pending:
             if problem := self._inputs_problem(place, job):
                 # Perhaps still on its way: a copy of a folder brings the files one by one.
                 found = Suspect(path, problem, final=not is_folder, since=now)
-            if _signature(place) != signature:  # it changed while it was read: look again
-                signature = UNSEEN
         except IncompleteError as error:
             found = Suspect(path, str(error), final=False, since=now)
         except (JobError, durable.UnreadableError) as error:
             found = Suspect(path, _lines(error), final=True, since=now)
         except FileNotFoundError:
-            if not is_folder or not path.is_dir():
+            if not path.is_dir():
                 raise
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         return signature, found
@@ -435,6 +435,13 @@ class Pending:
                 self._rank_anew(found.job_id)
             case _:
                 self._odd[name] = found
+
+    def _leave(self, name: str, found: Found) -> None:
+        """Drop one that was taken away, and remember its turn: it may come back."""
+        self._left[clean_id(name)] = found.arrival if isinstance(found, Waiting) else 0
+        while len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
+        self._drop(name)
 
     def _drop(self, name: str) -> None:
         known = self._known.pop(name, None)
@@ -509,9 +516,7 @@ def _side(path: Path, info: os.stat_result, now: float) -> Side:
 def _signature(place: Place) -> Signature:
     try:
         info = place.job_file.lstat()
-    except FileNotFoundError:
-        if not place.is_folder:
-            raise
+    except FileNotFoundError:  # a folder may be there without it
         info = place.path.lstat()
     if place.is_folder:  # its pictures count too: they may come after job.json
         inside = [entry.stat(follow_symlinks=False) for entry in _entries(place.path)]
@@ -538,7 +543,7 @@ def has_writer(path: Path) -> bool:
     """
     if path.is_dir() and not path.is_symlink():
         try:
-            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file(follow_symlinks=False))
+            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file())
         except OSError:
             return False
     try:

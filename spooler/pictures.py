@@ -135,7 +135,7 @@ def _begun(file: IO[bytes], length: int, name: str) -> Picture:
         # Pillow reads the pixels without it: the last bytes may be on their way still.
         file.seek(0)
         if PNG_END not in file.read():
-            raise InputError(f"`{name}` must be a whole PNG picture, but its end, the chunk IEND, is missing.")
+            raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: its end, the chunk IEND, is missing.")
         file.seek(0)
     if image.width * image.height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000

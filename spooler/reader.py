@@ -197,10 +197,10 @@ class Reader:
         lock = self.life_lock(spooler)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except (Timeout, OSError):  # a disk that fails is no death certificate
+            return True
         lock.release()
         return False
 

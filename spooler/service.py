@@ -40,6 +40,7 @@ from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
+from spooler.targets import TargetError
 from spooler.warden import Warden
 from spooler.watch import Hint
 
@@ -504,7 +505,12 @@ def serve(settings: Settings) -> int:
             log.warning("not taken: %s", reason)
         for advice in mounts.advice(mounts.of(spool.root)):
             log.warning("%s", advice)
-        service = Service(settings, spool, found.catalogue(), deny_list, life, start_engine=_start_engine)
+        try:
+            service = Service(settings, spool, found.catalogue(), deny_list, life, start_engine=_start_engine)
+        except TargetError as error:
+            life.end()
+            log.error("%s", error)
+            return 2
         if not _run(service, life):
             return 2 if service.refused else 0
 

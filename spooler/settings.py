@@ -189,7 +189,11 @@ def variable(name: str) -> str:
 
 def _checked(kind: type, choices: tuple[str, ...], least: float | None, optional: bool) -> Any:
     def convert(text: str) -> Any:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            rule = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {rule}, but is {text!a}") from None
         if isinstance(value, (int, float)) and not (0 < value < 1e9 or (value == 0 and least == 0)):
             rule = "a number above 0" if least is None else f"a number from {least:g} on"
             raise argparse.ArgumentTypeError(f"must be {rule}, but is {text}")
@@ -201,7 +205,6 @@ def _checked(kind: type, choices: tuple[str, ...], least: float | None, optional
             raise argparse.ArgumentTypeError("must not be empty")
         return value
 
-    convert.__name__ = "number" if kind in (int, float) else "value"
     return convert
 
 

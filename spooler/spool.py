@@ -71,17 +71,17 @@ class Spool(Reader):
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
-    def move(self, verb: str, source: Path, target: Path) -> None:
+    def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
         """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
         states.check(verb, self.root, source, target)
         try:
-            durable.rename(source, target)
+            durable.rename(source, target, sync_target)
         except FileNotFoundError:
             if not durable.exists(source) or durable.exists(target.parent):
                 raise
             # No lost race: whoever took it for one would try for ever.
             self.restore(target.parent)
-            durable.rename(source, target)
+            durable.rename(source, target, sync_target)
 
     def restore(self, folder: Path) -> None:
         """Make one of the spool's own folders that somebody removed under us. Raises OSError where that is not ours to do.
@@ -196,12 +196,12 @@ class Spool(Reader):
         it will be given back, so the priority that somebody gave it stays.
         """
         source = self.root / state / name
-        mine = self.claimed / spooler
         with self.claim_lock():
             job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
-            folder = mine / job_id
-            if durable.exists(folder):
-                self._discard(folder)  # without a job.json, for the id is free: left by one that was killed
+            folder = self.claimed / spooler / job_id
+            # If there is one, it has no job.json, for the id is free: left by one that was killed. This raises when the spooler
+            # has no folder of its own, which must not be taken for a lost race.
+            self._discard(folder)
             try:
                 if source.suffix == ".json":
                     durable.make_folder(folder)
@@ -209,7 +209,8 @@ class Spool(Reader):
                         durable.write_new_if_missing(folder / "hold", b"")
                     if not still():
                         raise FileNotFoundError(name)
-                    self.move("claim", source, folder / "job.json")
+                    # The new folder's fsync comes with the first record, before which nothing is begun.
+                    self.move("claim", source, folder / "job.json", sync_target=False)
                 else:
                     if state == "held":
                         durable.write_new_if_missing(source / "hold", b"")
@@ -220,7 +221,7 @@ class Spool(Reader):
                 if not durable.exists(folder / "job.json") and durable.exists(folder):
                     with contextlib.suppress(OSError):
                         self._discard(folder)
-                if isinstance(error, FileNotFoundError) and mine.is_dir():
+                if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
                 raise
         if not to_edit:
@@ -232,7 +233,6 @@ class Spool(Reader):
         for name in os.listdir(place.path):  # noqa: PTH208 - the names alone
             if name in ("progress.json", "preview.jpg"):
                 _forget(place.path / name)
-        durable.sync_folder(place.path)
         with self.claim_lock():
             for job_id in versions(place.id):
                 target = self.root / to / job_id
@@ -252,6 +252,7 @@ class Spool(Reader):
         if beside:
             durable.make_folder(folder, exist_ok=True)
         for name in beside:
+            durable.sync_file(place.path / name)  # whoever dropped it did not
             durable.rename(place.path / name, folder / name)
 
     def prepare(self, place: Place, record: Record) -> None:
@@ -304,7 +305,10 @@ class Spool(Reader):
         return Place(job_id, state, target)
 
     def _sync(self, place: Place, ours: Set[str]) -> None:
-        """Have the disk keep all files of a claimed folder, but those of a stranger's that we may not open."""
+        """Have the disk keep all files of a claimed folder, but those of a stranger's that we may not open.
+
+        Their names are kept already, by the fsync of the folder with which record.json was replaced.
+        """
         for entry in place.path.iterdir():
             if entry.name == "record.json" or not stat.S_ISREG(entry.lstat().st_mode):
                 continue
@@ -313,7 +317,6 @@ class Spool(Reader):
             except PermissionError:
                 if entry.name in ours or RESULT.fullmatch(entry.name):
                     raise
-        durable.sync_folder(place.path)
 
     def reject(self, source: Path, reason: str, wanted: str = "", still: Callable[[], bool] = lambda: True) -> str | None:
         """Set a dropped file aside in rejected/ with its reason beside it. Returns its name there; None: it was taken away.
@@ -434,12 +437,13 @@ class Spool(Reader):
         return None
 
     def _cancel_waiting(self, place: Place) -> Place:
-        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job."""
+        """Under the claim lock. The record first, so that a cancelled job always has one; then one rename of the job.
+
+        Raises FileNotFoundError when it was claimed, or moved by hand: a lost race.
+        """
         record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
         record = record.fail("cancelled", "Cancelled while it waited.")
         with self.claim_lock():
-            if not durable.exists(place.job_file):
-                raise FileNotFoundError(place.job_file)  # RACE: claimed, or moved by hand
             job_id = next(job_id for job_id in versions(place.id) if self._may_be_cancelled_as(job_id))
             target = self.root / "cancelled" / job_id
             encoded = record.published_as(job_id).encode()

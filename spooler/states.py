@@ -106,7 +106,7 @@ MOVES = (
         ("pending", "claimed"),
         ("rejected",),
         "a spooler",
-        False,
+        True,
         "`rejected/<name>.reason.txt` first, which also reserves the name · one rename",
         "a reason without its file: fsck removes it",
     ),

@@ -14,6 +14,9 @@ __all__ = ["browser", "ill", "no_script_browser", "ward"]
 for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
     del os.environ[name]
 
+# Engines of several tests draw at once: one that waits must not spin where another could draw.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # The same examples in every run, kept nowhere; nothing is timed. The long form of a proof draws its own.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")

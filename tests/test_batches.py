@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from house import drop
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from spooler.batches import ROWS_AT_ONCE, Batches
 from spooler.doorman import Doorman
@@ -53,6 +57,14 @@ class Desk:
         return sorted(each.id for each in self.pending.waiting)
 
 
+def drawn(parameters: str) -> bytes:
+    """A PNG with the text in which A1111 tells how it was made."""
+    text, file = PngInfo(), io.BytesIO()
+    text.add_text("parameters", parameters)
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=text)
+    return file.getvalue()
+
+
 def rejected(spool: Spool) -> dict[str, str]:
     return {each.name: each.reason for each in spool.rejected()}
 
@@ -86,6 +98,52 @@ def test_a_text_that_is_being_copied_is_waited_for(spool: Spool) -> None:
     desk.turn(after_s=1)
     desk.turn(after_s=10)
     assert desk.waiting() == ["slow.0001", "slow.0002"]
+
+
+def test_p5_nothing_is_set_aside_while_a_program_has_it_open(spool: Spool) -> None:
+    desk = Desk(spool)
+    with (spool.pending / "odd.json").open("wb", buffering=0) as copy:
+        copy.write(b'{"steps": "many"}')  # whole, and no job: but its writer may go back
+        desk.turn()
+        assert rejected(spool) == {}
+    desk.turn(1.0)
+    assert list(rejected(spool)) == ["odd.json"]
+
+
+def test_the_time_of_an_unfinished_file_runs_from_its_close(spool: Spool) -> None:
+    desk = Desk(spool)
+    with (spool.pending / "half.json").open("wb", buffering=0) as copy:
+        copy.write(CIRCLE[:9])
+        for _ in range(20):
+            desk.turn(1.0)
+    desk.turn(1.0)
+    assert rejected(spool) == {}
+    desk.turn(10.0)
+    assert list(rejected(spool)) == ["half.json"]
+
+
+def test_p5_a_verdict_does_not_rest_on_what_a_mapping_has_changed_since(spool: Spool) -> None:
+    desk = Desk(spool)
+    path = drop(spool, "cat.json", CIRCLE[:-1] + b" ")
+    desk.turn()
+    before = path.stat()
+    with path.open("r+b", buffering=0) as file:
+        file.write(CIRCLE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as after a write through a mapping
+    desk.turn(10.0)
+    assert rejected(spool) == {} and desk.waiting() == ["cat"]
+
+
+def test_a_picture_waits_for_its_overrides(spool: Spool) -> None:
+    desk = Desk(spool)
+    with (spool.pending / "old.png.overrides.json").open("wb", buffering=0) as overrides:
+        overrides.write(b'{"steps":')
+        drop(spool, "old.png", drawn("a red circle\nSteps: 20, Seed: 2, Size: 64x64"))
+        desk.turn(whole="old.png")
+        assert rejected(spool) == {} and desk.waiting() == []
+        overrides.write(b" 7}")
+    desk.turn(1.0)
+    assert desk.waiting() == ["old"]
 
 
 def test_a_copy_that_stalls_with_the_file_open_is_still_a_copy(spool: Spool) -> None:

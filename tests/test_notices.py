@@ -30,6 +30,7 @@ from spooler.notices import Letter, Outbox, adopt, notices_for
 from spooler.notify import Notifier, wait_s
 from spooler.place import Place
 from spooler.record import Attempt, Image, Record, Timings, utc_now
+from spooler.service import serve
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import ENDS, End
@@ -743,6 +744,14 @@ def test_settings_that_cannot_be_are_refused_at_the_start(
         Notifier(settings, spool, outbox(spool))
     assert said in str(raised.value)
     assert "hush" not in str(raised.value)
+
+
+def test_a_spooler_with_such_a_setting_ends_with_the_sentence(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    """Status 2, which `run.sh` does not start anew, and a free lock."""
+    settings = replace(Settings(), spool=spool.root, spooler="me", notify_on="done,started")
+    assert serve(settings) == 2
+    assert "`notify_on` must be some of done, failed, cancelled, but has 'started'." in caplog.text
+    assert not spool.alive("me")
 
 
 def test_addresses_are_read_as_they_are_meant(secret_file: Path) -> None:

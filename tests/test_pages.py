@@ -161,6 +161,24 @@ def test_queue_cancel_and_retry_without_a_script(client: FlaskClient, spool: Spo
     assert client.post("/jobs/none/cancel").status_code == client.post("/jobs/none/retry").status_code == 404
 
 
+def test_a_job_s_page_has_the_verbs_that_its_state_allows(client: FlaskClient, spool: Spool) -> None:
+    spool.submit(b'{"prompt": "a cat"}', "cat")
+    spool.submit(b'{"prompt": "later", "not_before": "2100-01-01T00:00:00Z"}', "later")
+    assert "It waits for its `not_before`." in text(client, "/jobs/later")
+    page = text(client, "/jobs/cat")
+    assert all(f'action="/jobs/cat/{verb}"' in page for verb in ("cancel", "top", "hold", "priority"))
+    assert client.post("/jobs/cat/priority", data={"priority": "-7"}).status_code == 303
+    assert (spool.pending / "cat.priority").read_text().strip() == "-7"
+    wrong = client.post("/jobs/cat/priority", data={"priority": "700"})
+    assert wrong.status_code == 400 and "from -100 to 100" in wrong.get_data(as_text=True)
+    assert client.post("/jobs/cat/priority", data={"priority": ""}).status_code == 303
+    assert not (spool.pending / "cat.priority").exists()
+    assert client.post("/jobs/nobody/priority", data={"priority": "1"}).status_code == 404
+    finish(spool, "cat")
+    assert 'action="/jobs/cat/star"' in text(client, "/jobs/cat")
+    assert client.post("/jobs/cat/star").status_code == 303 and 'action="/jobs/cat/unstar"' in text(client, "/jobs/cat")
+
+
 def test_rejected_files_are_shown_with_their_reason(client: FlaskClient, spool: Spool) -> None:
     (spool.pending / "bad.json").write_bytes(b"[]")
     spool.reject(spool.pending / "bad.json", "A job must be <an object>.")

@@ -254,6 +254,19 @@ def test_pending_tells_jobs_from_what_is_none(spool: Spool) -> None:
     assert "a folder" in suspects["folder.json"].reason
 
 
+def test_p3_a_folder_that_was_taken_away_waits_no_more(spool: Spool) -> None:
+    """One with pictures, or that came back by retry: another process claims or cancels it, and the index is to hear of it."""
+    index = Pending(spool)
+    (spool.pending / "cat").mkdir()
+    (spool.pending / "cat" / "job.json").write_bytes(JOB)
+    index.refresh(now=1.0)
+    assert [each.id for each in index.waiting] == ["cat"]
+    spool.cancel("cat")
+    index.distrust()
+    index.refresh(now=2.0)
+    assert index.waiting == [] and index.get("cat") is None
+
+
 def test_a_suspect_is_dated_by_its_last_change_and_may_become_a_job(spool: Spool) -> None:
     index = Pending(spool)
 

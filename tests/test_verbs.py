@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from house import drop
+from house import ROOT, drop
 
 from spooler import archive, cli, edit, fsck
+from spooler.pending import owner_of
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
 
@@ -50,6 +53,64 @@ def test_ls_tells_programs_and_pipes(spool: Spool, capsys: pytest.CaptureFixture
     assert cli.main(["ls", "--spool", str(spool.root / "nowhere")]) == 2
 
 
+def test_p3_ls_lists_what_waits_as_it_will_run(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the web page does: side files, turns and the file's owner are minded."""
+    for name in ("a", "b", "c"):
+        drop(spool, f"{name}.json", CIRCLE)
+    drop(spool, "late.json", CIRCLE | {"not_before": "2100-01-01T00:00:00Z"})
+    drop(spool, "other.json", CIRCLE | {"owner": "ann"})
+    assert run(spool, "top", "c") == run(spool, "priority", "30", "b") == 0
+    capsys.readouterr()
+    assert run(spool, "ls", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["id"] for row in rows] == ["c", "b", "a", "other", "late"]
+    assert rows[0]["top"] and [row["priority"] for row in rows[:3]] == [0, 30, 0]
+    assert run(spool, "ls", "--owner", owner_of((spool.pending / "a.json").stat().st_uid)) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["c", "b", "a", "late"]
+    with pytest.raises(SystemExit) as ended:
+        run(spool, "ls", "rejected")
+    assert ended.value.code == 2 and "must be one of pending, held," in capsys.readouterr().err
+
+
+def test_the_id_of_a_batch_stands_for_its_jobs(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = spool.batches / "many"
+    folder.mkdir()
+    (folder / "many.txt").write_text("a\nb\n")
+    batch = {"id": "many", "file": "many.txt", "owner": "ann", "taken": utc_now(), "jobs": ["many.0001", "many.0002"]}
+    (folder / "batch.json").write_text(json.dumps(batch))
+    drop(spool, "many.0001.json", CIRCLE)
+    drop(spool, "many.0002.json", CIRCLE)
+    publish(spool, "many.0002", "done")
+    assert run(spool, "hold", "many") == 0 and capsys.readouterr().out == "many.0001: held\n"
+    assert run(spool, "cancel", "many", "nobody") == 3 and capsys.readouterr().out == "many.0001: cancelled\n"
+    assert run(spool, "wait", "many", "--json") == 1
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)] == ["cancelled", "done"]
+
+
+def test_a_spool_that_is_not_there_is_no_empty_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = Spool(tmp_path / "nowhere")
+    for words in (
+        ["ls"],
+        ["show", "x"],
+        ["cancel", "x"],
+        ["pause"],
+        ["fsck", "--mend"],
+        ["edit", "--set", "steps=3"],
+        ["wait", "x"],
+    ):
+        assert run(nowhere, *words) == 2
+        assert capsys.readouterr().err == f"sdspool: there is no spool at {nowhere.root}\n"
+    assert not nowhere.root.exists()
+
+
+def test_a_reader_that_has_enough_is_no_error(spool: Spool) -> None:
+    for number in range(50):
+        drop(spool, f"{number}.json", {"prompt": "x" * 5000})
+    command = f"{sys.executable} -m spooler.cli ls --json --spool {spool.root} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[", "")
+
+
 def test_show_tells_all_of_a_job(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
     drop(spool, "cat.json", CIRCLE)
     publish(spool, "cat")
@@ -73,7 +134,8 @@ def test_hold_release_top_priority_pause(spool: Spool, capsys: pytest.CaptureFix
     assert run(spool, "hold", "cat") == 1 and "cat is failed" in capsys.readouterr().err
     assert run(spool, "retry", "cat", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [{"id": "cat", "state": "pending", "done": True}]
-    assert run(spool, "retry", "cat") == 1
+    capsys.readouterr()
+    assert run(spool, "retry", "cat") == 1 and "cat is waiting" in capsys.readouterr().err
 
 
 def test_star_is_a_file_in_the_finished_folder(spool: Spool) -> None:
@@ -142,6 +204,15 @@ def test_a_queue_goes_into_a_tar_and_comes_out_of_it(spool: Spool, tmp_path: Pat
     assert cli.main(["import", str(tar), "--new-ids", "--spool", str(other.root)]) == 0
     assert len(list(other.pending.glob("*.json"))) == 2
     assert run(spool, "export", str(tar)) == 2, "nothing is overwritten"
+
+
+def test_what_is_no_tar_is_told(spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drop(spool, "cat.json", CIRCLE)
+    whole, cut = tmp_path / "whole.tar", tmp_path / "cut.tar"
+    assert run(spool, "export", str(whole)) == 0 and run(spool, "export", str(whole)) == 2
+    assert f"`file` must be a new one, but {whole} exists" in capsys.readouterr().err
+    cut.write_bytes(b"no tar, and longer than a block" * 100)
+    assert run(spool, "import", str(cut)) == 2 and "`file` must be a whole tar file" in capsys.readouterr().err
 
 
 def test_p9_a_hostile_tar_writes_nothing_but_jobs(spool: Spool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -77,13 +78,17 @@ def act(job_id: str, verb: str) -> Response:
 def priority(job_id: str) -> Response:
     """Give a waiting job another priority than its own; null takes that back."""
     fields = parse_object(request.get_data())
-    value = fields.get("priority", "")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_PRIORITY):
-        rule = f"`priority` must be a whole number from -{MOST_PRIORITY} to {MOST_PRIORITY}, or null"
-        raise JobError(Mistake("priority", f"{rule}, but is {show(value)}."))
     if unknown := [name for name in fields if name != "priority"]:
         raise JobError(Mistake(unknown[0], f"`{unknown[0]}` is no field here: only `priority` is."))
+    value = _priority(fields.get("priority", ""))
     return _told(job_id, office().spool.set_priority(job_id, value), frozenset({"pending", "held"}), "priority")
+
+
+def _priority(value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_PRIORITY):
+        return value
+    rule = f"`priority` must be a whole number from -{MOST_PRIORITY} to {MOST_PRIORITY}, or null"
+    raise JobError(Mistake("priority", f"{rule}, but is {show(value)}."))
 
 
 def _told(job_id: str, place: Place | None, wanted: frozenset[State], verb: str) -> Response:
@@ -147,6 +152,16 @@ def page_act(job_id: str, verb: str) -> AnyResponse:
     where = "pages.queue" if "pending" in wanted or "held" in wanted else "pages.job"
     # When it was too late, the page that follows shows where the job is.
     return redirect(url_for(where) if where == "pages.queue" else url_for(where, job_id=place.id), 303)
+
+
+@blueprint.post("/jobs/<job_id>/priority")
+def page_priority(job_id: str) -> AnyResponse:
+    """Give a waiting job the form's priority, or its own when the field is empty, and lead to the queue."""
+    text = request.form.get("priority", "").strip()
+    value = int(text) if re.fullmatch(r"[+-]?\d{1,3}", text, re.ASCII) else text or None
+    if office().spool.set_priority(job_id, _priority(value)) is None:
+        return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
+    return redirect(url_for("pages.queue"), 303)
 
 
 @blueprint.post("/queue/<any(pause, resume):verb>")

@@ -161,10 +161,10 @@ def cancel(job_id: str) -> Response:
 
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
 def retry(job_id: str) -> Response:
-    """Send a failed job back to the queue."""
+    """Send a failed or cancelled job back to the queue."""
     before = _report(job_id)
     if office().spool.retry(job_id) is None:
-        return answer(409, "not_failed", f"Only a failed job can be tried again, but this one is {before.status}.")
+        return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
     return _send(_report(job_id))
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from spooler import estimate, gate, mounts, schedule
 from spooler.catalogue import Catalogue
+from spooler.durable import UnreadableError
 from spooler.job import Job
+from spooler.mistakes import JobError
 from spooler.pending import Judged, Pending
 from spooler.place import Place
 from spooler.schedule import Waiting
@@ -111,6 +113,15 @@ class Line:
     def _judge(self, job: Job) -> Judged:
         return Judged(work=estimate.work(job, self._catalogue.card(job.model)))
 
+    def _left_s(self, place: Place, speeds: dict[str, float]) -> float:
+        """Seconds that a running job still needs, as far as can be told; `speeds` is not empty."""
+        try:
+            job, progress = self._spool.read_job(place), self._spool.read_progress(place)
+        except (OSError, JobError, UnreadableError):  # it ended just now
+            return 0.0
+        speed = speeds.get(job.model or self._catalogue.default, sum(speeds.values()) / len(speeds))
+        return self._judge(job).work * speed * (1 - (progress.fraction if progress else 0.0))
+
     def _bring_up_to_date(self, told: list[tuple[SpoolerStatus, bool]]) -> None:
         now = time.monotonic()
         alive = [status for status, lives in told if lives]
@@ -130,6 +141,8 @@ class Line:
         self._ordered = [*ready, *gated]
         self._positions = {each.name: number for number, each in enumerate(self._ordered)}
         self._owners = Counter(each.owner for each in self._ordered)
-        speeds = {model: speed for status in alive for model, speed in status.speeds.items()}
-        self._starts = estimate.starts(ready, self._catalogue.default, speeds, spoolers=len(alive) or 1)
+        # While the queue is paused nobody knows when anything starts.
+        speeds = {} if self._spool.paused else {model: speed for status in alive for model, speed in status.speeds.items()}
+        left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
+        self._starts = estimate.starts(ready, self._catalogue.default, speeds, left_s, spoolers=len(alive) or 1)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE

@@ -138,10 +138,10 @@ _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/jobs/{job_id}/retry",
         "post",
-        "Send a failed job back to the queue",
+        "Send a failed or cancelled job back to the queue",
         [_ID],
         False,
-        {200: ("It waits again.", JobReport), 409: ("It has not failed.", Error), **_NOT_FOUND},
+        {200: ("It waits again.", JobReport), 409: ("It has neither failed nor been cancelled.", Error), **_NOT_FOUND},
     ),
     _action("hold", "Keep a waiting job from being run"),
     _action("release", "Let a held job go on"),

@@ -236,5 +236,5 @@ def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:
         if status.state == "failing":
             return f"The engine of {status.spooler} cannot start: {status.reason}"
         if status.paused:
-            return "The queue is paused: remove the file PAUSE from the spool to go on."
+            return "The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."
     return "The engine is loading its model."

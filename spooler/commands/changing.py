@@ -8,12 +8,26 @@ from collections.abc import Callable
 from typing import Any
 
 from spooler import edit
-from spooler.commands.common import DONE, MISSING, OTHERWISE, Verbs, add_json, add_spool, add_verb, missing, say_json, tell
+from spooler.commands.common import (
+    DONE,
+    MISSING,
+    OTHERWISE,
+    Verbs,
+    add_json,
+    add_spool,
+    add_verb,
+    ids_of,
+    jobs,
+    missing,
+    say_json,
+    spool_of,
+    tell,
+)
 from spooler.job import Job
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
 from spooler.spool import Spool
-from spooler.states import ENDS, State
+from spooler.states import ENDS, STATES, State
 
 WORDS: dict[State, str] = {"pending": "waiting", "claimed": "running"}
 
@@ -29,19 +43,21 @@ def add(verbs: Verbs) -> None:
         ("unstar", _unstar, "Take the star away."),
     ):
         made = add_verb(verbs, name, run, about)
-        made.add_argument("id", nargs="+")
+        made.add_argument("id", nargs="+", help="of jobs, or of a batch: all of its jobs")
         add_json(made)
         add_spool(made)
     priority = add_verb(verbs, "priority", _priority, "Give waiting jobs another priority than their own.")
     priority.add_argument("priority", help="-100 to 100; `own` takes it back")
-    priority.add_argument("id", nargs="+")
+    priority.add_argument("id", nargs="+", help="of jobs, or of a batch: all of its jobs")
     add_json(priority)
     add_spool(priority)
     for name, run, about in (
         ("pause", _pause, "Stop claiming; what runs is finished."),
         ("resume", _resume, "Go on claiming."),
     ):
-        add_spool(add_verb(verbs, name, run, about))
+        made = add_verb(verbs, name, run, about)
+        add_json(made)
+        add_spool(made)
     change = add_verb(verbs, "edit", _edit, "Find and replace in the waiting jobs' texts, or give their fields other values.")
     change.add_argument("id", nargs="*", help="these jobs only")
     change.add_argument("--find", metavar="REGEX", help="what to look for in the prompts")
@@ -55,15 +71,31 @@ def add(verbs: Verbs) -> None:
     add_spool(change)
 
 
-def _each(options: argparse.Namespace, act: Callable[[Spool, str], Place | None], wanted: tuple[State, ...]) -> int:
-    """Do it to each job; the worst of the exit statuses. `wanted` are the states that mean that it was done."""
-    spool, status, told = Spool(options.spool), DONE, []
-    for job_id in options.id:
-        place = act(spool, job_id)
-        told.append({"id": job_id, "state": place.state if place else None, "done": bool(place and place.state in wanted)})
+def _each(
+    options: argparse.Namespace,
+    act: Callable[[Spool, str], Place | None],
+    wanted: tuple[State, ...],
+    of: tuple[State, ...] = STATES,
+    backwards: bool = False,
+) -> int:
+    """Do it to each job; the worst of the exit statuses. `wanted` are the states that mean that it was done, `of` those of
+    the jobs that it can be done to; `backwards`: the last one first.
+
+    Of a batch, a job whose state does not allow it is passed over: it is no mistake that some have ended.
+    """
+    spool, status, told = spool_of(options), DONE, []
+    meant = ids_of(spool, options.id)
+    for job_id, named in reversed(meant) if backwards else meant:
+        place = spool.find(job_id)
+        fits = place is None or place.state in of
+        place = act(spool, job_id) if fits else place
+        done = bool(fits and place and place.state in wanted)
+        if not named and not done:
+            continue
+        told.append({"id": job_id, "state": place.state if place else None, "done": done})
         if place is None:
             status = max(status, missing(job_id) if not options.json else MISSING)
-        elif place.state not in wanted:
+        elif not done:
             status = max(status, OTHERWISE)
             if not options.json:
                 tell(f"nothing was done: {job_id} is {WORDS.get(place.state, place.state)}")
@@ -87,20 +119,14 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _retry(options: argparse.Namespace) -> int:
-    def act(spool: Spool, job_id: str) -> Place | None:
-        place = spool.find(job_id)
-        if place and place.state in ("pending", "held", "claimed", "done"):
-            # Waiting already is not "sent back": told as it is.
-            return place if place.state != "pending" else Place(place.id, "held", place.path)
-        return spool.retry(job_id)
-
-    return _each(options, act, ("pending",))
+    return _each(
+        options, lambda spool, job_id: spool.retry(job_id) or spool.find(job_id), ("pending",), ("failed", "cancelled")
+    )
 
 
 def _top(options: argparse.Namespace) -> int:
     # The last one moved is the first: so from the back, for the order that was asked for.
-    options.id.reverse()
-    return _each(options, lambda spool, job_id: spool.set_priority(job_id, "top"), ("pending", "held"))
+    return _each(options, lambda spool, job_id: spool.set_priority(job_id, "top"), ("pending", "held"), backwards=True)
 
 
 def _priority(options: argparse.Namespace) -> int:
@@ -127,17 +153,27 @@ def _unstar(options: argparse.Namespace) -> int:
 
 
 def _pause(options: argparse.Namespace) -> int:
-    Spool(options.spool).pause()
-    return DONE
+    spool = spool_of(options)
+    spool.pause()
+    return _tell_paused(spool, options)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    Spool(options.spool).resume()
+    spool = spool_of(options)
+    spool.resume()
+    return _tell_paused(spool, options)
+
+
+def _tell_paused(spool: Spool, options: argparse.Namespace) -> int:
+    if options.json:
+        say_json({"paused": spool.paused})
+    else:
+        print("the queue is paused; what runs is finished" if spool.paused else "the queue goes on")
     return DONE
 
 
 def _edit(options: argparse.Namespace) -> int:
-    spool = Spool(options.spool)
+    spool = spool_of(options)
     change = _change(options)
     ids = frozenset(options.id) or None
     edited = [each for _, each in edit.plan(spool, change, ids)] if options.dry_run else edit.apply(spool, change, ids)
@@ -147,7 +183,8 @@ def _edit(options: argparse.Namespace) -> int:
         return DONE
     for each in edited:
         print(f"{each.id}: " + "; ".join(f"{name}: {show(a)} -> {show(b)}" for name, (a, b) in each.fields.items()))
-    tell(f"{len(edited)} jobs {'would be' if options.dry_run else 'were'} changed")
+    verb = "would be" if options.dry_run else "was" if len(edited) == 1 else "were"
+    tell(f"{jobs(len(edited))} {verb} changed")
     return DONE
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spooler.batches import Batches
 from spooler.settings import Settings
+from spooler.spool import Spool, SpoolError
 
 DONE, OTHERWISE, WRONG, MISSING = 0, 1, 2, 3
 
@@ -41,9 +43,30 @@ def say_json(answer: Any) -> None:
     print(json.dumps(answer, indent=2))
 
 
+def ids_of(spool: Spool, given: Sequence[str]) -> list[tuple[str, bool]]:
+    """The jobs that are meant, each with whether it was named itself: the id of a batch stands for all of its jobs."""
+    found: list[tuple[str, bool]] = []
+    for job_id in given:
+        batch = Batches(spool).progress(job_id) if spool.find(job_id) is None else None
+        found += [(each, False) for each in batch.batch.jobs] if batch else [(job_id, True)]
+    return found
+
+
+def spool_of(options: argparse.Namespace) -> Spool:
+    """The spool that the option names. Raises SpoolError when there is none: a mistyped one must not look like an empty one."""
+    spool = Spool(options.spool)
+    if not spool.pending.is_dir():
+        raise SpoolError(f"there is no spool at {options.spool}")
+    return spool
+
+
 def missing(job_id: str) -> int:
     tell(f"there is no job {job_id!a}")
     return MISSING
+
+
+def jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number:,} jobs"
 
 
 def printable(text: str) -> str:

@@ -20,8 +20,10 @@ from spooler.commands.common import (
     add_json,
     add_spool,
     add_verb,
+    ids_of,
     missing,
     say_json,
+    spool_of,
     tell,
 )
 from spooler.ids import is_id
@@ -49,7 +51,7 @@ def add(verbs: Verbs) -> None:
     submit.add_argument("--wait", action="store_true", help="wait until it is done and print where the pictures are")
     add_spool(submit)
     wait = add_verb(verbs, "wait", _wait, "Wait until jobs are done and print where their pictures are.")
-    wait.add_argument("id", nargs="+")
+    wait.add_argument("id", nargs="+", help="of jobs, or of a batch: all of its jobs")
     add_json(wait)
     add_spool(wait)
     replay = add_verb(verbs, "replay", _replay, "Run a finished job again from its record, and compare the pictures.")
@@ -100,13 +102,14 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
             try:
                 fields[name] = json.loads(text)
             except ValueError:
-                continue
+                if name == "after":  # ids need no brackets
+                    fields[name] = [job_id.strip() for job_id in text.split(",")]
     return fields
 
 
 def _wait(options: argparse.Namespace) -> int:
-    spool, status, told = Spool(options.spool), DONE, []
-    for job_id in options.id:
+    spool, status, told = spool_of(options), DONE, []
+    for job_id, _ in ids_of(spool, options.id):
         status = max(status, _watch(spool, job_id, quiet=options.json))
         place = spool.find(job_id)
         record = spool.read_record(place) if place else None
@@ -119,7 +122,7 @@ def _wait(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     """Submit the job again as it was run, seed and all, wait, and hold the pixel hashes of the two records side by side."""
-    spool = Spool(options.spool)
+    spool = spool_of(options)
     place = spool.find(options.id)
     if place is None:
         return missing(options.id)

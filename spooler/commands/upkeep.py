@@ -7,9 +7,21 @@ import sys
 from pathlib import Path
 
 from spooler import archive, fsck
-from spooler.commands.common import DONE, OTHERWISE, Verbs, add_json, add_spool, add_verb, printable, say_json, tell
+from spooler.commands.common import (
+    DONE,
+    OTHERWISE,
+    Verbs,
+    add_json,
+    add_spool,
+    add_verb,
+    jobs,
+    printable,
+    say_json,
+    spool_of,
+    tell,
+)
 from spooler.settings import Settings
-from spooler.spool import Spool
+from spooler.spool import Spool, SpoolError
 
 
 def add(verbs: Verbs) -> None:
@@ -30,6 +42,8 @@ def add(verbs: Verbs) -> None:
 
 def _fsck(options: argparse.Namespace) -> int:
     spool = Spool(options.spool)
+    if not spool.root.is_dir():
+        raise SpoolError(f"there is no spool at {options.spool}")
     told, left, mended = [], 0, 0
     for finding in fsck.examine(spool, options.deep, Settings.parse([], "sdspool").tmp_max_age_s):
         done = False
@@ -62,13 +76,17 @@ def _fsck(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    spool = Spool(options.spool)
+    spool = spool_of(options)
     if str(options.file) == "-":
         number = archive.export(spool, sys.stdout.buffer)
     else:
-        with options.file.open("xb") as file:
+        try:
+            file = options.file.open("xb")
+        except FileExistsError:
+            raise SpoolError(f"`file` must be a new one, but {options.file} exists") from None
+        with file:
             number = archive.export(spool, file)
-    tell(f"{number} jobs written")
+    tell(f"{jobs(number)} written")
     return DONE
 
 

@@ -55,8 +55,9 @@ const poll = (url, show) => {
 };
 
 const doing = job => {
+  if (job.waits_for) return job.waits_for;
   if (job.status === 'waiting') return job.position === 1 ? 'Next in line' : job.position ? `Number ${job.position} in line` : 'Waiting';
-  if (job.status === 'held') return 'Held: it waits until it is moved back to pending/';
+  if (job.status === 'held') return 'Held: it waits until it is released';
   const at = job.progress;
   if (!at || !at.steps) return 'Starting';
   if (at.phase === 'load') return 'Loading the model';
@@ -96,6 +97,7 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
     badge.className = `badge ${job.status}`;
     part('bar').value = job.progress ? job.progress.fraction_done : 0;
     if (part('doing').textContent !== doing(job)) part('doing').textContent = doing(job);
+    page.querySelectorAll('[data-while]').forEach(each => { each.hidden = !each.dataset.while.split(' ').includes(job.status); });
     const preview = part('preview');
     preview.hidden = !job.preview;
     if (job.preview) preview.src = `${job.preview}?at=${job.progress?.image}-${job.progress?.step}`;

@@ -1,0 +1,66 @@
+"""A spooler's service without a process, an engine or a clock of its own: a test turns it, and speaks for the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spooler import messages
+from spooler.child import Child
+from spooler.denylist import DenyList
+from spooler.life import Life
+from spooler.service import Service
+from spooler.settings import Settings
+from spooler.spool import Spool
+from tests.prove.restart import FACTS
+from tests.prove.sleeper import CATALOGUE
+
+
+class Engine(Child):
+    """In the place of an engine's process: it hears everything, and says what the test has it say."""
+
+    def __init__(self) -> None:
+        self.heard: list[messages.ToEngine] = []
+
+    @property
+    def pid(self) -> int:
+        return 0
+
+    def send(self, message: messages.ToEngine) -> None:
+        self.heard.append(message)
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout_s: float) -> None: ...
+
+
+class Desk:
+    """A service that is turned by hand; each turn is a while after the one before, so that everything is due."""
+
+    def __init__(self, root: Path, deny_list: DenyList | None = None):
+        self.spool = Spool(root)
+        self.spool.create()
+        self.life = Life.begin(self.spool, "me")
+        self.engine = Engine()
+        settings = Settings(spool=root, spooler="me", floor_mib=0.0, stall_s=1e9)
+        self.service = Service(settings, self.spool, CATALOGUE, deny_list or DenyList(), self.life, lambda made: self.engine)
+        self._now = 0.0
+        self.turn()
+        self.turn(messages.Ready(facts=FACTS))
+
+    def turn(self, said: messages.FromEngine | None = None) -> None:
+        if said:
+            self.service.inbox.put((self.engine, said))
+        self._now += 100.0
+        self.service.turn(self._now)
+
+    def state(self) -> str | None:
+        place = self.spool.find("cat")
+        return place.state if place else None
+
+    def runs(self) -> int:
+        """How often the engine was given a job."""
+        return sum(isinstance(each, messages.Run) for each in self.engine.heard)
+
+    def close(self) -> None:
+        self.service.close()
+        self.life.end()

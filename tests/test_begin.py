@@ -1,0 +1,253 @@
+"""What a spooler looks at when it has claimed a job and begins it, and what it does when its end cannot be kept."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calls import no_fsync_of
+from desk import Desk
+from house import drop
+
+from spooler import messages
+from spooler.denylist import DenyList
+from spooler.life import Life
+from spooler.place import Place
+from spooler.record import Timings, utc_now
+from spooler.service import serve
+from spooler.spool import Spool
+from spooler.status import SpoolerStatus
+from tests.prove.restart import FACTS, draw
+from tests.prove.sleeper import CATALOGUE
+
+CAT = {"prompt": "a cat"}
+FINISHED = messages.Finished(id="cat", timings=Timings(), facts=FACTS)
+
+
+def denied(tmp_path: Path) -> DenyList:
+    (tmp_path / "words").write_text("dog\n")
+    return DenyList.read(tmp_path / "words")
+
+
+@contextmanager
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path / "spool", denied(tmp_path))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def claimed(tmp_path: Path, job: dict[str, Any] = CAT) -> Path:
+    """A job that an earlier life of this spooler had claimed, and died: what it is now, nobody has looked at."""
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.claimed / "me").mkdir()
+    drop(spool, "cat.json", job)
+    place = spool.claim("cat.json", "me")
+    assert place
+    return place.path
+
+
+def test_a_job_that_is_well_is_begun(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        assert (made.state(), made.runs()) == ("claimed", 1)
+
+
+@pytest.mark.parametrize("job", [{"prompt": "a dog"}, {"prompt": "a cat", "model": "nobody-has-it"}], ids=["denied", "model"])
+def test_p5_what_is_claimed_is_judged_again(job: dict[str, Any], tmp_path: Path) -> None:
+    claimed(tmp_path, job)
+    with desk(tmp_path) as made:
+        assert made.runs() == 0 and (made.spool.rejected_folder / "cat.json.reason.txt").exists()
+
+
+def test_p9_a_folder_with_something_odd_in_it_is_not_begun(tmp_path: Path) -> None:
+    (claimed(tmp_path) / "0.png").symlink_to("/etc/hostname")
+    with desk(tmp_path) as made:
+        assert made.runs() == 0 and list(made.spool.rejected_folder.glob("*.reason.txt"))
+
+
+@pytest.mark.parametrize(("note", "state"), [("hold", "held"), ("cancel", "cancelled")])
+def test_a_note_in_the_folder_is_heeded_before_the_job_is_begun(note: str, state: str, tmp_path: Path) -> None:
+    (claimed(tmp_path) / note).touch()
+    with desk(tmp_path) as made:
+        assert (made.state(), made.runs()) == (state, 0)
+
+
+def test_a_running_job_is_told_of_its_cancel_once(tmp_path: Path) -> None:
+    folder = claimed(tmp_path)
+    with desk(tmp_path) as made:
+        made.turn()
+        assert not any(isinstance(each, messages.Cancel) for each in made.engine.heard)
+        (folder / "cancel").touch()
+        made.turn()
+        made.turn()
+        assert [each.id for each in made.engine.heard if isinstance(each, messages.Cancel)] == ["cat"]
+
+
+@pytest.mark.parametrize("job", [{"prompt": "a dog"}, {"prompt": "a cat", "model": "nobody-has-it"}], ids=["denied", "model"])
+def test_p5_what_can_never_run_is_set_aside_at_sight_even_while_the_spool_is_paused(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
+    with desk(tmp_path) as made:
+        made.spool.pause()
+        drop(made.spool, "cat.json", job)
+        made.turn()
+        assert (made.spool.rejected_folder / "cat.json.reason.txt").exists()
+
+
+def test_a_job_for_another_spooler_s_model_is_left_to_it(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        card = CATALOGUE.models[0].model_copy(update={"name": "theirs"})
+        theirs = CATALOGUE.model_copy(update={"models": (card,), "default": "theirs"})
+        (made.spool.claimed / "other").mkdir()
+        told = {"spooler": "other", "host": "there", "state": "ready", "started": utc_now(), "beat": utc_now()}
+        status = SpoolerStatus.model_validate({**told, "catalogue": theirs})
+        made.spool.write_status(status)
+        drop(made.spool, "cat.json", {"prompt": "a cat", "model": "theirs"})
+        drop(made.spool, "owl.json", {"prompt": "an owl", "model": "nobody-has-it"})
+        made.turn()
+        assert made.state() == "pending" and made.runs() == 0
+        assert (made.spool.rejected_folder / "owl.json.reason.txt").exists()
+
+
+def test_w5_a_picture_that_cannot_be_kept_is_drawn_anew(tmp_path: Path) -> None:
+    folder = claimed(tmp_path)
+    with desk(tmp_path) as made:
+        (image,) = draw(folder, 1, 1)
+        made.turn(messages.ImageDone(id="cat", image=image))
+        with no_fsync_of(".png"):
+            made.turn(FINISHED)
+        assert (made.state(), made.runs()) == ("claimed", 2) and not (folder / "0.png").exists()
+        (image,) = draw(folder, 2, 1)
+        made.turn(messages.ImageDone(id="cat", image=image))
+        made.turn(FINISHED)
+        assert made.state() == "done"
+
+
+def test_p2_a_job_that_is_shown_is_not_run_again_though_the_disk_may_forget_it(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        with no_fsync_of("/done"):
+            made.turn(FINISHED)
+        assert (made.state(), made.service.running) == ("done", None)
+        made.turn()
+        assert made.runs() == 1
+
+
+def test_w5_a_failure_that_cannot_be_kept_is_published_when_it_can_and_not_run_again(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        with no_fsync_of("job.json"), pytest.raises(OSError, match="Input/output"):
+            made.turn(messages.Failed(id="cat", code="broken", reason="It broke."))
+        assert (made.state(), made.runs()) == ("claimed", 1)
+        made.turn()
+        assert (made.state(), made.runs()) == ("failed", 1)
+
+
+def stumbling(made: Desk, error: Exception, adopted: bool = False) -> None:
+    """The next job that is begun meets this error; `adopted`: and another spooler has it by then."""
+
+    def gather_inputs(place: Place, names: object) -> None:
+        del made.spool.gather_inputs  # type: ignore[method-assign]
+        if adopted:
+            place.path.rename(made.spool.claimed / "other" / place.id)
+        raise error
+
+    made.spool.gather_inputs = gather_inputs  # type: ignore[method-assign]
+
+
+PASSES = OSError(errno.EIO, "Input/output error")
+STAYS = PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), STAYS, FileNotFoundError(errno.ENOENT, "x")], ids=lambda each: repr(each))
+def test_p5_a_job_that_the_spooler_stumbles_over_fails_and_the_queue_goes_on(error: Exception, tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        stumbling(made, error)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        assert (made.state(), made.runs()) == ("failed", 0)
+        drop(made.spool, "dog.json", CAT)
+        made.turn()
+        assert made.runs() == 1
+
+
+def test_p2_an_error_that_passes_costs_no_job(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        stumbling(made, PASSES)
+        drop(made.spool, "cat.json", CAT)
+        with pytest.raises(OSError, match="Input/output"):
+            made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 0)
+        made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 1)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError(errno.ENOENT, "x")], ids=lambda each: repr(each))
+def test_n8_a_job_that_is_adopted_while_it_is_begun_is_the_other_s(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with desk(tmp_path) as made:
+        other = Life.begin(made.spool, "other")
+        stumbling(made, error, adopted=True)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        assert (made.state(), made.runs(), made.service.running) == ("claimed", 0, None)
+        lost = isinstance(error, FileNotFoundError)
+        assert ("another spooler has it" in caplog.text, "cannot be begun" in caplog.text) == (lost, not lost)
+        other.end()
+
+
+@pytest.mark.parametrize("error", [STAYS, PASSES], ids=["stays", "passes"])
+def test_p5_a_job_that_cannot_even_be_ended_is_left_and_the_queue_goes_on(error: OSError, tmp_path: Path) -> None:
+    def publish(*_: object) -> None:
+        raise error
+
+    with desk(tmp_path) as made:
+        stumbling(made, ValueError("x"))
+        made.spool.publish = publish  # type: ignore[method-assign, assignment]
+        drop(made.spool, "cat.json", CAT)
+        if error is PASSES:
+            with pytest.raises(OSError, match="Input/output"):
+                made.turn()
+        else:
+            made.turn()
+            drop(made.spool, "dog.json", CAT)
+            made.turn()
+            assert (made.state(), made.runs()) == ("claimed", 1)
+        del made.spool.publish  # type: ignore[method-assign]
+
+
+def test_n8_progress_of_a_job_that_was_just_adopted_is_told_to_nobody(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+
+        def write_progress(*_: object) -> None:
+            raise FileNotFoundError
+
+        made.spool.write_progress = write_progress  # type: ignore[method-assign, assignment]
+        made.turn()
+        assert made.service.running
+
+
+def test_a_pending_that_is_away_for_a_while_stops_nothing(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        made.spool.pending.rename(made.spool.root / "away")
+        made.turn()
+        (made.spool.root / "away").rename(made.spool.pending)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        made.turn()
+        assert made.runs() == 1
+
+
+def test_a_second_spooler_of_a_name_that_lives_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with desk(tmp_path) as made:
+        assert serve(made.service.settings) == 2
+        assert "a spooler named me is running on this spool" in caplog.text

@@ -1,0 +1,69 @@
+"""What is done under the claim lock, and that a lock is the kernel's or none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import Timeout
+from house import listing
+
+from spooler import spool as spool_module
+from spooler.batches import Batches
+from spooler.spool import Spool
+from tests.prove.operations import operations
+
+#: Of the operations of the proofs, those that take no claim lock: a wished id, a claim, and whatever goes back, take it.
+FREE = {
+    "submit", "submit, pictures", "gather pictures", "cancel, running", "set priority", "star", "begin an epoch", "recover",
+    "prune", "prune, starred", "reap tmp", "restart after a crash",
+}  # fmt: skip
+
+
+def is_free(name: str) -> bool:
+    return name in FREE or name.startswith(("prepare", "publish"))
+
+
+@pytest.mark.parametrize("operation", operations(), ids=lambda each: each.name)
+def test_what_could_meet_a_claim_waits_for_the_claim_lock(
+    operation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    operation.stage(spool)
+    if is_free(operation.name):
+        return
+    monkeypatch.setattr(spool_module, "CLAIM_LOCK_WAIT_S", 0.01)
+    before = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
+    with spool.claim_lock(), operation.ready(spool), pytest.raises(Timeout):
+        operation.deed(spool)
+    after = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
+    assert {name for name in after ^ before if not name.endswith(".lock")} == set()
+
+
+def test_n7_a_lock_is_the_kernel_s_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system has no locks nobody may work on: a file that says "locked" would outlive who made it."""
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.claimed / "me").mkdir()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for lock in (spool.claim_lock(), spool.life_lock("me")):
+        with pytest.raises(OSError, match="not implemented"):
+            lock.acquire(timeout=0.01)
+
+
+def test_nobody_takes_apart_a_batch_that_another_is_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.batches / "two").mkdir()  # its taker has come so far
+    monkeypatch.setattr(spool_module, "CLAIM_LOCK_WAIT_S", 0.01)
+    with spool.claim_lock(), pytest.raises(Timeout):
+        Batches(spool).unfinished()
+    assert (spool.batches / "two").is_dir()
+    assert Batches(spool).unfinished() == [] and not (spool.batches / "two").exists()
