@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from spooler import durable, job, pictures
@@ -19,6 +19,10 @@ from spooler.mistakes import JobError, Mistake
 from spooler.spool import Spool, SpoolError, TakenError
 
 STATES: tuple[Literal["pending", "held"], ...] = ("pending", "held")
+
+
+#: Of one job in a tar: job.json and its pictures, of which no job names as many. All of them are in memory at once.
+MAX_FILES = 1 + job.MAX_INPUTS
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ def export(spool: Spool, file: IO[bytes]) -> int:
             for place in sorted(spool.places(state), key=lambda place: place.id):
                 try:
                     raw = durable.read_small(place.job_file, job.MAX_BYTES)
-                    inputs = {name: spool.input_file(place, name).read_bytes() for name in decode(raw).inputs}
+                    names = decode(raw).inputs
+                    if place.is_folder and spool.odd_entry(place, names):
+                        continue  # a link, a device: nothing outside the spool is ever read (P9)
+                    inputs = {name: _read_picture(spool.input_file(place, name)) for name in names}
                 except (JobError, FileNotFoundError, durable.UnreadableError):
                     continue  # RACE: claimed meanwhile; or no job, which the spooler will say
                 for name, data in {"job.json": raw, **inputs}.items():
@@ -47,6 +54,10 @@ def export(spool: Spool, file: IO[bytes]) -> int:
                     tar.addfile(entry, io.BytesIO(data))
                 number += 1
     return number
+
+
+def _read_picture(path: Path) -> bytes:
+    return durable.read_small(path, pictures.MAX_FILE_BYTES)
 
 
 @contextmanager
@@ -76,6 +87,8 @@ def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Impor
                 yield _submit(spool, folder, files, new_ids)
                 files = {}
             folder = here
+            if len(files) >= MAX_FILES:
+                raise JobError(Mistake("", f"{here[1]!r} must have at most {MAX_FILES} files, but has more."))
             if entry.size > pictures.MAX_FILE_BYTES:
                 rule = f"{entry.name!a} must have at most {pictures.MAX_FILE_BYTES} bytes, but has {entry.size}."
                 raise JobError(Mistake("", rule))

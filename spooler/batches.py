@@ -28,7 +28,7 @@ from spooler.moments import Moment
 from spooler.pending import OVERRIDES
 from spooler.reader import folders
 from spooler.record import utc_now
-from spooler.spool import Spool, remove
+from spooler.spool import Spool
 from spooler.states import State
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,11 @@ class Batches:
         single = source.suffix.lower() == ".png"
         stem = clean_id(source.stem)[:100]
         with spool.claim_lock():
-            batch_id = next(wanted for wanted in versions(stem) if self._free(wanted, single))
-            jobs = (batch_id,) if single else tuple(f"{batch_id}.{number:04d}" for number in range(1, rows + 1))
+            batch_id = next(wanted for wanted in versions(stem) if self._free(wanted, _job_ids(wanted, rows, single)))
+            jobs = _job_ids(batch_id, rows, single)
             batch = Batch(id=batch_id, file=name, owner=owner, taken=utc_now(), jobs=jobs)
             folder = self._root / batch_id
+            spool.restore(self._root)
             durable.make_folder(folder)
             try:
                 durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
@@ -102,8 +103,11 @@ class Batches:
                 raise
         return batch
 
-    def _free(self, batch_id: str, single: bool) -> bool:
-        """Whether the id is free; what a killed taker left there, without the file, is taken apart."""
+    def _free(self, batch_id: str, jobs: Sequence[str]) -> bool:
+        """Whether the id is free, and those of its jobs; what a killed taker left there, without the file, is taken apart.
+
+        A row whose id another job has would be taken for one that is in the queue, and be lost (P2).
+        """
         folder = self._root / batch_id
         if durable.exists(folder):
             batch = self.read(batch_id)
@@ -111,15 +115,27 @@ class Batches:
             if ours or (batch and durable.exists(folder / batch.file)):
                 return False
             self._undo(folder)
-        return not single or self._spool.find_by_name(batch_id) is None
+            if durable.exists(folder):
+                return False
+        return all(self._spool.find_by_name(job_id) is None for job_id in jobs)
 
     def _undo(self, folder: Path) -> None:
-        """Take apart what was begun for a file that was not taken; overrides go back where they were."""
-        for entry in folder.glob(f"*{OVERRIDES}"):
-            with contextlib.suppress(OSError):
-                entry.rename(self._spool.pending / entry.name)
-        with contextlib.suppress(OSError):
-            remove(folder)
+        """Take apart what was begun for a file that was not taken; overrides go back where they were.
+
+        Only what `take` made is removed: a folder with anything else in it is somebody's, and stays (P5).
+        """
+        try:
+            names = {entry.name for entry in folder.iterdir()}
+            if not all(name == "batch.json" or name[0] == "." or name.endswith(OVERRIDES) for name in names):
+                return
+            for name in names:
+                if name.endswith(OVERRIDES):
+                    (folder / name).rename(self._spool.pending / name)
+                else:
+                    (folder / name).unlink()
+            folder.rmdir()
+        except OSError as error:
+            log.warning("batches/%s: cannot be taken apart: %s", folder.name, error)
 
     def unfinished(self) -> list[Batch]:
         """The batches of which rows may not be in the queue yet; what was begun and not committed is taken apart."""
@@ -209,3 +225,8 @@ class Batches:
             else:
                 gone += 1
         return BatchProgress(batch, counts, gone)
+
+
+def _job_ids(batch_id: str, rows: int, single: bool) -> tuple[str, ...]:
+    """The ids of a batch's jobs, row by row; a picture's only job has the batch's own."""
+    return (batch_id,) if single else tuple(f"{batch_id}.{number:04d}" for number in range(1, rows + 1))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from spooler import durable, job
 from spooler.batch_file import read_rows
 from spooler.batches import MAX_BYTES, Batch, Batches
+from spooler.ids import is_text
 from spooler.job import Job
-from spooler.mistakes import IncompleteError, JobError
+from spooler.mistakes import IncompleteError, JobError, Mistake
 from spooler.pending import OVERRIDES, Pending, Source, Suspect, has_writer, owner_of
 from spooler.reader import PRIORITY
 from spooler.spool import Spool
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what is no job yet.
 LOOK_S = 1.0
+#: Seconds of one turn that may go into setting aside and taking; what is left over is for the next.
+WORK_S = 0.2
 
 
 @dataclass
@@ -44,6 +49,7 @@ class Doorman:
         self._batches = Batches(spool)
         self._expansions: list[Expansion] | None = None  # None: what an earlier life began is not known yet
         self._next_look = float("-inf")
+        self._left_over = False  # the last turn had more to do than it had time for
 
     @property
     def busy(self) -> bool:
@@ -56,15 +62,22 @@ class Doorman:
             self._pending.look_again(now)
             for name in self._pending.orphans(now, self._grace_s()):
                 self._remove_orphan(name)
-        for suspect in self._pending.suspects:
-            self._mind_suspect(suspect, now)
-        for source in self._pending.sources:
-            self._mind_source(source, now)
+        end = time.perf_counter() + WORK_S
+        self._left_over = False
+        todo: list[Suspect | Source] = [*self._pending.suspects, *self._pending.sources]
+        for odd in todo:
+            if time.perf_counter() >= end:
+                self._left_over = True
+                break
+            if isinstance(odd, Suspect):
+                self._mind_suspect(odd, now)
+            else:
+                self._mind_source(odd, now)
         self._expand()
 
     def due(self, now: float) -> float:
         """When there is something to do, monotonic seconds."""
-        if self._expansions:
+        if self._expansions or self._left_over:
             return now
         return self._next_look if self._pending.suspects or self._pending.sources else now + LOOK_S
 
@@ -102,9 +115,11 @@ class Doorman:
                 if abandoned:
                     self._pending.patient(source, now)
                 return
+            if not is_text(source.path.name):
+                raise JobError(Mistake("", f"The file's name must be UTF-8, but is {source.path.name!a}."))
             info = source.path.stat(follow_symlinks=False)
-            extra = durable.read_small(overrides, job.MAX_BYTES) if overrides.exists() else None
-            rows = [row.job for row in read_rows(source.path.name, durable.read_small(source.path, MAX_BYTES), extra)]
+            extra = self._read(overrides, job.MAX_BYTES) if durable.exists(overrides) else None
+            rows = [row.job for row in read_rows(source.path.name, self._read(source.path, MAX_BYTES), extra)]
             for row in rows:
                 self._check(row)
             name = source.path.name
@@ -123,6 +138,16 @@ class Doorman:
         if batch:
             log.info("batches/%s: %d jobs of %s", batch.id, len(batch.jobs), ascii(batch.file)[1:-1])
             self._expansions = [*(self._expansions or []), Expansion(batch, self._batches.rows(batch))]
+
+    @staticmethod
+    def _read(path: Path, max_bytes: int) -> bytes:
+        """As `durable.read_small`; one that cannot be read is that file's fault alone, and must not stop the queue (P5)."""
+        try:
+            return durable.read_small(path, max_bytes)
+        except (FileNotFoundError, durable.UnreadableError):
+            raise
+        except OSError as error:  # perhaps for now: somebody may give us leave, or the share come back
+            raise IncompleteError(Mistake("", f"{path.name!a} must be readable, but: {error.strerror}.")) from error
 
     def _expand(self) -> None:
         """Submit some rows of the first batch that is not all in the queue."""

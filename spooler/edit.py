@@ -89,7 +89,7 @@ def apply(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> li
     done: list[Edited] = []
     with _claimer(spool) as me:
         for place, edited in todo:
-            claimed = spool.claim(place.path.name, me, edited.state)
+            claimed = spool.claim(place.path.name, me, edited.state, to_edit=True)
             if claimed is None:
                 continue  # RACE: it is being run, or somebody took it away
             try:

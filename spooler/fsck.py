@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import Timeout
 from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
@@ -101,7 +102,7 @@ def _ended(spool: Spool, state: str, folder: Path, deep: bool) -> list[Finding]:
     if not durable.exists(folder / "job.json"):
         names = {entry.name for entry in _walk(folder)}
         if names <= {"record.json"} and state == "cancelled":
-            return [Finding("P2", folder, "Left by a cancel that was killed: there is no job in it.", lambda: remove(folder))]
+            return [Finding("P2", folder, "Left by a cancel that was killed: there is no job in it.", _leftover(spool, folder))]
         return [Finding("P2", folder, "The job.json is missing.")]
     found = [*_elsewhere(spool, state, folder), *_job_file(folder)]
     try:
@@ -184,11 +185,11 @@ def _claimed(spool: Spool) -> Iterator[Finding]:
         jobs = folders(theirs)
         for folder in jobs:
             if not durable.exists(folder / "job.json"):
-                yield Finding("P2", folder, "Left by a claim that was killed: there is no job in it.", _remover(folder))
+                yield Finding("P2", folder, "Left by a claim that was killed: there is no job in it.", _leftover(spool, folder))
             elif not anybody:
                 yield Finding("P2", folder, "The spooler that has this job is dead, and no other runs: start one.")
         if not jobs and theirs.name.startswith("edit-"):
-            yield Finding("P2", theirs, "Left by an edit that was killed.", _remover(theirs))
+            yield Finding("P2", theirs, "Left by an edit that was killed.", _dead_editor(spool, theirs))
 
 
 def _waiting(spool: Spool) -> Iterator[Finding]:
@@ -212,7 +213,7 @@ def _rejected(spool: Spool) -> Iterator[Finding]:
     for entry in _walk(spool.rejected_folder):
         if entry.name.endswith(".reason.txt"):
             if not durable.exists(entry.with_name(entry.name.removesuffix(".reason.txt"))):
-                yield Finding("P5", entry, "A reason without its file.", _remover(entry))
+                yield Finding("P5", entry, "A reason without its file.", _lone_reason(spool, entry))
         elif not durable.exists(reason := entry.with_name(f"{entry.name}.reason.txt")):
             yield Finding("P5", entry, "A rejected file without its reason.", _reason_writer(reason))
 
@@ -232,6 +233,36 @@ def _tmp(spool: Spool, max_age_s: float) -> Iterator[Finding]:
     for entry in _walk(spool.tmp):
         if newest - mtime_ns(entry) > max_age_s * 1e9:
             yield Finding("P2", entry, "Left by a writer that was killed.", _remover(entry))
+
+
+# A mend may come long after the look: it looks again, under the lock of whoever makes such a thing into a job.
+
+
+def _leftover(spool: Spool, folder: Path) -> Callable[[], None]:
+    def mend() -> None:
+        with spool.claim_lock():
+            if durable.exists(folder) and not durable.exists(folder / "job.json"):
+                remove(folder)
+
+    return mend
+
+
+def _dead_editor(spool: Spool, folder: Path) -> Callable[[], None]:
+    def mend() -> None:
+        with contextlib.suppress(Timeout), spool.life_lock(folder.name).acquire(timeout=0):
+            if not folders(folder):
+                remove(folder)
+
+    return mend
+
+
+def _lone_reason(spool: Spool, reason: Path) -> Callable[[], None]:
+    def mend() -> None:
+        with spool.claim_lock():
+            if not durable.exists(reason.with_name(reason.name.removesuffix(".reason.txt"))):
+                remove(reason)
+
+    return mend
 
 
 def _remover(path: Path) -> Callable[[], None]:

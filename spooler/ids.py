@@ -16,6 +16,15 @@ def is_id(text: str) -> bool:
     return bool(ID.fullmatch(text)) and not text.endswith((".json", ".priority"))
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8: one that is not cannot be told in JSON."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def new_id() -> str:
     """An id for a job from the web: it sorts by time, and 40 random bits make it new."""
     now = datetime.now(UTC)

@@ -6,7 +6,10 @@ It decides and claims; what becomes of a claimed job is the service's.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 from spooler import estimate, gate, mounts
@@ -29,6 +32,9 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 #: Seconds of one turn that may go into looking at pending/: a claim never waits longer for it.
 LOOK_S = 0.2
+#: Seconds of one turn, and the part of all the time, that may go into the conditions of waiting jobs, however many there are.
+GATE_S = 0.05
+GATE_SHARE = 0.2
 #: On a network file system a copy may stall for as long as its caches last (N5).
 NETWORK_GRACE_S = 60.0
 #: Owners whose last turns are told in spooler.json.
@@ -60,6 +66,7 @@ class Intake:
         self._last_turn: dict[str, int] = {}  # by owner
         self._turns = 0
         self._owners: dict[str, str] = {}  # of claimed jobs, by id
+        self._to_judge: deque[Waiting] = deque()  # what is left of this round through the waiting jobs with conditions
         self.hopeless: list[tuple[Waiting, str]] = []  # whose conditions can never be met any more, and why
 
     def __len__(self) -> int:
@@ -101,8 +108,10 @@ class Intake:
             return
         self._doorman.turn(now)
         if now >= self.next_gate:
-            self.next_gate = now + POLL_S
-            self._mind_gate()
+            started = time.perf_counter()
+            self._mind_gate(started + GATE_S)
+            rest_s = (time.perf_counter() - started) / GATE_SHARE if self._to_judge else POLL_S
+            self.next_gate = now + rest_s
 
     def recover(self) -> None:
         """Go on with what dead spoolers left half done on the way in."""
@@ -135,7 +144,11 @@ class Intake:
         """Claim a waiting job whose conditions can never be met any more, and say why. None: there is none."""
         while self.hopeless:
             waiting, why = self.hopeless.pop()
-            if self.pending.gated.get(waiting.name) is waiting and (place := self._claim(waiting)):
+            if self.pending.gated.get(waiting.name) is not waiting:
+                continue
+            if gate.judge(waiting, self.clock.now(), self._where).answer != "never":
+                continue  # its predecessor was sent back to the queue meanwhile
+            if place := self._claim(waiting):
                 return place, waiting, why
         return None
 
@@ -163,23 +176,32 @@ class Intake:
         newest = sorted(self._last_turn, key=self._last_turn.__getitem__, reverse=True)[:TOLD_OWNERS]
         return {owner: self._last_turn[owner] for owner in newest}
 
-    def _mind_gate(self) -> None:
-        """Let waiting jobs through whose conditions are met; note those whose conditions never will be."""
+    def _where(self, job_id: str) -> State | None:
+        place = self._spool.find_by_name(job_id)
+        return place.state if place else None
+
+    def _mind_gate(self, until: float) -> None:
+        """Let waiting jobs through whose conditions are met; note those whose conditions never will be.
+
+        It ends at the time `until` (perf_counter), one job more at the most, and the next call goes on from there.
+        """
         wall = self.clock.now()
+        where = cache(self._where)  # many may wait for the same; not kept for the next call, by which it may have moved
+        if not self._to_judge:
+            self._to_judge.extend(self.pending.gated.values())
+            self.hopeless = []
+        while self._to_judge:
+            waiting = self._to_judge.popleft()
+            if waiting.mine and self.pending.gated.get(waiting.name) is waiting:
+                self._mind_condition(waiting, gate.judge(waiting, wall, where))
+            if time.perf_counter() >= until:
+                return
 
-        def where(job_id: str) -> State | None:
-            place = self._spool.find_by_name(job_id)
-            return place.state if place else None
-
-        self.hopeless = []
-        for waiting in list(self.pending.gated.values()):
-            if not waiting.mine:
-                continue
-            verdict = gate.judge(waiting, wall, where)
-            if verdict.answer == "ready":
-                self.pending.let_through(waiting)
-            elif verdict.answer == "never":
-                self.hopeless.append((waiting, verdict.why))
+    def _mind_condition(self, waiting: Waiting, verdict: gate.Verdict) -> None:
+        if verdict.answer == "ready":
+            self.pending.let_through(waiting)
+        elif verdict.answer == "never":
+            self.hopeless.append((waiting, verdict.why))
 
     def _busy_owners(self) -> set[str]:
         """Owners who have as many jobs claimed, on all spoolers, as they may."""

@@ -16,6 +16,7 @@ A clock is believed only as far as the jobs bear it out, for what it says may be
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -202,9 +203,12 @@ def _look(root: Path, state: End, name: str) -> Ended | None:
                     size += facts.st_blocks * 512  # st_blocks counts in these, whatever the file system's own are (stat(2))
                     if stat.S_ISDIR(facts.st_mode):
                         folders.append(Path(entry.path))
-        starred = durable.exists(folder / "starred")
     except (FileNotFoundError, PermissionError):
         return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # so deep a folder is a stranger's, and its size is not told in full
+            raise
+    starred = durable.exists(folder / "starred")
     return Ended(name, state, completed(folder), size, starred)
 
 

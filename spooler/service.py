@@ -39,7 +39,7 @@ from spooler.retention import Retention
 from spooler.running import Running
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
-from spooler.states import End
+from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
 from spooler.targets import TargetError
 from spooler.warden import Warden
@@ -331,6 +331,10 @@ class Service:
                 log.info("job %s: recovered", place.id)
                 self._recovered.append(place)
         self._notifier.wake()
+        if self._life.goes_on():  # so the spool is there, and not the empty place where it was mounted
+            for name in FOLDERS:
+                if name != "pending":
+                    self.spool.restore(self.spool.root / name)
         self.intake.recover()
 
     def _feed(self, now: float) -> None:
@@ -355,7 +359,8 @@ class Service:
 
     def _end_hopeless(self, now: float) -> None:
         """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing runs."""
-        while not self.running and self.intake.hopeless and self._goes_on():
+        until = time.perf_counter() + LOOK_S  # a hundred thousand of them must not keep a job that can run (P5)
+        while not self.running and self.intake.hopeless and time.perf_counter() < until and self._goes_on():
             if found := self.intake.claim_hopeless():
                 place, waiting, why = found
                 record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))

@@ -10,6 +10,7 @@ was taken for dead finds its folder gone, `publish` returns None, and what was a
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
 
 CLAIM_LOCK_WAIT_S = 30.0
+#: Beside the jobs in a spooler's folder; hidden, for a job may be named like any file that is not.
+EPOCH = ".epoch"
+#: What a rejected file's reason ends with, and so no rejected file.
+REASON = ".reason.txt"
 
 
 class SpoolError(RuntimeError):
@@ -69,7 +74,27 @@ class Spool(Reader):
     def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
         """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
         states.check(verb, self.root, source, target)
-        durable.rename(source, target, sync_target)
+        try:
+            durable.rename(source, target, sync_target)
+        except FileNotFoundError:
+            if not durable.exists(source) or durable.exists(target.parent):
+                raise
+            # No lost race: whoever took it for one would try for ever.
+            self.restore(target.parent)
+            durable.rename(source, target, sync_target)
+
+    def restore(self, folder: Path) -> None:
+        """Make one of the spool's own folders that somebody removed under us. Raises OSError where that is not ours to do.
+
+        Not pending/: who replaces it moves another to its name. The caller knows that the rest of the spool is there.
+        """
+        if durable.exists(folder):
+            return
+        if folder.parent != self.root or folder == self.pending:
+            # Not FileNotFoundError, which is a lost race to whoever moves a job; it may be back soon.
+            raise OSError(errno.ESTALE, "The folder is gone", str(folder))
+        log.warning("%s was gone: it is made again", folder)
+        durable.make_folder(folder, exist_ok=True)
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
@@ -161,12 +186,14 @@ class Spool(Reader):
         spooler: str,
         state: Literal["pending", "held"] = "pending",
         still: Callable[[], bool] = lambda: True,
+        to_edit: bool = False,
     ) -> Place | None:
         """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
 
         `still` says, right before the move, whether it is what was looked at: else it is a lost race, too.
 
-        One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back.
+        One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back. `to_edit`:
+        it will be given back, so the priority that somebody gave it stays.
         """
         source = self.root / state / name
         with self.claim_lock():
@@ -197,7 +224,8 @@ class Spool(Reader):
                 if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
                 raise
-        _forget(self.pending / f"{job_id}{PRIORITY}")
+        if not to_edit:
+            _forget(self.pending / f"{job_id}{PRIORITY}")
         return Place(job_id, "claimed", folder, spooler)
 
     def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
@@ -295,13 +323,16 @@ class Spool(Reader):
 
         `still` says, right before the move, whether the reason still holds: else it is left where it is, as in a lost race.
         """
+        self.restore(self.rejected_folder)
         wanted = wanted or source.name
         stem, suffix = (wanted[:-5], ".json") if wanted.endswith(".json") else (wanted, "")
         stem = os.fsdecode(os.fsencode(stem)[:200])  # a name as long as can be has no room for .reason.txt
+        if stem.endswith(REASON):
+            suffix = ".dropped"  # else it would have the name of another's reason
         with self.claim_lock():  # so a reason without its file is nobody's who is still at it, and may be overwritten
             names = (version + suffix for version in versions(stem))
             name = next(name for name in names if not durable.exists(self.rejected_folder / name))
-            reason_file = self.rejected_folder / f"{name}.reason.txt"
+            reason_file = self.rejected_folder / f"{name}{REASON}"
             draft = self.tmp / durable.unique_name()
             # The reason first: a file without one would be a riddle.
             durable.write_new(draft, reason.encode(errors="backslashreplace") + b"\n")
@@ -373,17 +404,17 @@ class Spool(Reader):
     def raise_epoch(self, spooler: str) -> int:
         """Begin a new epoch of that spooler, durably, and return its number. The caller holds its life lock."""
         epoch = self.epoch(spooler) + 1
-        durable.replace(self.claimed / spooler / "epoch", f"{epoch}\n".encode())
+        durable.replace(self.claimed / spooler / EPOCH, f"{epoch}\n".encode())
         return epoch
 
     def epoch(self, spooler: str) -> int:
         """The spooler's epoch; 0 before its first. A number that nobody can read counts as the first, so that it goes on."""
         try:
-            return int(durable.read_small(self.claimed / spooler / "epoch", 32))
+            return int(durable.read_small(self.claimed / spooler / EPOCH, 32))
         except FileNotFoundError:
             return 0
         except ValueError:
-            log.warning("claimed/%s/epoch is no number", spooler)
+            log.warning("claimed/%s/%s is no number", spooler, EPOCH)
             return 0
 
     # -- what people do to jobs ------------------------------------------------------------------------------------------
@@ -420,6 +451,7 @@ class Spool(Reader):
                 durable.replace(place.path / "record.json", encoded)
                 self.move("cancel", place.path, target)
             else:
+                self.restore(target.parent)
                 durable.make_folder(target)
                 try:
                     durable.replace(target / "record.json", encoded)
@@ -474,7 +506,7 @@ class Spool(Reader):
                 return place
             with self.claim_lock():
                 moved = self.root / target / place.path.name
-                if durable.exists(moved):
+                if durable.exists(moved) and durable.exists(place.path):  # else somebody else just did it
                     raise TakenError(
                         f"{target}/ has an entry {place.path.name!a} already, so job {job_id!r} stays in {source}/."
                     )
@@ -533,26 +565,50 @@ class Spool(Reader):
         return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
 
     def reap_tmp(self, max_age_s: float) -> int:
-        """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides."""
+        """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides.
+
+        Raises the first OSError of those that cannot be removed, when all others are.
+        """
         now_file = self.tmp / durable.unique_name()
         durable.write_new(now_file, b"")
         now = now_file.stat().st_mtime
         now_file.unlink()
         reaped = 0
+        failed: OSError | None = None
         for entry in self.tmp.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # RACE: another reaper, or its writer after all
+            try:
                 if entry.name != ".gitignore" and now - entry.lstat().st_mtime > max_age_s:
                     remove(entry)
                     reaped += 1
+            except FileNotFoundError:  # RACE: another reaper, or its writer after all
+                continue
+            except OSError as error:  # one that cannot be removed must not keep the others
+                failed = failed or error
+        if failed:
+            raise failed
         return reaped
 
 
 def remove(entry: Path) -> None:
-    """Remove a file, a link or a whole folder, which may be gone already."""
+    """Remove a file, a link or a whole folder, which may be gone already, however deep it is."""
     if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
+        try:
+            shutil.rmtree(entry)
+        except RecursionError:  # rmtree calls itself for each level, and a stranger may have made a thousand
+            _flatten(entry)
+            shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def _flatten(top: Path) -> None:
+    """Bring all folders below a folder into it, level by level: so no name gets too long, and no call too deep."""
+    rest = [top]
+    while rest:
+        folder = rest.pop()
+        with os.scandir(folder) as entries:
+            inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        rest += inner if folder == top else [each.rename(top / durable.unique_name()) for each in inner]
 
 
 def _forget(path: Path) -> None:

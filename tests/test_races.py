@@ -86,12 +86,12 @@ def test_claim_tells_a_lost_race_from_a_disk_that_fails(spool: Spool) -> None:
     assert (spool.claimed / "me" / "cat" / "job.json").exists(), "it was moved, so it is not swept away"
 
 
-def test_publish_tells_a_lost_race_from_a_spool_that_is_gone(spool: Spool) -> None:
+def test_publish_tells_a_lost_race_from_a_folder_that_is_gone(spool: Spool) -> None:
     place = claimed(spool)
     (spool.root / "done").rename(spool.root / "gone")
-    with pytest.raises(FileNotFoundError):
-        spool.publish(place, DONE, "done")
-    (spool.root / "gone").rename(spool.root / "done")
+    shown = spool.publish(place, DONE, "done")
+    assert shown and shown.path.parent == spool.root / "done", "it is made again, and the job is shown"
+    shown.path.rename(place.path)
     place.path.rename(spool.claimed / "dead" / "cat")
     assert spool.publish(place, DONE, "done") is None
     assert spool.give_back(Place("cat", "claimed", spool.claimed / "dead" / "cat", "dead"))

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from flask import Blueprint, Response, abort, request, send_file
 from pydantic import BaseModel
 
-from spooler.ids import ID
+from spooler.ids import is_id
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
@@ -83,9 +83,10 @@ def _multipart() -> tuple[dict[str, Any], dict[str, bytes]]:
 def _wanted_id(given: Any) -> str | None:
     if given is None:
         return None
-    if not isinstance(given, str) or not ID.fullmatch(given) or given.endswith(".json"):
+    if not isinstance(given, str) or not is_id(given):
         rule = (
-            "must be 1 to 128 letters, digits, dots, dashes and underscores, begin with one of the first two, not end in .json"
+            "must be 1 to 128 letters, digits, dots, dashes and underscores, begin with one of the first two, "
+            "not end in .json or .priority"
         )
         raise JobError(Mistake("id", f"`id` {rule}, but is {show(given)}."))
     return given
