@@ -31,6 +31,8 @@ def judge(job: Waiting, now: float | None, where: Callable[[str], State | None])
     if job.expires_at is not None and now is not None and now >= job.expires_at:
         return Verdict("never", "It was not started before its `expires_at`.")
     for other in job.after:
+        if other == job.id:
+            return Verdict("never", "It was to run after itself.")
         state = where(other)
         if state in ("failed", "cancelled"):
             return Verdict("never", f"It was to run after {other!r}, but that one is {state}.")

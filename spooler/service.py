@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 2.0
 PROGRESS_S = 0.2
 RECOVER_S = 10.0
+REAP_S = 3600.0
 POLL_S = 1.0
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -93,7 +94,7 @@ class Service:
         self._recovered: list[Place] = []
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
-        self._next_recover = self._next_beat = 0.0
+        self._next_recover = self._next_beat = self._next_reaping = 0.0
         self._told: SpoolerStatus | None = None
         self._started = utc_now()
 
@@ -101,10 +102,6 @@ class Service:
 
     def run(self) -> None:
         """Turn until told to stop, or until the engine says that it can never work here (then `refused` says why)."""
-        try:
-            self.spool.reap_tmp(self.settings.tmp_max_age_s)
-        except OSError as error:
-            log.warning("tmp/ cannot be cleared just now: %s", error)
         self._notifier.start()
         while not (self.stopping or self._warden.refused or self.fenced):
             try:
@@ -138,6 +135,9 @@ class Service:
         if now >= self._next_retention:
             more = self._retention.turn(LOOK_S / 4, clock_steady=self.intake.clock.now() is not None)
             self._next_retention = now + (POLL_S / 4 if more else RECOVER_S)
+        if now >= self._next_reaping:
+            self._next_reaping = now + REAP_S
+            self._reap()
         self._tell(now)
 
     def close(self) -> None:
@@ -322,6 +322,12 @@ class Service:
             log.warning("job %s: cannot write error.txt: %s", place.id, error)
 
     # -- the queue -----------------------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        try:
+            self.spool.reap_tmp(self.settings.tmp_max_age_s)
+        except OSError as error:
+            log.warning("tmp/ cannot be cleared just now: %s", error)
 
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""

@@ -72,7 +72,10 @@ def test_n1_w4_a_picture_is_gathered_though_the_reply_was_lost_and_its_move_is_k
     (place.path / "start.png").write_bytes(b"picture")
     with failing("rename", after=True), synced() as names:
         spool.gather_inputs(place, ["start.png"])
-    assert sorted(names) == ["cat", "cat", "inputs"] and (place.path / "inputs" / "start.png").read_bytes() == b"picture"
+    assert (
+        sorted(names) == ["cat", "cat", "inputs", "start.png 7"]
+        and (place.path / "inputs" / "start.png").read_bytes() == b"picture"
+    )
 
 
 @pytest.mark.parametrize("whole", [True, False])
