@@ -126,11 +126,11 @@ class Doorman:
             batch = self._batches.take(name, len(rows), owner_of(info.st_uid), lambda: self._pending.is_same(name))
         except IncompleteError as error:
             if abandoned:
-                self.reject(source.path.name, str(error))
+                self._reject_source(source, str(error))
             return
         except (JobError, durable.UnreadableError) as error:
             lines = error.mistakes if isinstance(error, JobError) else (error,)
-            self.reject(source.path.name, "\n".join(str(line) for line in lines))
+            self._reject_source(source, "\n".join(str(line) for line in lines))
             return
         except FileNotFoundError:  # RACE: withdrawn
             batch = None
@@ -167,6 +167,17 @@ class Doorman:
             self._pending.forget(name)
         except OSError as error:
             log.error("cannot set %s aside: %s", ascii(name), error)
+
+    def _reject_source(self, source: Source, reason: str) -> None:
+        """Set it aside, and the overrides that came with it, which would wait for it for ever."""
+        name = source.path.name
+        self.reject(name, reason)
+        overrides = source.path.with_name(f"{name}{OVERRIDES}")
+        if not durable.exists(source.path) and durable.exists(overrides):
+            try:
+                self._spool.reject(overrides, f"It came with {name!a}, which was set aside.")
+            except OSError as error:
+                log.error("cannot set %s aside: %s", ascii(overrides.name), error)
 
     def _remove_orphan(self, name: str) -> None:
         """Remove a side file whose job does not wait here, unless it is held: then it comes back."""

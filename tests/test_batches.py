@@ -215,7 +215,7 @@ def test_overrides_wait_for_their_picture_and_a_picture_that_tells_nothing_is_se
     drop(spool, "old.png", b"no picture at all")
     desk.turn(whole="old.png")
     desk.turn(after_s=11)
-    assert "old.png" in rejected(spool)
+    assert sorted(rejected(spool)) == ["old.png", "old.png.overrides.json"] and not list(spool.pending.iterdir())
 
 
 def test_a_priority_beside_the_job_ranks_it_and_goes_when_its_job_has_gone(spool: Spool) -> None:

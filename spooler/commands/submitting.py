@@ -62,7 +62,7 @@ def add(verbs: Verbs) -> None:
 def _submit(options: argparse.Namespace) -> int:
     if options.id is not None and not is_id(options.id):
         raise job.JobError(job.Mistake("id", f"`id` must be letters, digits, dots and dashes, but is {job.show(options.id)}."))
-    spool = Spool(options.spool)
+    spool = spool_of(options)
     spool.create()
     raw = sys.stdin.buffer.read(job.MAX_BYTES + 1) if options.prompt == "-" else None
     fields = job.parse_object(raw) if raw is not None else _fields(options)
