@@ -290,8 +290,7 @@ class Spool(Reader):
             for entry in list(place.path.iterdir()):
                 if entry.name.startswith(".") or entry.name in ("progress.json", "preview.jpg"):
                     self._discard(entry)
-            # Nobody else makes <id> while we have it claimed, unless a person does by hand: then the next name.
-            job_id = next(job_id for job_id in versions(place.id) if not durable.exists(self.root / state / job_id))
+            job_id = self._free_end(state, place.id)
             target = self.root / state / job_id
             durable.replace(place.path / "record.json", record.published_as(job_id).encode())
             self._sync(place, {"job.json", *record.files})
@@ -444,7 +443,7 @@ class Spool(Reader):
         record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
         record = record.fail("cancelled", "Cancelled while it waited.")
         with self.claim_lock():
-            job_id = next(job_id for job_id in versions(place.id) if self._may_be_cancelled_as(job_id))
+            job_id = next(job_id for job_id in versions(place.id) if self._is_free_end("cancelled", job_id))
             target = self.root / "cancelled" / job_id
             encoded = record.published_as(job_id).encode()
             if place.is_folder:
@@ -465,9 +464,19 @@ class Spool(Reader):
         _forget(self.pending / f"{place.id}{PRIORITY}")
         return Place(job_id, "cancelled", target)
 
-    def _may_be_cancelled_as(self, job_id: str) -> bool:
-        """Whether that id is free in cancelled/; what a killed canceller left there, with no job in it, is cleared away."""
-        target = self.root / "cancelled" / job_id
+    def _free_end(self, state: End, wanted: str) -> str:
+        """The id under which a claimed job ends: nobody else makes its own, unless a person does by hand, and then the next.
+
+        Under the claim lock when there is something of that name: it may be what a canceller is making just now, or has left.
+        """
+        if not durable.exists(self.root / state / wanted):
+            return wanted
+        with self.claim_lock():
+            return next(job_id for job_id in versions(wanted) if self._is_free_end(state, job_id))
+
+    def _is_free_end(self, state: End, job_id: str) -> bool:
+        """Whether that id is free there, under the claim lock; what a canceller left there without a job is cleared away."""
+        target = self.root / state / job_id
         if durable.exists(target) and not durable.exists(target / "job.json"):
             if not {entry.name for entry in target.iterdir()} <= {"record.json"}:
                 return False  # put there by hand

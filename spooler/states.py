@@ -88,7 +88,7 @@ MOVES = (
         True,
         "waiting: mkdir `cancelled/<id>`, `record.json` in it · rename the file into it (a folder: one rename). Running: an "
         "empty file `cancel` in the claimed folder, seen at the next step; then it is published to `cancelled/`",
-        "a folder without a job, which no reader takes for one: removed by the next cancel of that id, or by fsck",
+        "a folder without a job, which no reader takes for one: removed when that id is cancelled or ends there, or by fsck",
     ),
     Move(
         "retry",

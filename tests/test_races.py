@@ -358,3 +358,23 @@ def test_a_batch_whose_file_was_written_to_since_is_told_of_and_not_run_by_halve
     (spool.batches / batch.id / batch.file).write_bytes(b"a cat\n")
     with pytest.raises(JobError, match="the 2 jobs that it had"):
         Batches(spool).rows(batch)
+
+
+def test_p2_a_cancelled_job_keeps_its_id_though_a_killed_canceller_left_its_folder(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    place = spool.claim("cat.json", "me")
+    assert place
+    (spool.root / "cancelled" / "cat").mkdir()
+    (spool.root / "cancelled" / "cat" / "record.json").write_text("{}")
+    ended = spool.publish(place, Record(id="cat").fail("cancelled", "Cancelled."), "cancelled")
+    assert ended and (ended.id, ended.path.name) == ("cat", "cat") and spool.read_job(ended)
+
+
+def test_p2_what_a_person_has_put_there_is_left_and_the_job_gets_another_id(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    place = spool.claim("cat.json", "me")
+    assert place
+    (spool.root / "done" / "cat").mkdir()
+    (spool.root / "done" / "cat" / "notes.txt").write_text("mine")
+    ended = spool.publish(place, Record(id="cat"), "done")
+    assert ended and ended.id == "cat-2" and (spool.root / "done" / "cat" / "notes.txt").exists()
