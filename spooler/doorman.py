@@ -146,7 +146,7 @@ class Doorman:
             return durable.read_small(path, max_bytes)
         except (FileNotFoundError, durable.UnreadableError):
             raise
-        except OSError as error:  # perhaps for now: somebody may give us leave, or the share come back
+        except OSError as error:  # it may pass: somebody gives us leave, or the share comes back
             raise IncompleteError(Mistake("", f"{path.name!a} must be readable, but: {error.strerror}.")) from error
 
     def _expand(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from browser import browser, no_script_browser
 from hypothesis import settings
 from ward import ill, ward
+
+from spooler.spool import Spool
 
 __all__ = ["browser", "ill", "no_script_browser", "ward"]
 
@@ -20,3 +24,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The same examples in every run, kept nowhere; nothing is timed. The long form of a proof draws its own.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """An empty spool in which the spooler `me` may claim; a file that needs another has a fixture of its own."""
+    made = Spool(tmp_path / "spool")
+    made.create()
+    (made.claimed / "me").mkdir()
+    return made

@@ -33,14 +33,6 @@ from tests.prove.sleeper import CATALOGUE
 CAT = b'{"prompt": "a cat"}'
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    (made.claimed / "me").mkdir()
-    return made
-
-
 def doorman(spool: Spool) -> tuple[Pending, Doorman]:
     pending = Pending(spool)
     return pending, Doorman(spool, pending, lambda job: Judged(), lambda: 0.0)

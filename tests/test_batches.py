@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from pathlib import Path
 
-import pytest
 from house import drop
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,14 +17,6 @@ from spooler.pending import Judged, Pending
 from spooler.spool import Spool
 
 CIRCLE = json.dumps({"prompt": "a red circle"}).encode()
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    (made.claimed / "me").mkdir()
-    return made
 
 
 class Desk:

@@ -28,12 +28,9 @@ CAT = {"prompt": "a cat"}
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    for name in ("me", "dead"):
-        (made.claimed / name).mkdir()
-    return made
+def spool(spool: Spool) -> Spool:
+    (spool.claimed / "dead").mkdir()
+    return spool
 
 
 class Gone(Spool):

@@ -24,14 +24,6 @@ from spooler.states import FOLDERS, MOVES
 CAT = {"prompt": "a cat"}
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    (made.claimed / "me").mkdir()
-    return made
-
-
 def png() -> bytes:
     file = io.BytesIO()
     Image.effect_noise((64, 64), 90).convert("RGB").save(file, "PNG")

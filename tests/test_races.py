@@ -30,12 +30,9 @@ DONE = Record(id="cat").finish((), Timings())
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    for name in ("me", "dead"):
-        (made.claimed / name).mkdir()
-    return made
+def spool(spool: Spool) -> Spool:
+    (spool.claimed / "dead").mkdir()
+    return spool
 
 
 def claimed(spool: Spool, by: str = "me") -> Place:

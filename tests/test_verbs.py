@@ -20,14 +20,6 @@ from spooler.spool import Spool
 CIRCLE = {"prompt": "a red circle"}
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.create()
-    (made.claimed / "me").mkdir()
-    return made
-
-
 def run(spool: Spool, *words: str) -> int:
     return cli.main([*words, "--spool", str(spool.root)])
 
