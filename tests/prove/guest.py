@@ -32,7 +32,7 @@ def serve(port: int) -> None:
     while True:
         piece = os.read(port, 65536)
         if not piece:  # the host is not listening yet
-            time.sleep(0.05)
+            time.sleep(0.05)  # a poll; the host ends the guest when it has waited long enough
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             said = json.loads(line)

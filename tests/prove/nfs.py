@@ -185,7 +185,7 @@ def drained(made: Net, spool: str, total: int, deadline_s: float) -> bool:
 
 
 def _all_done(made: Net, spool: str, total: int) -> bool:
-    time.sleep(1)
+    time.sleep(1)  # a guest counts slowly: asked without a rest it would do nothing else
     return made.count(spool)["done"] >= total
 
 
@@ -276,7 +276,7 @@ def partition(seconds: float) -> Callable[[Net], None]:
     def cut(made: Net) -> None:
         at_work(made)
         made.clients["a"].plug(False)
-        time.sleep(seconds)
+        time.sleep(seconds)  # the partition itself: its length is what is tried
         made.clients["a"].plug(True)
 
     return cut
@@ -323,11 +323,11 @@ def lock_in_partition(made: Net, version: str, wait_s: float) -> Figure:
     said = made.folder / "a.share" / "said"
     wait_for(said.exists, "the lock to be held", 120)
     trying = made.work("b", "attempt", "/mnt/spool/lock", wait=wait_s)
-    time.sleep(12)
+    time.sleep(12)  # the other is refused a few times first; without that the figure would only be larger
     made.clients["a"].plug(False)
     tried = made.result(trying, wait_s + 120)
     made.clients["a"].plug(True)
-    time.sleep(20)
+    time.sleep(20)  # the client finds the server again and hears that its lease is over
     made.stop("a")
     ended = made.result(holder, 300)
     for name in ("a", "b"):
@@ -355,9 +355,9 @@ def discovery(made: Net, seconds: float, mounted: Sequence[tuple[str, str]] = MO
         at = made.mount("b", f"{options},nosharecache", f"/mnt/m{len(mounts)}")
         mounts[f"stat:{at}" if how == "time" else at] = (how, options)
     scanning = made.work("b", "scan", name="s", pause=0.2, mounts=" ".join(mounts))
-    time.sleep(25)
+    time.sleep(25)  # each mount has looked, and keeps what it saw: only then is its cache tried
     submitting = made.work("a", "intake", "/mnt/spool/s", name="d", count=100000, pause=0.7, stop="/share/enough")
-    time.sleep(seconds)
+    time.sleep(seconds)  # how long is measured; it decides the number of jobs, and no verdict
     made.stop("a", word="enough")
     given = made.result(submitting)["times"]
     time.sleep(75)  # the longest that a directory's attributes are kept

@@ -57,7 +57,7 @@ def intake(spool: Spool, count: int, prefix: str, pause_s: float, stop: Path) ->
         times[job_id] = time.time()
         worst = max(worst, time.monotonic() - began)
         if pause_s:
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # the pace of the submitter, so that there are jobs all through the trouble
     return {"given": given, "errors": errors, "worst_s": worst, "times": times}
 
 
@@ -79,7 +79,7 @@ def spooler(spool: Spool, name: str, work_s: float, stop: Path) -> dict[str, Any
             life = Life.begin(spool, name)
         except (Timeout, OSError) as error:
             errors[f"begin: {_name(error)}"] += 1
-            time.sleep(1)
+            time.sleep(1)  # as run.sh rests before it starts a spooler again
             continue
         told["lives"] += 1
         recovered_at = -1e9
@@ -116,14 +116,14 @@ def spooler(spool: Spool, name: str, work_s: float, stop: Path) -> dict[str, Any
                         continue
                     published.append(place.id)
                 if not places:
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # a poll: there are no events on NFS
         except _TakenForDeadError:
             told["taken for dead"] += 1
             lost_lives.append(time.time())
         except (OSError, Timeout) as error:
             errors[f"loop: {_name(error)}"] += 1
             print(f"{name}: {error!r}", file=sys.stderr)
-            time.sleep(0.2)
+            time.sleep(0.2)  # as the service rests after a turn that failed
         finally:
             life.end()
     return {
@@ -149,7 +149,7 @@ def run(spool: Spool, place: Place, name: str, work_s: float, life: Life, told: 
         record = record.begin_attempt(spool.read_job(place), FACTS)
         spool.prepare(place, record)
         if work_s:
-            time.sleep(work_s)
+            time.sleep(work_s)  # the engine at work
         (place.path / "0.png").write_bytes(name.encode() + b" " + place.id.encode())
     except FileNotFoundError:
         told["gone before publish"] += 1
@@ -174,7 +174,7 @@ def hold(path: Path, said: Path, stop: Path) -> dict[str, Any]:
     lock.acquire(timeout=30)
     said.write_text("held")
     while not stop.exists():
-        time.sleep(0.2)
+        time.sleep(0.2)  # a poll: the host says when it is enough
     found = "the lock was held to the end"
     descriptor = lock._context.lock_file_fd
     assert descriptor is not None
@@ -202,7 +202,7 @@ def attempt(path: Path, wait_s: float, retry_s: float = 2.0) -> dict[str, Any]:
             why = _name(error)
         if time.monotonic() - began >= wait_s:
             return {"got": False, "after_s": time.monotonic() - began, "why": why}
-        time.sleep(retry_s)
+        time.sleep(retry_s)  # a poll, with the deadline above
 
 
 def scan(mounts: list[str], prefix: str, every_s: float, stop: Path) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def scan(mounts: list[str], prefix: str, every_s: float, stop: Path) -> dict[str
                 for name in names:
                     mine.setdefault(name, now)
             turns[mount] += 1
-            time.sleep(every_s)
+            time.sleep(every_s)  # the time between two looks, which is what is measured
 
     threads = [threading.Thread(target=watch, args=(mount,)) for mount in mounts]
     for thread in threads:
