@@ -22,8 +22,11 @@ The way of the data, which is also the order to read the files in:
     place.py      where a job is
     reader.py     looking at a spool, which changes nothing
     spool.py      the folders, and every rename between them
+    removal.py    removing a stranger's file or folder, however deep
     life.py       the lock and the epoch of a living spooler
     pending.py    what waits, kept in memory
+    intake.py     what waits as one spooler sees it, and which is next
+    floor.py      the free space below which nothing is begun
     doorman.py    what lies in pending/ and is not simply a job
     batches.py    a dropped file of several jobs, once it was taken
     gate.py       whether a waiting job may run yet

@@ -22,7 +22,8 @@ from spooler.life import Life
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
 from spooler.record import Record
-from spooler.spool import Spool, remove
+from spooler.removal import remove
+from spooler.spool import Spool
 
 Change = Callable[[Job], Job]
 TEXTS = ("prompt", "negative_prompt")

@@ -25,7 +25,8 @@ from spooler.mistakes import JobError
 from spooler.pending import kind_of
 from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, mtime_ns
 from spooler.record import Record
-from spooler.spool import Spool, remove
+from spooler.removal import remove
+from spooler.spool import Spool
 from spooler.states import ENDS, FOLDERS
 
 #: What a finished folder has no more use for.

@@ -26,6 +26,7 @@ from spooler.ids import clean_id, new_id, versions
 from spooler.place import Place
 from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
 from spooler.record import Record
+from spooler.removal import remove
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
 
@@ -596,28 +597,6 @@ class Spool(Reader):
         if failed:
             raise failed
         return reaped
-
-
-def remove(entry: Path) -> None:
-    """Remove a file, a link or a whole folder, which may be gone already, however deep it is."""
-    if entry.is_dir() and not entry.is_symlink():
-        try:
-            shutil.rmtree(entry)
-        except RecursionError:  # rmtree calls itself for each level, and a stranger may have made a thousand
-            _flatten(entry)
-            shutil.rmtree(entry)
-    else:
-        entry.unlink(missing_ok=True)
-
-
-def _flatten(top: Path) -> None:
-    """Bring all folders below a folder into it, level by level: so no name gets too long, and no call too deep."""
-    rest = [top]
-    while rest:
-        folder = rest.pop()
-        with os.scandir(folder) as entries:
-            inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        rest += inner if folder == top else [each.rename(top / durable.unique_name()) for each in inner]
 
 
 def _forget(path: Path) -> None:

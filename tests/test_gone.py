@@ -20,9 +20,10 @@ from spooler.job import Job, encode
 from spooler.notices import OUTBOX, Letter, Notice, Outbox, adopt
 from spooler.pending import Pending
 from spooler.record import Record, Timings
+from spooler.removal import remove
 from spooler.retention import Retention
 from spooler.settings import Settings
-from spooler.spool import Spool, remove
+from spooler.spool import Spool
 
 CAT = {"prompt": "a cat"}
 

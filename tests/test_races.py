@@ -22,7 +22,8 @@ from spooler.mistakes import JobError
 from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import Record, Timings
-from spooler.spool import Spool, SpoolError, TakenError, remove
+from spooler.removal import remove
+from spooler.spool import Spool, SpoolError, TakenError
 from spooler.status import SpoolerStatus
 
 CAT = {"prompt": "a cat"}
