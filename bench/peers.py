@@ -200,22 +200,24 @@ CONTENDERS: dict[str, type[Contender]] = {
 
 
 class RawLoop:
-    """What a durable submit cannot do without: create, write, fsync, rename, fsync of the folder."""
+    """What a durable submit cannot do without: create, write, fsync, rename, fsync of the folder.
 
-    def __init__(self, folder: Path):
-        self._tmp, self._pending = f"{folder}/raw/tmp", f"{folder}/raw/pending"
-        for path in (self._tmp, self._pending):
-            Path(path).mkdir(parents=True)
+    In a spool's own folders and with names as long as its own: where a file system puts a folder, and what lies in it, is a
+    fifth of the time.
+    """
+
+    def __init__(self, spool: Spool):
+        self._tmp, self._pending = str(spool.tmp), str(spool.pending)
         self._made = 0
 
     def submit(self) -> None:
         self._made += 1
-        draft = f"{self._tmp}/{self._made}"
+        draft = f"{self._tmp}/{self._made:031}"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.write(fd, RAW)
         os.fsync(fd)
         os.close(fd)
-        os.rename(draft, f"{self._pending}/{self._made}.json")  # noqa: PTH104
+        os.rename(draft, f"{self._pending}/{self._made:030}.json")  # noqa: PTH104
         fd = os.open(self._pending, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(fd)
         os.close(fd)
@@ -224,15 +226,12 @@ class RawLoop:
 def main() -> None:
     name, folder, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "raw submit":
-        raw = RawLoop(folder)
-        for _ in range(number):
-            raw.submit()
-    elif name == "submit":
+    if name in ("raw submit", "submit"):
         spool = Spool(folder / "spool")
         spool.create()
+        raw = RawLoop(spool)
         for _ in range(number):
-            spool.submit(RAW)
+            raw.submit() if name == "raw submit" else spool.submit(RAW)
     else:
         contender = CONTENDERS[name](folder)
         contender.fill(200)  # the same in each run: what a claim adds is the difference of two

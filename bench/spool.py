@@ -116,7 +116,7 @@ def percentile(values: list[float], part: float) -> float:
 def submits(folder: Path, scale: Scale, figures: Figures) -> None:
     spool = Spool(folder / "spool")
     spool.create()
-    raw = RawLoop(folder)
+    raw = RawLoop(spool)
     ways: tuple[Callable[[], object], ...] = (raw.submit, lambda: spool.submit(RAW))
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(scale.submit_blocks + 4):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
+
+#: A path's text will do: between two fsyncs the processor's caches are cold, and pathlib then takes longer than the calls.
+StrPath = str | os.PathLike[str]
 
 
 class UnsyncedError(OSError):
@@ -21,11 +23,11 @@ class UnreadableError(OSError):
     """Something under a job's name that is no ordinary readable file: met by whoever drops a folder, a FIFO or a link."""
 
 
-def exists(path: Path) -> bool:
+def exists(path: StrPath) -> bool:
     """Whether there is something of that name, a dangling link too. Only "no such entry" is a no: an I/O error is raised, for
     whoever takes it for a no gives a name away twice."""
     try:
-        path.lstat()
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -33,10 +35,10 @@ def exists(path: Path) -> bool:
 
 def unique_name() -> str:
     """A name that nobody else makes: 96 random bits and the process number, for whoever looks into tmp/."""
-    return f"{os.getpid()}.{secrets.token_hex(12)}"
+    return f"{os.getpid()}.{os.urandom(12).hex()}"
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: StrPath, data: bytes) -> None:
     """Make the file, which must not exist, with its bytes on stable storage. On any error nothing is left."""
     # O_EXCL and O_NOFOLLOW: never through somebody's link, never over somebody's file.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -50,7 +52,7 @@ def write_new(path: Path, data: bytes) -> None:
             os.close(fd)  # NFS may report a full disk only here
     except OSError:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)  # noqa: PTH108
         raise
 
 
@@ -92,7 +94,7 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: StrPath) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -131,7 +133,7 @@ def rename(source: Path, target: Path, sync_target: bool = True) -> None:
         raise UnsyncedError(error.errno, error.strerror, str(target)) from error
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: StrPath, target: StrPath) -> None:
     """Link a file to a new name, which must not exist: raises FileExistsError when it does.
 
     As with `rename`, a lost reply of NFS may make an error of a link that was made: the inodes decide.
@@ -140,7 +142,7 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError as error:
         try:
-            same = os.path.samestat(source.lstat(), target.lstat())
+            same = os.path.samestat(os.lstat(source), os.lstat(target))
         except OSError:
             raise error from None
         if not same:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import count
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -27,8 +27,8 @@ def is_text(name: str) -> bool:
 
 def new_id() -> str:
     """An id for a job from the web: it sorts by time, and 40 random bits make it new."""
-    now = datetime.now(UTC)
-    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(5)}"
+    seconds, ms = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{ms:03d}-{os.urandom(5).hex()}"
 
 
 def clean_id(name: str) -> str:

@@ -22,6 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from spooler import durable, states
+from spooler.durable import StrPath
 from spooler.ids import clean_id, new_id, versions
 from spooler.place import Place
 from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
@@ -113,12 +114,10 @@ class Spool(Reader):
         """
         if inputs:
             return self._submit_folder(raw, wanted_id, inputs, to)
-        draft = self.tmp / durable.unique_name()
+        draft = f"{self.tmp}/{durable.unique_name()}"
         durable.write_new(draft, raw)
         try:
-            # With a wanted id under the claim lock: else a job could be claimed between the look for the id and the link.
-            with self.claim_lock() if wanted_id else contextlib.nullcontext():
-                job_id = self._link(draft, wanted_id, to)
+            job_id = self._link_as(draft, wanted_id, to) if wanted_id else self._link(draft, to)
             try:
                 durable.sync_folder(self._queue(to))  # only now is it durable, and only now may the caller say so
             except OSError:
@@ -157,22 +156,26 @@ class Spool(Reader):
             raise
         return job_id
 
-    def _link(self, draft: Path, wanted_id: str | None, to: Literal["pending", "held"]) -> str:
-        """Link a draft into its folder under a free id: link, for it fails where rename would overwrite."""
+    def _link(self, draft: StrPath, to: Literal["pending", "held"]) -> str:
+        """Link a draft into its folder under a new id: link, for it fails where rename would overwrite."""
         while True:
-            job_id = wanted_id or new_id()
-            try:
-                if wanted_id and self.find_by_name(wanted_id):
-                    raise FileExistsError(wanted_id)
+            job_id = new_id()
+            with contextlib.suppress(FileExistsError):
                 self.link_draft(draft, job_id, to)
                 return job_id
-            except FileExistsError:
-                if wanted_id:
-                    raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.") from None
 
-    def link_draft(self, draft: Path, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
+    def _link_as(self, draft: StrPath, wanted_id: str, to: Literal["pending", "held"]) -> str:
+        # Under the claim lock: else a job could be claimed between the look for the id and the link.
+        with self.claim_lock():
+            if not self.find_by_name(wanted_id):
+                with contextlib.suppress(FileExistsError):
+                    self.link_draft(draft, wanted_id, to)
+                    return wanted_id
+        raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
+
+    def link_draft(self, draft: StrPath, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = self._queue(to) / f"{job_id}.json"
+        target = f"{self._queue(to)}/{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
 
@@ -599,9 +602,11 @@ class Spool(Reader):
         return reaped
 
 
-def _forget(path: Path) -> None:
+def _forget(path: StrPath) -> None:
     """Remove a file that matters no more; where that fails it is only in the way, and fsck or the reaper will find it."""
     try:
-        path.unlink(missing_ok=True)
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
     except OSError as error:
         log.warning("cannot remove %s: %s", path, error)

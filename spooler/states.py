@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from spooler.durable import StrPath
+
 State = Literal["pending", "held", "claimed", "done", "failed", "cancelled"]
 #: In the order of the flow, which is the order to look in.
 STATES: tuple[State, ...] = ("pending", "held", "claimed", "done", "failed", "cancelled")
@@ -133,7 +135,7 @@ MOVES = (
 _BY_VERB = {move.verb: move for move in MOVES}
 
 
-def check(verb: str, root: Path, source: Path, target: Path) -> None:
+def check(verb: str, root: Path, source: StrPath, target: StrPath) -> None:
     """Raise AssertionError unless the table has this move: the one assertion that every transition passes."""
     move = _BY_VERB[verb]
     from_, to = _folder(root, source), _folder(root, target)
@@ -141,10 +143,10 @@ def check(verb: str, root: Path, source: Path, target: Path) -> None:
         raise AssertionError(f"{verb} goes from {move.sources} to {move.targets}, but this is from {from_} to {to}.")
 
 
-def _folder(root: Path, path: Path) -> str:
+def _folder(root: Path, path: StrPath) -> str:
     """The folder of the spool that the path is in; "" for a path outside of it."""
     # In text: a submit asks this between two fsyncs, and `relative_to` was a tenth of what it took beside them.
-    inside = "" if str(root) == "." else os.path.join(root, "")  # noqa: PTH118
+    inside = "" if str(root) == "." else f"{root}/"
     text = str(path)
     return text[len(inside) :].partition(os.sep)[0] if text.startswith(inside) else ""
 
