@@ -209,8 +209,8 @@ class Reader:
 
         A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
         """
-        parents = [*self.spooler_folders(), *(self.root / state for state in ENDS)]
-        return not any(durable.exists(parent / job_id / "job.json") for parent in parents)
+        parents = [*self.spooler_folders(), *(f"{self.root}/{state}" for state in ENDS)]
+        return not any(durable.exists(f"{parent}/{job_id}/job.json") for parent in parents)
 
 
 def folders(parent: Path) -> list[Path]:

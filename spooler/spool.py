@@ -229,7 +229,7 @@ class Spool(Reader):
                     return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
                 raise
         if not to_edit:
-            _forget(self.pending / f"{job_id}{PRIORITY}")
+            _forget(f"{self.pending}/{job_id}{PRIORITY}")
         return Place(job_id, "claimed", folder, spooler)
 
     def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
