@@ -34,7 +34,7 @@ WORKERS = 2
 #: Where jobs are moved and written. Not here: what only reads, and what writes a probe that it removes (doctor, mounts).
 MODULES = (
     "durable", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices", "edit", "archive", "fsck",
-    "retention", "service",
+    "retention", "intake", "removal", "service",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it on a machine that is busy.
 LIMIT_S = 100.0
@@ -53,6 +53,8 @@ TESTS: Mapping[str, Sequence[str]] = {
     "archive": ("looks", "gone", "verbs"),
     "fsck": ("syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
+    "intake": ("begin", "gone", "looks", "locks", "spool", "service"),
+    "removal": ("attack", "retention", "spool"),
     "service": ("life", "begin", "prove_clock"),
 }
 SPOOL = ("durable", "syncs", "looks", "races", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
