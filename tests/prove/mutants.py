@@ -54,7 +54,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "fsck": ("syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
     "intake": ("begin", "gone", "looks", "locks", "spool", "service"),
-    "removal": ("attack", "retention", "spool"),
+    "removal": ("gone", "retention", "spool"),
     "service": ("life", "begin", "prove_clock"),
 }
 SPOOL = ("durable", "syncs", "looks", "races", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
