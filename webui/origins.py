@@ -80,12 +80,12 @@ class Hosts:
         found = authority(header)
         if found is None:
             return False
-        address = found.address
-        if address is not None and (address.is_unspecified or address.is_multicast):
-            return False
         if found.name in self._names:
             return True
-        return address is not None and (address.is_loopback or not self._loopback)
+        address = found.address
+        if address is None or address.is_unspecified or address.is_multicast:
+            return False
+        return address.is_loopback or not self._loopback
 
 
 def from_here(origin: str, host: str, scheme: str) -> bool:
@@ -114,7 +114,7 @@ def of_another_site(method: str, origin: str | None, site: str | None, mode: str
     """
     here = site is None or site in ("same-origin", "none")
     if method in SAFE:
-        return not here and mode != "navigate"
+        return not here and mode not in (None, "navigate")
     return not here or (origin is not None and not from_here(origin, host, scheme))
 
 
