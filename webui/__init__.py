@@ -17,5 +17,6 @@ store.py      its SQLite file
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered
-__main__.py   waitress
+server.py     waitress, with connections that may be slow
+__main__.py   the process
 """

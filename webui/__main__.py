@@ -11,8 +11,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from waitress.server import create_server
-
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
@@ -20,6 +18,7 @@ from webui.app import MAX_REQUEST_BYTES, create_app
 from webui.guard import Door
 from webui.keys import KeysError, on_loopback
 from webui.office import Office
+from webui.server import create_server, raise_files
 
 #: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
 INDEX_STOP_S = 5.0
@@ -29,6 +28,7 @@ def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m webui", about="Serve the web page and the API over a spool.")
     logging.basicConfig(level=logging.INFO, format="sdspool web: %(message)s", stream=sys.stderr)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
+    raise_files()
     try:
         app = create_app(settings)
         door: Door = app.extensions["door"]
@@ -38,10 +38,11 @@ def main() -> int:
             host=settings.host,
             port=settings.port,
             threads=settings.web_threads,
-            # A slow sender may hold a connection but not a thread; so allow many, and give up on the silent soon.
-            connection_limit=1000,
+            # A slow sender may hold a connection but not a thread: server.py says how many, and for how long.
+            backlog=2048,
             asyncore_use_poll=True,
             channel_timeout=30,
+            cleanup_interval=5,
             max_request_header_size=16 * 1024,
             max_request_body_size=MAX_REQUEST_BYTES,
             clear_untrusted_proxy_headers=True,
