@@ -318,6 +318,16 @@ def test_a_link_on_another_site_leads_here_and_nothing_else_of_it_does(client: F
     assert client.post("/login", headers=link).status_code == 403
 
 
+def test_s7_no_name_in_a_path_leads_out_of_the_spool_or_to_a_fault(client: FlaskClient, tmp_path: Path) -> None:
+    (tmp_path / "batch.json").write_text("{}")
+    (tmp_path / "spool" / "batch.json").write_text("{}")
+    for name in ("a%00b", "%2e%2e", "..%2f..", "x" * 300, "%0a", "%ff%fe", ".", "-", "a%5cb", "%E2%80%AE"):
+        for path in ("/api/v1/jobs/{}", "/api/v1/batches/{}", "/jobs/{}", "/api/v1/jobs/{}/images/0.png", "/static/{}"):
+            assert client.get(path.format(name), headers=bearer(OPS)).status_code in (308, 404), path.format(name)
+        for verb in ("hold", "retry", "star", "top"):
+            assert client.post(f"/api/v1/jobs/{name}/{verb}", headers=bearer(ANN)).status_code in (404, 409), (name, verb)
+
+
 # -- how a missing or wrong key is told ---------------------------------------------------------------------------------------
 
 

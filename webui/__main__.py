@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from spooler import logs
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
@@ -26,7 +27,7 @@ INDEX_STOP_S = 5.0
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m webui", about="Serve the web page and the API over a spool.")
-    logging.basicConfig(level=logging.INFO, format="sdspool web: %(message)s", stream=sys.stderr)
+    logs.begin("web")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
     raise_files()
     try:
