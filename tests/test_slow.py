@@ -124,6 +124,18 @@ def test_a_large_body_that_comes_steadily_is_taken(server: Server, connect: Conn
     assert slow.recv(15) == b"HTTP/1.1 200 OK"
 
 
+def test_bodies_that_wait_to_be_whole_are_bounded_all_together(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For they lie on the disk before anybody is asked for a key: the largest goes."""
+    monkeypatch.setattr(slow_server, "MOST_BODY_BYTES", 3 << 20)
+    monkeypatch.setattr(slow_server, "BODY_S", 600.0)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+    small, large = connect(head + bytes(1 << 20)), connect(head + bytes(5 << 19))
+    wait_for(lambda: is_closed(large), "the largest to be closed")
+    assert not is_closed(small) and len(server.active_channels) == 1
+
+
 def test_a_connection_serves_many_requests_and_two_in_one_packet(server: Server, connect: Connect) -> None:
     kept = http.client.HTTPConnection("127.0.0.1", int(server.effective_port), timeout=60)
     for number in range(50):

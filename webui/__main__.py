@@ -43,7 +43,7 @@ def main() -> int:
             backlog=2048,
             asyncore_use_poll=True,
             channel_timeout=30,
-            cleanup_interval=5,
+            cleanup_interval=2,
             max_request_header_size=16 * 1024,
             max_request_body_size=MAX_REQUEST_BYTES,
             clear_untrusted_proxy_headers=True,

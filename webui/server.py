@@ -33,6 +33,8 @@ OTHER_FILES = 512
 HEAD_S = 20.0
 #: Seconds that its body may take, and one more for so many bytes that came: whoever sends slower is cut off.
 BODY_S, BODY_BYTES_PER_S = 30.0, 8 << 10
+#: Bytes of bodies that have not come whole, all together: waitress keeps them in files in /tmp before anybody asks for a key.
+MOST_BODY_BYTES = 2 << 30
 #: Seconds after which a client that takes nothing of its answer is cut off: its thread could wait for ever.
 UNREAD_S = 60.0
 #: Connections that are taken in before the others have their turn.
@@ -83,9 +85,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return now - self.began > HEAD_S
         return bool(now - self.began > BODY_S + request.body_bytes_received / BODY_BYTES_PER_S)
 
+    def body_bytes(self) -> int:
+        """What it holds of a body that has not come whole."""
+        return self.request.body_bytes_received if self.request is not None else 0
+
     def del_channel(self, map: Any = None) -> None:
         self.server.yard.forget(self)
         super().del_channel(map)
+        if self.request is not None:
+            self.request.close()  # the file of its body goes now, not when the memory is next tidied up
 
 
 class Yard:
@@ -180,6 +188,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             # The socket of whoever reads nothing never becomes writable, and a parked one is in nobody's round: so at once.
             if channel.overdue(at) or (channel.parked and channel.will_close):
                 channel.handle_close()
+        held = sorted(self.active_channels.values(), key=Channel.body_bytes)
+        total = sum(map(Channel.body_bytes, held))
+        while total > MOST_BODY_BYTES:
+            largest = held.pop()
+            total -= largest.body_bytes()
+            largest.handle_close()
 
 
 def create_server(application: Any, **options: Any) -> Any:
