@@ -54,6 +54,7 @@ The way of the data, which is also the order to read the files in:
     edit.py       changing jobs that wait
     archive.py    a queue as a tar file
     fsck.py       looking for what a promise forbids
+    logs.py       log lines that are what they seem
     cli.py        the command `sdspool`
     commands/     its verbs
     doctor.py     `sdspool doctor`: what this machine can do, and what to change

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
+from spooler import logs
 from spooler.service import serve
 from spooler.settings import Settings
 
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m spooler", about="Run the jobs of a spool on this machine's GPU.")
-    logging.basicConfig(level=logging.INFO, format="sdspool spooler: %(message)s", stream=sys.stderr)
+    logs.begin("spooler")
     return serve(settings)
 
 

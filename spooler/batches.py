@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import durable, job
 from spooler.batch_file import read_rows
-from spooler.ids import clean_id, versions
+from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job
 from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
@@ -204,6 +204,8 @@ class Batches:
 
     def read(self, batch_id: str) -> Batch | None:
         """None when there is no such batch, or nothing that can be read of it."""
+        if not is_id(batch_id):  # whatever somebody asks for: no other may become a path
+            return None
         try:
             return Batch.model_validate_json(durable.read_small(self._root / batch_id / "batch.json", MAX_BYTES))
         except (FileNotFoundError, NotADirectoryError, ValidationError, durable.UnreadableError):

@@ -38,10 +38,10 @@ def unique_name() -> str:
     return f"{os.getpid()}.{os.urandom(12).hex()}"
 
 
-def write_new(path: StrPath, data: bytes) -> None:
+def write_new(path: StrPath, data: bytes, mode: int = 0o644) -> None:
     """Make the file, which must not exist, with its bytes on stable storage. On any error nothing is left."""
     # O_EXCL and O_NOFOLLOW: never through somebody's link, never over somebody's file.
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
             rest = memoryview(data)
@@ -63,10 +63,10 @@ def write_new_if_missing(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write the file anew; a reader and a crash see the old bytes or the new ones."""
     draft = path.with_name(f".{path.name}.{unique_name()}")
-    write_new(draft, data)
+    write_new(draft, data, mode)
     try:
         draft.replace(path)
     except OSError:

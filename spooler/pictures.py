@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -40,6 +41,9 @@ UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
+#: Pictures that one process unpacks at the same time to see whether they are whole.
+_UNPACKING = threading.BoundedSemaphore(2)
+
 
 class InputError(ValueError):
     """A picture beside a job that cannot be used: met by whoever sent it."""
@@ -51,8 +55,15 @@ def check(path: Path) -> tuple[int, int]:
 
 
 def check_bytes(data: bytes, name: str) -> tuple[int, int]:
-    """The width and height of a picture, not yet a file, that decodes whole. Raises InputError, which calls it `name`."""
-    return _whole(_begun(io.BytesIO(data), len(data), name), name, "white").size
+    """The width and height of a picture, not yet a file, that decodes whole. Raises InputError, which calls it `name`.
+
+    A file of 34 bytes may unpack to the most pixels that are allowed, so only so many are unpacked at a time, however many
+    people send one, and nothing is made of the pixels: half a GB each at the most (WebP).
+    """
+    with _UNPACKING, _begun(io.BytesIO(data), len(data), name) as image, _decoding(name):
+        image.load()
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -70,18 +81,25 @@ def read(path: Path, ground: str = "white") -> Picture:
 
 def _whole(image: Picture, name: str, ground: str) -> Picture:
     """All pixels decoded, in RGB and upright. Raises InputError."""
+    with _decoding(name):
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))
+        upright = image.copy() if turn is None else image.transpose(turn)
+        if upright.mode.startswith("I;16"):  # Pillow's own way to eight bits makes white of all but the darkest
+            upright = upright.point(lambda value: value / 257).convert("L")
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            clear = upright.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
+        return upright.convert("RGB")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Make an InputError, which calls the picture `name`, of whatever its decoder does not like."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Pillow can read all the same
         try:
-            image.load()
-            turn = UPRIGHT.get(_orientation(image))
-            upright = image.copy() if turn is None else image.transpose(turn)
-            if upright.mode.startswith("I;16"):  # Pillow's own way to eight bits makes white of all but the darkest
-                upright = upright.point(lambda value: value / 257).convert("L")
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                clear = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
-            return upright.convert("RGB")
+            yield
         except (*DAMAGED, MemoryError) as error:
             raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: {error}.") from error
 

@@ -65,6 +65,8 @@ class Reader:
 
     def find_by_name(self, job_id: str) -> Place | None:
         """As `find`, at the names alone where a job of that id should be: never a listing, however many jobs there are."""
+        if not ID.fullmatch(job_id):  # whatever somebody asks for: nothing else may become a path
+            return None
         for state in STATES:
             if state == "claimed":
                 for theirs in self.spooler_folders():

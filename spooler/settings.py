@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 
-def _row(default: Any, sentence: str, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
-    """One setting. A number must be above 0 unless `least` says from where on it is allowed."""
-    return field(default=default, metadata={"sentence": sentence, "choices": choices, "least": least})
+def _row(
+    default: Any, sentence: str, choices: tuple[str, ...] = (), least: float | None = None, bare: str | None = None
+) -> Any:
+    """One setting. A number must be above 0 unless `least` says from where on it is allowed. `bare`: the option's value when it
+    stands alone."""
+    return field(default=default, metadata={"sentence": sentence, "choices": choices, "least": least, "bare": bare})
 
 
 def _host_name() -> str:
@@ -32,8 +35,30 @@ class Settings:
     """The settings of one process. Times are seconds, sizes are bytes."""
 
     spool: Path = _row(Path("spool"), "The folder that holds the jobs; all of it on one file system.")
-    host: str = _row("127.0.0.1", "Address that the web app listens on; 0.0.0.0 lets the whole LAN in, without a password.")
+    host: str = _row("127.0.0.1", "Address that the web app listens on; 0.0.0.0: all, so that the LAN reaches it, with keys.")
     port: int = _row(7860, "TCP port that the web app listens on.")
+    keys: Path = _row(
+        Path("~/.config/sdspool/keys"),
+        "File of the keys that let people in, one line each (`sdspool key add NAME`); nobody but its owner may read it.",
+    )
+    open: str = _row(
+        "off",
+        "Let everybody in without a key, also from the LAN; without effect where the file has keys. `--open` alone means on.",
+        ("off", "on"),
+        bare="on",
+    )
+    allowed_hosts: str = _row(
+        "", "Further host names that people reach the web app by, separated by commas: those of a reverse proxy, for example."
+    )
+    client_submits: int = _row(
+        6000,
+        "Jobs that one person may submit in a minute, or one address where nobody needs a key (this machine's own always may); "
+        "0: no bound.",
+        least=0,
+    )
+    client_requests: int = _row(
+        24, "Requests of one person, or address, that the web app answers at the same time, likewise; 0: no bound.", least=0
+    )
     web_threads: int = _row(
         32, "Number of requests that the web app answers at the same time; half of them may be such that wait for a job."
     )
@@ -166,6 +191,7 @@ class Settings:
             shown = str(row.default)
             parser.add_argument(
                 option(row.name),
+                **({"nargs": "?", "const": row.metadata["bare"]} if row.metadata["bare"] else {}),
                 default=env.get(variable(row.name), shown),
                 type=_checked(type(row.default), row.metadata["choices"], row.metadata["least"], optional=row.default == ""),
                 metavar=row.name.upper(),

@@ -18,6 +18,9 @@ __all__ = ["browser", "ill", "no_script_browser", "ward"]
 for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
     del os.environ[name]
 
+# Nor from the keys of whoever runs it: the default file is in his home.
+os.environ["SDSPOOL_KEYS"] = "/nonexistent/keys"
+
 # Engines of several tests draw at once: one that waits must not spin where another could draw.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

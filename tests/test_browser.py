@@ -129,3 +129,47 @@ def test_every_page_fits_a_desktop_and_a_phone(browser: Chrome, house: tuple[Spo
             page, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert page <= window, f"{name} scrolls sideways on a {width}"
             assert screenshot(browser, tmp_path / f"{width}-{name.replace('/', '-') or 'create'}.png").stat().st_size > 1000
+
+
+def test_log_in_make_a_job_and_log_out(browser: Chrome, tmp_path: Path) -> None:
+    """Of a page that asks for a key: in, as oneself, and out, after which going back shows nothing."""
+    (tmp_path / "keys").write_text("ann owner a-secret-0123456789\n")
+    (tmp_path / "keys").chmod(0o600)
+    app = create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", keys=tmp_path / "keys"))
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        browser.get(f"{address}/queue")
+        assert browser.current_url == f"{address}/login?next=%2Fqueue"
+        for secret in ("wrong", "a-secret-0123456789"):
+            name = browser.find_element(By.NAME, "name")
+            name.clear()
+            name.send_keys("ann")
+            browser.find_element(By.NAME, "key").send_keys(secret + Keys.ENTER)
+            if secret == "wrong":  # noqa: S105
+                wait_for(lambda: "do not go together" in seen(browser, "[role=alert]"), "the page to say that it is wrong")
+                console(browser)  # the browser tells of the 403
+                screenshot(browser, tmp_path / "login.png")
+        wait_for(lambda: browser.current_url == f"{address}/queue", "the page that was asked for")
+        assert seen(browser, ".me span") == "ann"
+        browser.get(f"{address}/")
+        browser.find_element(By.NAME, "prompt").send_keys("a ring")
+        browser.find_element(By.CSS_SELECTOR, "button.main").click()
+        wait_for(lambda: "/jobs/" in browser.current_url, "the job's page")
+        job = Spool(tmp_path / "spool").find(browser.current_url.rsplit("/", 1)[1])
+        assert job and Spool(tmp_path / "spool").read_job(job).owner == "ann"
+        phone(browser)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        mine = browser.current_url
+        browser.find_element(By.CSS_SELECTOR, ".me button").click()
+        wait_for(lambda: browser.current_url == f"{address}/login", "the login")
+        browser.back()
+        wait_for(lambda: browser.current_url.startswith(f"{address}/login?next="), "the login in the place of the job's page")
+        browser.get(mine)
+        assert "/login" in browser.current_url and console(browser) == []
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import random
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from house import ROOT
 from PIL import Image
 from PIL.Image import Image as Picture
 
@@ -100,3 +104,54 @@ def test_a_damaged_file_is_read_or_refused_and_never_a_fault(tmp_path: Path, kin
             except pictures.InputError:
                 refused += 1
     assert read > 10 and refused > 10
+
+
+BOMBS = """
+import resource, sys, threading
+from spooler import pictures
+
+def peak():  # MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+def look(name):
+    try:
+        said.append(pictures.check_bytes(open(name, "rb").read(), name))
+    except pictures.InputError as error:
+        said.append(str(error))
+
+said, before = [], peak()
+threads = [threading.Thread(target=look, args=(name,)) for name in sys.argv[1:]]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(peak() - before, *said, sep="\\n")
+"""
+
+
+def unpacked_by_a_process_of_its_own(*files: Path) -> tuple[int, list[str]]:
+    """How many MiB a process grew at the most that looked at all of the files at once, and what it said of each."""
+    command = [sys.executable, "-c", BOMBS, *map(str, files)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return int(told[0]), told[1:]
+
+
+def test_s5_asvs_5_2_6_a_picture_of_too_many_pixels_is_refused_before_any_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "flood.png").write_bytes(png_of_one_colour(12_000, 12_000))
+    (tmp_path / "bomb.png").write_bytes(png_of_one_colour(60_000, 60_000))
+    for name in ("flood.png", "bomb.png"):
+        grown_mib, said = unpacked_by_a_process_of_its_own(*[tmp_path / name] * 4)
+        assert len(said) == 4 and all("must " in each for each in said) and grown_mib < 40
+
+
+def test_s5_many_large_pictures_at_once_take_the_memory_of_two(tmp_path: Path) -> None:
+    """6400 x 5000 pixels of four bytes are 122 MiB; eight would be 976."""
+    Image.new("RGBA", (6400, 5000)).save(tmp_path / "large.png")
+    grown_mib, said = unpacked_by_a_process_of_its_own(*[tmp_path / "large.png"] * 8)
+    assert said == ["(6400, 5000)"] * 8 and grown_mib < 400
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "PCX", "EPS", "PDF", "DDS", "SGI"])
+def test_s6_no_other_format_is_read_whatever_its_name(kind: str) -> None:
+    file = io.BytesIO()
+    noise().save(file, kind)
+    with pytest.raises(pictures.InputError, match="must be a PNG, JPEG or WebP"):
+        pictures.check_bytes(file.getvalue(), "picture.png")

@@ -3,6 +3,11 @@
 app.py        the factory: one Flask app over one spool
 office.py     what every view works with, and the one way in for a job
 guard.py      which requests are let in
+origins.py    whether a request is meant for this server, and comes from its own pages
+keys.py       the file of keys; private_file.py: a file that only its owner reads
+sessions.py   who logged in on the page; login.py: where they do
+pace.py       how often, and how much at once
+people.py     who asks; rules.py: who may use a route that changes something
 errors.py     what went wrong, told as JSON or as a page
 reports.py    what can be told of a job, for the pages and the API alike
 index.py      finding finished jobs among a million: a throw-away copy of what lies in done/, failed/ and cancelled/
@@ -12,5 +17,6 @@ store.py      its SQLite file
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered
-__main__.py   waitress
+server.py     waitress, with connections that may be slow
+__main__.py   the process
 """

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from waitress.server import create_server
-
+from spooler import logs
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
 from webui.app import MAX_REQUEST_BYTES, create_app
+from webui.guard import Door
+from webui.keys import KeysError, on_loopback
 from webui.office import Office
+from webui.server import create_server, raise_files
 
 #: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
 INDEX_STOP_S = 5.0
@@ -24,25 +27,29 @@ INDEX_STOP_S = 5.0
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m webui", about="Serve the web page and the API over a spool.")
-    logging.basicConfig(level=logging.INFO, format="sdspool web: %(message)s", stream=sys.stderr)
+    logs.begin("web")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
+    raise_files()
     try:
         app = create_app(settings)
+        door: Door = app.extensions["door"]
+        made = door.keys.add("operator", operator=True, unless=True) if door.keys.in_force() else ""
         server = create_server(
             app,
             host=settings.host,
             port=settings.port,
             threads=settings.web_threads,
-            # A slow sender may hold a connection but not a thread; so allow many, and give up on the silent soon.
-            connection_limit=1000,
+            # A slow sender may hold a connection but not a thread: server.py says how many, and for how long.
+            backlog=2048,
             asyncore_use_poll=True,
             channel_timeout=30,
+            cleanup_interval=2,
             max_request_header_size=16 * 1024,
             max_request_body_size=MAX_REQUEST_BYTES,
             clear_untrusted_proxy_headers=True,
             ident="sdspool",
         )
-    except (SpoolError, DenyListError, OSError) as error:
+    except (SpoolError, DenyListError, KeysError, OSError) as error:
         what = f"cannot listen on {settings.host}:{settings.port}: {error}" if isinstance(error, OSError) else str(error)
         print(f"sdspool web: {what}", file=sys.stderr)  # noqa: T201 - before there is a server to log for
         return 2
@@ -50,10 +57,25 @@ def main() -> int:
         signal.signal(number, _stop)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logging.info("http://%s:%d", host, settings.port)
+    logging.info("%s", who_gets_in(settings, len(door.keys.all())))
+    if made and not os.environ.get("JOURNAL_STREAM"):  # of systemd: what is said to it is kept, for many to read
+        print(f"sdspool web: made the key of `operator`: {made}", file=sys.stderr)  # noqa: T201 - once, and into no log
     with _kept_up(app.extensions["office"]), contextlib.suppress(SystemExit):
         server.run()
     server.close()
     return 0
+
+
+def who_gets_in(settings: Settings, keys: int) -> str:
+    """A sentence for whoever starts the server."""
+    if keys:
+        one = "1 key is" if keys == 1 else f"{keys} keys are"
+        return f"Everybody needs a key: {one} in {settings.keys}." + (
+            " --open is without effect, for there are some." if settings.open == "on" else ""
+        )
+    if on_loopback(settings.host):
+        return "Everybody on this machine gets in without a key; with `sdspool key add NAME` people need one."
+    return "OPEN: everybody who can reach this machine gets in without a key, and may do everything."
 
 
 @contextlib.contextmanager

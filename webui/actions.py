@@ -19,6 +19,7 @@ from spooler.strict_json import parse_object
 from webui.errors import answer
 from webui.office import office
 from webui.reports import STATUS, JobReport
+from webui.rules import Rule, needs
 
 blueprint = Blueprint("actions", __name__)
 
@@ -67,6 +68,7 @@ class BatchReport(BaseModel):
 @blueprint.post("/api/v1/jobs/<job_id>/top", defaults={"verb": "top"})
 @blueprint.post("/api/v1/jobs/<job_id>/star", defaults={"verb": "star"})
 @blueprint.post("/api/v1/jobs/<job_id>/unstar", defaults={"verb": "unstar"})
+@needs(Rule.OWNER)
 def act(job_id: str, verb: str) -> Response:
     """Do it: 200 with the job as it is then, 409 when its state does not allow it."""
     do, wanted = VERBS[verb]
@@ -75,6 +77,7 @@ def act(job_id: str, verb: str) -> Response:
 
 
 @blueprint.post("/api/v1/jobs/<job_id>/priority")
+@needs(Rule.OWNER)
 def priority(job_id: str) -> Response:
     """Give a waiting job another priority than its own; null takes that back."""
     fields = parse_object(request.get_data())
@@ -109,6 +112,7 @@ def queue() -> Response:
 
 @blueprint.post("/api/v1/queue/pause", defaults={"verb": "pause"})
 @blueprint.post("/api/v1/queue/resume", defaults={"verb": "resume"})
+@needs(Rule.OPERATOR)
 def pause(verb: str) -> Response:
     """Stop claiming, or go on; what runs is finished."""
     _pause(verb)
@@ -143,6 +147,7 @@ def batch_report(batch_id: str) -> BatchReport | None:
 
 
 @blueprint.post("/jobs/<job_id>/<any(hold, release, top, star, unstar):verb>")
+@needs(Rule.OWNER)
 def page_act(job_id: str, verb: str) -> AnyResponse:
     """Do it, and lead back: to the queue from where waiting jobs are changed, else to the job."""
     do, wanted = VERBS[verb]
@@ -155,6 +160,7 @@ def page_act(job_id: str, verb: str) -> AnyResponse:
 
 
 @blueprint.post("/jobs/<job_id>/priority")
+@needs(Rule.OWNER)
 def page_priority(job_id: str) -> AnyResponse:
     """Give a waiting job the form's priority, or its own when the field is empty, and lead to the queue."""
     text = request.form.get("priority", "").strip()
@@ -165,6 +171,7 @@ def page_priority(job_id: str) -> AnyResponse:
 
 
 @blueprint.post("/queue/<any(pause, resume):verb>")
+@needs(Rule.OPERATOR)
 def page_pause(verb: str) -> AnyResponse:
     _pause(verb)
     return redirect(url_for("pages.queue"), 303)

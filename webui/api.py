@@ -20,7 +20,9 @@ from spooler.strict_json import parse_object
 from webui import openapi
 from webui.errors import answer
 from webui.office import office
+from webui.people import person
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
+from webui.rules import Rule, needs
 from webui.search import ENDED, Search
 
 blueprint = Blueprint("api", __name__)
@@ -34,6 +36,7 @@ FINDING = ("cursor", "q", "owner", "model", "batch")
 
 
 @blueprint.post("/api/v1/jobs")
+@needs(Rule.SUBMIT)
 def submit() -> Response:
     """Accept a job: 201 when it is on disk, with its name and entry synced."""
     inputs: dict[str, bytes] = {}
@@ -48,7 +51,8 @@ def submit() -> Response:
     wanted = _wanted_id(fields.pop("id", None))
     job = from_fields(fields)
     if key := request.headers.get("Idempotency-Key"):
-        wanted = "key-" + hashlib.sha256(key.encode()).hexdigest()[:40]
+        whose = f"{person().name}:" if person().name else ""  # the same key of two people is two keys
+        wanted = "key-" + hashlib.sha256((whose + key).encode()).hexdigest()[:40]
         if report := office().reports.job(wanted):
             return _send(report)
     try:
@@ -146,6 +150,7 @@ def job(job_id: str) -> Response:
 
 
 @blueprint.delete("/api/v1/jobs/<job_id>")
+@needs(Rule.OWNER)
 def cancel(job_id: str) -> Response:
     """Cancel a job: 200 when it is cancelled, 202 when it will be at its next step, 409 when it had ended."""
     before = _report(job_id)
@@ -160,6 +165,7 @@ def cancel(job_id: str) -> Response:
 
 
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
+@needs(Rule.OWNER)
 def retry(job_id: str) -> Response:
     """Send a failed or cancelled job back to the queue."""
     before = _report(job_id)
@@ -242,12 +248,14 @@ def description() -> dict[str, Any]:
 
 
 @blueprint.get("/healthz")
+@needs(Rule.ANYONE)
 def healthz() -> dict[str, str]:
     """Whether the web app is alive. It touches no disk, so it says nothing of the spool."""
     return {"status": "ok"}
 
 
 @blueprint.get("/readyz")
+@needs(Rule.ANYONE)
 def readyz() -> Response:
     """Whether a job submitted now would run now: 200, or 503 with the reason."""
     report = office().reports.ready()

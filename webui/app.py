@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, tongues
+from webui import actions, api, errors, guard, login, pages, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -37,11 +37,12 @@ def create_app(settings: Settings) -> Flask:
     # Half of the threads may wait for jobs; the others answer at once.
     patience = Patience(spool, reports, settings.web_threads // 2)
     app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
-    guard.install(app)
+    guard.install(app, settings)
     tongues.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
+    app.register_blueprint(login.blueprint)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

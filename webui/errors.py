@@ -1,11 +1,15 @@
-"""What went wrong, told in the caller's language: JSON to the API, a page to a browser. Never a traceback."""
+"""What went wrong, told in the caller's language: each API's own JSON, a page to a browser. Never a traceback.
+
+`answer` shapes an error by the path that was asked for, so a view and the guard say what is wrong and never how it looks.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -14,6 +18,7 @@ from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
 from webui.patience import NoSeatError
+from webui.people import NotYoursError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,7 @@ SENTENCES = {
 def install(app: Flask) -> None:
     app.register_error_handler(JobError, _job_error)
     app.register_error_handler(TakenError, _taken)
+    app.register_error_handler(NotYoursError, lambda error: answer(403, "not_yours", str(error)))
     app.register_error_handler(FullError, _full)
     app.register_error_handler(NoRoomError, lambda error: answer(507, "no_space", str(error)))
     app.register_error_handler(NoSeatError, _no_seat)
@@ -35,23 +41,67 @@ def install(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
 
 
+#: Whose error bodies a path has: sdspool's own API, A1111's, OpenAI's. What begins with none of these is a page.
+Shape = Literal["own", "a1111", "openai", "page"]
+SHAPES: tuple[tuple[str, Shape], ...] = (
+    ("/api/", "own"),
+    ("/healthz", "own"),
+    ("/readyz", "own"),
+    ("/metrics", "own"),
+    ("/generate", "own"),
+    ("/result/", "own"),
+    ("/sdapi/", "a1111"),
+    ("/internal/", "a1111"),
+    ("/v1/", "openai"),
+)
+
+
+def shape() -> Shape:
+    """The shape of this request's errors."""
+    return next((shape for prefix, shape in SHAPES if request.path.startswith(prefix)), "page")
+
+
+def wants_json() -> bool:
+    return shape() != "page"
+
+
 def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = ()) -> Response:
-    """The error as the caller wants it: `{"error": {"code", "message", "fields"}}` for the API, a page for a browser."""
-    if not wants_json():
+    """The error as the caller wants it: in the shape of the API that was asked, or a page for a browser."""
+    wanted = shape()
+    if wanted == "page":
         page = Response(render_template("error.html", status=status, message=message), mimetype="text/html")
         page.status_code = status
         return page
-    fields: dict[str, list[str]] = {}
-    for mistake in mistakes:
-        if mistake.field:
-            fields.setdefault(mistake.field, []).append(mistake.message)
-    response = jsonify(error={"code": code, "message": message, "fields": fields})
+    known = [mistake for mistake in mistakes if mistake.field]
+    if wanted == "a1111" and known and status == 400:
+        status = 422  # what it says of a value that it cannot use
+    response = jsonify({"own": _own, "a1111": _a1111, "openai": _openai}[wanted](status, code, message, known))
     response.status_code = status
     return response
 
 
-def wants_json() -> bool:
-    return request.path.startswith("/api/") or request.path in ("/healthz", "/readyz")
+def _own(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+    fields: dict[str, list[str]] = {}
+    for mistake in mistakes:
+        fields.setdefault(mistake.field, []).append(mistake.message)
+    return {"error": {"code": code, "message": message, "fields": fields}}
+
+
+def _a1111(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+    """As FastAPI and A1111's handler of exceptions say it: clients tell a missing API by the exact `detail` of 404."""
+    if status == 422 and mistakes:
+        return {"detail": [{"loc": ["body", each.field], "msg": each.message, "type": "value_error"} for each in mistakes]}
+    if request.routing_exception is not None and status in (404, 405):
+        return {"detail": "Not Found" if status == 404 else "Method Not Allowed"}
+    if status == 401:
+        return {"detail": message}
+    return {"error": "HTTPException", "detail": message, "body": "", "errors": message}
+
+
+def _openai(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    param = mistakes[0].field if mistakes else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _job_error(error: JobError) -> Response:

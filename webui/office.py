@@ -20,6 +20,7 @@ from spooler.spool import Spool
 from webui.index import Index
 from webui.line import Line
 from webui.patience import Patience
+from webui.people import hurry, person
 from webui.reports import Reports
 
 
@@ -51,8 +52,12 @@ class Office:
         """Put the job into the queue, durably, and return its id. `inputs` are the pictures that it names.
 
         Raises JobError for what no spooler can run, TakenError for an id that exists, FullError while too many wait,
-        NoRoomError below the floor of free space, OSError when the disk will not have it.
+        NoRoomError below the floor of free space, NotYoursError for one in somebody else's name, OSError when the disk will
+        not have it.
         """
+        job = person().owned(job)
+        if wait_s := hurry():
+            raise FullError("You submit jobs faster than one may: the job was not accepted. Try again later.", wait_s)
         self.deny_list.check(job)
         given = dict(inputs or {})
         sizes = _sizes(job, given)

@@ -242,12 +242,41 @@ def document() -> dict[str, Any]:
                 },
             }
         paths.setdefault(path, {})[method] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "sdspool", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
-        "paths": paths,
-        "components": {"schemas": components},
+    return _guarded(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "sdspool", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
+            "paths": paths,
+            "components": {"schemas": components},
+        }
+    )
+
+
+def _guarded(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what the guard may answer before a route is asked, and how a key is sent."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    told = {
+        "401": "People need a key here, and there is none, or a wrong one.",
+        "403": "Another site's page sent this, or the job is somebody else's.",
+        "415": "The Content-Type is not application/json.",
+        "421": "The Host is no name of this server.",
+        "429": "Too many wrong keys, jobs or requests at once; Retry-After tells when to try again, in seconds.",
     }
+    for path, operations in document["paths"].items():
+        free = path in ("/healthz", "/readyz")
+        for method, operation in operations.items():
+            for status, sentence in told.items():
+                if (free and status != "421") or (status == "415" and method in ("get", "head")):
+                    continue
+                operation["responses"].setdefault(status, {"description": sentence, "content": error})
+            if free:
+                operation["security"] = []
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "The secret of a key."},
+        "basic": {"type": "http", "scheme": "basic", "description": "The name and the secret of a key."},
+    }
+    document["security"] = [{"bearer": []}, {"basic": []}, {}]
+    return document
 
 
 def _answer(description: str, body: type[BaseModel] | str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from spooler.mistakes import JobError
 from spooler.record import EngineFacts
 from webui.office import office
 from webui.reports import JobReport, ReadyReport
+from webui.rules import Rule, needs
 from webui.search import Search
 
 blueprint = Blueprint("pages", __name__)
@@ -49,6 +50,7 @@ def create() -> str:
 
 
 @blueprint.post("/")
+@needs(Rule.SUBMIT)
 def submit() -> AnyResponse:
     """Put the form's job into the queue and go to its page; or show the form again, each mistake beside its field."""
     given = {name: request.form.get(name, "") for name in (*TEXTS, *NUMBERS)}
@@ -127,6 +129,7 @@ def job(job_id: str) -> str:
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
+@needs(Rule.OWNER)
 def cancel(job_id: str) -> AnyResponse:
     place = office().spool.cancel(job_id)
     if place is None:
@@ -135,6 +138,7 @@ def cancel(job_id: str) -> AnyResponse:
 
 
 @blueprint.post("/jobs/<job_id>/retry")
+@needs(Rule.OWNER)
 def retry(job_id: str) -> AnyResponse:
     _report(job_id)
     office().spool.retry(job_id)  # when it is no longer failed, its page says what it is

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from flask import g
+
+from spooler.job import Job
+from spooler.mistakes import show
+
+
+class NotYoursError(RuntimeError):
+    """Something that only a job's owner or an operator may do: met by everybody else who tries, as a 403."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +26,41 @@ class Person:
     def may_change(self, owner: str | None) -> bool:
         return self.operator or (bool(self.name) and self.name == owner)
 
+    def owned(self, job: Job) -> Job:
+        """The job with its owner: whoever sends it, where keys tell who that is. An operator may name somebody else.
+
+        Raises NotYoursError when anybody else does.
+        """
+        if not self.operator and job.owner not in ("", self.name):
+            raise NotYoursError(f"`owner` must be your own name, {show(self.name)}, or be left out, but is {show(job.owner)}.")
+        return job if job.owner or not self.name else job.model_copy(update={"owner": self.name})
+
 
 #: Whoever asks where nobody needs a key: may do everything, and is nobody in particular.
 ANYBODY = Person("", operator=True)
+#: Whoever the guard has not let in: may do nothing.
+NOBODY = Person("")
 
 
 def person() -> Person:
     """Who sent this request: the guard has found that out before any view runs."""
-    return cast(Person, g.get("person", ANYBODY))
+    return cast(Person, g.get("person", NOBODY))
+
+
+def hurry() -> float:
+    """Count one more job of whoever asks: the seconds after which it may come, 0 when it may now."""
+    pace: Callable[[], float] | None = g.get("pace")
+    return pace() if pace else 0.0
+
+
+def require(owner: str | None) -> None:
+    """For a view that finds its jobs itself: raise NotYoursError unless who asks may change the jobs of that owner."""
+    if not person().may_change(owner):
+        whose = f"It is the job of {show(owner)}" if owner else "It has no owner"
+        raise NotYoursError(f"{whose}: only its owner and an operator may do that, and you are {show(person().name)}.")
+
+
+def require_operator() -> None:
+    """Raise NotYoursError unless an operator asks."""
+    if not person().operator:
+        raise NotYoursError(f"Only an operator may do that, and you are {show(person().name)}.")

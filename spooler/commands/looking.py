@@ -167,5 +167,5 @@ def _show(options: argparse.Namespace) -> int:
     if options.json or not sys.stdout.isatty():
         say_json(answer)
     else:
-        Console().print_json(data=answer)
+        Console().print_json(data=answer, ensure_ascii=True)
     return DONE

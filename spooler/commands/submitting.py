@@ -22,6 +22,7 @@ from spooler.commands.common import (
     add_verb,
     ids_of,
     missing,
+    printable,
     say_json,
     spool_of,
     tell,
@@ -148,12 +149,13 @@ def _replay(options: argparse.Namespace) -> int:
     same = [one.pixels == two.pixels for one, two in zip(record.images, again.images, strict=False)]
     alike = len(record.images) == len(again.images) and all(same)
     for number, (one, two) in enumerate(zip(record.images, again.images, strict=False)):
-        print(f"{one.file or number}: {'the same pixels' if same[number] else f'differs: {one.pixels} then, {two.pixels} now'}")
+        how = "the same pixels" if same[number] else f"differs: {one.pixels} then, {two.pixels} now"
+        print(printable(f"{one.file or number}: {how}"))
     if not alike and record.engine and again.engine:
         then, now = record.engine.model_dump(), again.engine.model_dump()
         for name in ("model", "hash", "device_name", "precision", "versions", "memory", "rung"):
             if then[name] != now[name]:
-                print(f"{name}: {then[name]} then, {now[name]} now")
+                print(printable(f"{name}: {then[name]} then, {now[name]} now"))
     return 0 if alike else 1
 
 

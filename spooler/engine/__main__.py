@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
 
-from spooler import messages
+from spooler import logs, messages
 from spooler.engine.commands import Commands
 from spooler.library import ModelError, scan
 from spooler.settings import Settings
@@ -15,7 +14,7 @@ from spooler.settings import Settings
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m spooler.engine", about="Started by the spooler.")
-    logging.basicConfig(level=logging.INFO, format="sdspool engine: %(message)s", stream=sys.stderr)
+    logs.begin("engine")
 
     # 1. Keep the spooler's pipe for messages: what a library prints goes to the log.
     out = os.fdopen(os.dup(1), "wb", buffering=0)

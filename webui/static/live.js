@@ -36,6 +36,7 @@ const poll = (url, show) => {
     try {
       const answer = await fetch(url, { headers: etag ? { 'If-None-Match': etag } : {}, cache: 'no-store' });
       if (answer.status === 404) return show(null);
+      if (answer.status === 401) return location.reload(); // the session is over: the server leads to the login
       if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
       failures = 0;
       if (answer.status === 200) {
