@@ -52,7 +52,25 @@ def check(path: Path) -> tuple[int, int]:
 
 def check_bytes(data: bytes, name: str) -> tuple[int, int]:
     """The width and height of a picture, not yet a file, that decodes whole. Raises InputError, which calls it `name`."""
-    return _whole(_begun(io.BytesIO(data), len(data), name), name, "white").size
+    return read_bytes(data, name).size
+
+
+def read_bytes(data: bytes, name: str) -> Picture:
+    """The picture in RGB, upright, on white, not yet a file. Raises InputError, which calls it `name`."""
+    return _whole(_begun(io.BytesIO(data), len(data), name), name, "white")
+
+
+def alpha(data: bytes, name: str) -> Picture | None:
+    """How opaque each pixel is, upright, 0 to 255; None for a picture that has no transparency. Raises InputError."""
+    image = _begun(io.BytesIO(data), len(data), name)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return None
+    try:
+        turn = UPRIGHT.get(_orientation(image))
+        found = image.convert("RGBA").getchannel("A")
+        return found if turn is None else found.transpose(turn)
+    except (*DAMAGED, MemoryError) as error:
+        raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: {error}.") from error
 
 
 def size(path: Path) -> tuple[int, int]:

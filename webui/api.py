@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, request, send_file
+from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
 from spooler.ids import is_id
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
-from spooler.spool import TakenError
 from spooler.states import State
 from spooler.strict_json import parse_object
-from webui import openapi
+from webui import once, openapi
 from webui.errors import answer
 from webui.office import office
+from webui.recoded import TYPES, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
 from webui.search import ENDED, Search
 
@@ -47,20 +47,10 @@ def submit() -> Response:
         )
     wanted = _wanted_id(fields.pop("id", None))
     job = from_fields(fields)
-    if key := request.headers.get("Idempotency-Key"):
-        wanted = "key-" + hashlib.sha256(key.encode()).hexdigest()[:40]
-        if report := office().reports.job(wanted):
-            return _send(report)
-    try:
-        job_id = office().accept(job, wanted, inputs)
-    except TakenError:
-        # RACE: another request with the same key was faster, which is what the key is for.
-        if key and (report := office().reports.job(wanted or "")):
-            return _send(report)
-        raise
+    job_id, is_new = once.accept(job, wanted, inputs)
     report = office().reports.job(job_id)
     # The spooler may be between two folders with it just now: what is certain is that it was accepted.
-    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201)
+    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201 if is_new else 200)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     return response
 
@@ -178,6 +168,8 @@ def image(job_id: str, name: str) -> Response:
         if place is None or name not in listed or not RESULT.fullmatch(name):
             abort(404)
         try:
+            if "format" in request.args:
+                return _send_recoded(place.path / name, f"{job_id}-{name}", final=report.status == "done")
             return _send_image(place.path / name, f"{job_id}-{name}", final=report.status == "done")
         except FileNotFoundError:  # RACE: the folder moved from claimed/ to done/ since the look; a file that was deleted:
             if office().spool.find(job_id) == place:
@@ -213,6 +205,25 @@ def _send_image(path: Path, download_name: str, final: bool) -> Response:
     )
     if final:
         response.cache_control.immutable = True
+    return response
+
+
+def _send_recoded(path: Path, name: str, final: bool) -> Response:
+    """The picture in the format that was asked for."""
+    wanted = request.args.get("format")
+    if wanted not in TYPES:
+        raise JobError(Mistake("format", f"`format` must be one of {', '.join(TYPES)}, but is {show(wanted)}."))
+    quality = _number("quality", 90, 0, 100)
+    if path.is_symlink():
+        abort(404)
+    try:
+        data = recoded(path.read_bytes(), wanted, quality)
+    except UnidentifiedImageError:
+        abort(404)
+    response = Response(data, mimetype=TYPES[wanted])
+    response.cache_control.max_age = 31_536_000 if final else 0
+    if "download" in request.args:
+        response.headers.set("Content-Disposition", "attachment", filename=f"{name.removesuffix('.png')}.{wanted}")
     return response
 
 

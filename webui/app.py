@@ -13,6 +13,7 @@ from webui import actions, api, errors, guard, pages, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
+from webui.openai_api import views as openai_views
 from webui.patience import Patience
 from webui.reports import Reports
 
@@ -43,5 +44,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
+    app.register_blueprint(openai_views.blueprint)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
+from webui.openai_api import mishaps
 from webui.patience import NoSeatError
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def install(app: Flask) -> None:
 
 def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = ()) -> Response:
     """The error as the caller wants it: `{"error": {"code", "message", "fields"}}` for the API, a page for a browser."""
+    if mishaps.is_ours(request.path):
+        return mishaps.answer(status, code, message, mistakes)
     if not wants_json():
         page = Response(render_template("error.html", status=status, message=message), mimetype="text/html")
         page.status_code = status
