@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +11,15 @@ from flask import Blueprint, Response, abort, request, send_file
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
+from spooler import moments
 from spooler.ids import is_id
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
 from spooler.states import State
 from spooler.strict_json import parse_object
-from webui import once, openapi
+from webui import changing, once, openapi
+from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
 from webui.recoded import TYPES, recoded
@@ -26,11 +29,15 @@ from webui.search import ENDED, Search
 blueprint = Blueprint("api", __name__)
 
 MAX_LIMIT = 200
+#: Of one request that waits for a job's end.
+MAX_WAIT_S = 60
 STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
 #: Those that may still change come first, then those that ended.
 ALL: tuple[State, ...] = ("claimed", "pending", "held", *ENDED)
 #: Parameters that find finished jobs.
-FINDING = ("cursor", "q", "owner", "model", "batch")
+FINDING = ("cursor", "q", "owner", "model", "batch", "starred", "since", "until", "min_pixels")
+#: Unfinished jobs that one request looks through.
+MAX_LOOKED = 2000
 
 
 @blueprint.post("/api/v1/jobs")
@@ -90,8 +97,10 @@ def jobs() -> Response:
         known = ", ".join(get_args(Status))
         raise JobError(Mistake("status", f"`status` must be one of {known}, but is {show(status)}."))
     offset, limit = _number("offset", 0, 0, 10**9), _number("limit", 50, 1, MAX_LIMIT)
-    if status in ENDED or any(name in request.args for name in FINDING):
+    if status in ENDED or (status is None and any(name in request.args for name in FINDING)):
         return _send(_find(status, offset, limit))
+    if any(name in request.args for name in FINDING):
+        return _send(_find_live(STATE[status or "waiting"], offset, limit))
     found: list[JobReport] = []
     total = 0
     for state in (STATE[status],) if status else ALL:
@@ -108,14 +117,63 @@ def jobs() -> Response:
 
 def _find(status: str | None, offset: int, limit: int) -> JobList:
     """A page of the finished jobs that have what the parameters say."""
-    if status is not None and status not in ENDED:
-        known = ", ".join(ENDED)
-        rule = f"must be one of {known}, or be left out, to go with {', '.join(f'`{name}`' for name in FINDING)}"
-        raise JobError(Mistake("status", f"`status` {rule}, but is {show(status)}."))
-    given = request.args
-    wanted = Search(given.get("q", ""), given.get("owner"), given.get("model"), given.get("batch"))
+    cursor = request.args.get("cursor")
     states = [state for state in ENDED if status in (None, state)]
-    return office().reports.ended(states, wanted, given.get("cursor"), limit, 0 if "cursor" in given else offset)
+    return office().reports.ended(states, _wanted(), cursor, limit, 0 if cursor is not None else offset)
+
+
+def _find_live(state: State, offset: int, limit: int) -> JobList:
+    """A page of the jobs of a state that is no end; of very many, only the first are looked through."""
+    if "cursor" in request.args or "starred" in request.args:
+        name = "cursor" if "cursor" in request.args else "starred"
+        raise JobError(Mistake(name, f"`{name}` goes with jobs that have ended: `status` must be one of {', '.join(ENDED)}."))
+    wanted = _wanted()
+    looked, many = office().reports.jobs(state, 0, MAX_LOOKED)
+    found = [report for report in looked if _has(report, wanted)]
+    note = f"Only the first {MAX_LOOKED:,} of {many:,} jobs were looked through." if many > MAX_LOOKED else None
+    total = None if note else len(found)
+    return JobList(jobs=tuple(found[offset : offset + limit]), total=total, offset=offset, limit=limit, note=note)
+
+
+def _wanted() -> Search:
+    """What the parameters say. Raises JobError for one that says nothing."""
+    given = request.args
+    starred = given.get("starred")
+    if starred not in (None, "true", "false"):
+        raise JobError(Mistake("starred", f"`starred` must be true or false, but is {show(starred)}."))
+    return Search(
+        given.get("q", ""),
+        given.get("owner"),
+        given.get("model"),
+        given.get("batch"),
+        None if starred is None else starred == "true",
+        min_pixels=_number("min_pixels", 0, 0, 10**9),
+        since=_moment("since"),
+        until=_moment("until"),
+    )
+
+
+def _moment(name: str) -> datetime | None:
+    text = request.args.get(name)
+    try:
+        return moments.read(text) if text is not None else None
+    except ValueError:
+        rule = "must be a time with its zone, as in 2027-03-01T22:00:00Z (a + must be sent as %2B)"
+        raise JobError(Mistake(name, f"`{name}` {rule}, but is {show(text)}.")) from None
+
+
+def _has(report: JobReport, wanted: Search) -> bool:
+    """Whether an unfinished job has what is wanted; its time is that at which it came."""
+    job, came = report.job, datetime.fromisoformat(report.queued or "1970-01-01T00:00:00Z")
+    words = f"{job.prompt} {report.id} {job.owner} {job.model}".casefold()
+    starts = re.findall(r"\w+", words)
+    return (
+        all(any(each.startswith(word) for each in starts) for word in re.findall(r"\w+", wanted.query.casefold()))
+        and all(getattr(wanted, name) in (None, getattr(job, name)) for name in ("owner", "model", "batch"))
+        and (wanted.since is None or came >= wanted.since)
+        and (wanted.until is None or came < wanted.until)
+        and (not wanted.min_pixels or (job.width or 0) * (job.height or 0) >= wanted.min_pixels)
+    )
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:
@@ -127,8 +185,13 @@ def _number(name: str, default: int, least: int, most: int) -> int:
 
 @blueprint.get("/api/v1/jobs/<job_id>")
 def job(job_id: str) -> Response:
-    """One job; 304 when it is as the caller's ETag says."""
-    response = _send(_report(job_id))
+    """One job; 304 when it is as the caller's ETag says. With `?wait=` not before it ended, or that many seconds are over."""
+    report = _report(job_id)
+    wait_s = _number("wait", 0, 0, MAX_WAIT_S)
+    if wait_s and report.status not in ENDED:
+        with office().patience.seat():
+            report = office().patience.end_of(job_id, wait_s, gone()) or abort(404)
+    response = _send(report)
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     response.make_conditional(request)
@@ -151,11 +214,23 @@ def cancel(job_id: str) -> Response:
 
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
 def retry(job_id: str) -> Response:
-    """Send a failed or cancelled job back to the queue."""
+    """Send a failed or cancelled job back to the queue; with changes as the body, an ended job as a new one: 201."""
     before = _report(job_id)
+    if request.content_length:
+        return _again(before)
     if office().spool.retry(job_id) is None:
         return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
     return _send(_report(job_id))
+
+
+def _again(before: JobReport) -> Response:
+    """A new job, as this one with the body's fields laid over it."""
+    if before.status not in ENDED:
+        return answer(409, "wrong_state", f"Only a job that has ended can be sent again, but this one is {before.status}.")
+    job_id, is_new = changing.again(before.id, parse_object(request.get_data(), "The change"))
+    response = _send(_report(job_id), 201 if is_new else 200)
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return response
 
 
 @blueprint.get("/api/v1/jobs/<job_id>/images/<name>")

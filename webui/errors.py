@@ -54,7 +54,7 @@ def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = (
 
 
 def wants_json() -> bool:
-    return request.path.startswith("/api/") or request.path in ("/healthz", "/readyz")
+    return request.path.startswith(("/api/", "/generate", "/result/")) or request.path in ("/healthz", "/readyz")
 
 
 def _job_error(error: JobError) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from spooler.catalogue import Catalogue
 from spooler.strict_json import parse_object
 from webui import once
+from webui.answers import gone
 from webui.office import office
 from webui.openai_api import asked, mishaps, told
 from webui.openai_api.asked import Asked
@@ -106,17 +106,11 @@ def _draw(wanted: Asked, kind: str) -> Response:
             response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
             response.call_on_close(kept.pop_all().close)
         else:
-            response = _answer(desk.patience.end_of(job_id, wait_s, _gone()), job_id, wanted)
+            response = _answer(desk.patience.end_of(job_id, wait_s, gone()), job_id, wanted)
     response.headers["x-sdspool-job"] = job_id
     if wanted.without_effect:
         response.headers["x-sdspool-without-effect"] = ", ".join(wanted.without_effect)
     return response
-
-
-def _gone() -> Callable[[], bool]:
-    """Whether the caller hung up, where the server can tell."""
-    found: Callable[[], bool] | None = request.environ.get("waitress.client_disconnected")
-    return found or (lambda: False)
 
 
 def _answer(report: JobReport | None, job_id: str, wanted: Asked) -> Response:

@@ -1,0 +1,50 @@
+"""Following a job as it goes: server-sent events. Each stream holds a seat of the waiting room: the others are answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from flask import Blueprint, Response
+
+from webui.answers import report_of
+from webui.office import office
+from webui.patience import Patience
+from webui.reports import JobReport
+
+blueprint = Blueprint("following", __name__)
+
+#: Seconds after which a stream with no news says that it lives; and after which it ends, for the client to ask anew if it will.
+ALIVE_S, MOST_S = 10.0, 600.0
+ENDED = ("done", "failed", "cancelled")
+
+
+@blueprint.get("/api/v1/jobs/<job_id>/events")
+def events(job_id: str) -> Response:
+    """The job's report now and at each change, as `event: job`; the stream ends with the job."""
+    report_of(job_id)
+    patience = office().patience
+    with ExitStack() as kept:
+        kept.enter_context(patience.seat())
+        response = Response(_events(patience, job_id), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
+        response.call_on_close(kept.pop_all().close)
+    return response
+
+
+def _events(patience: Patience, job_id: str) -> Iterator[bytes]:
+    end = time.monotonic() + MOST_S
+    last: JobReport | None = None
+    while time.monotonic() < end:
+        report: JobReport | None = None
+        for report in patience.looks(job_id, ALIVE_S):
+            if report != last:
+                yield f"event: job\ndata: {report.model_dump_json()}\n\n".encode()
+            last = report
+        if report is None:
+            yield b"event: gone\ndata: {}\n\n"
+        if report is None or report.status in ENDED:
+            return
+        yield b": alive\n\n"
