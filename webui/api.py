@@ -190,7 +190,8 @@ def job(job_id: str) -> Response:
     wait_s = _number("wait", 0, 0, MAX_WAIT_S)
     if wait_s and report.status not in ENDED:
         with office().patience.seat():
-            report = office().patience.end_of(job_id, wait_s, gone()) or abort(404)
+            most_s = min(wait_s, office().settings.wait_s)
+            report = office().patience.end_of(job_id, most_s, gone()) or abort(404)
     response = _send(report)
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()

@@ -24,22 +24,22 @@ ENDED = ("done", "failed", "cancelled")
 def events(job_id: str) -> Response:
     """The job's report now and at each change, as `event: job`; the stream ends with the job."""
     report_of(job_id)
-    patience = office().patience
+    patience, most_s = office().patience, min(MOST_S, office().settings.wait_s)
     with ExitStack() as kept:
         kept.enter_context(patience.seat())
-        response = Response(_events(patience, job_id), mimetype="text/event-stream")
+        response = Response(_events(patience, job_id, most_s), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
         response.call_on_close(kept.pop_all().close)
     return response
 
 
-def _events(patience: Patience, job_id: str) -> Iterator[bytes]:
-    end = time.monotonic() + MOST_S
+def _events(patience: Patience, job_id: str, most_s: float) -> Iterator[bytes]:
+    end = time.monotonic() + most_s
     last: JobReport | None = None
-    while time.monotonic() < end:
+    while (left_s := end - time.monotonic()) > 0:
         report: JobReport | None = None
-        for report in patience.looks(job_id, ALIVE_S):
+        for report in patience.looks(job_id, min(ALIVE_S, left_s)):
             if report != last:
                 yield f"event: job\ndata: {report.model_dump_json()}\n\n".encode()
             last = report

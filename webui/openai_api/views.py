@@ -12,11 +12,12 @@ from spooler.strict_json import parse_object
 from webui import once
 from webui.answers import gone
 from webui.office import office
-from webui.openai_api import asked, mishaps, told
+from webui.openai_api import asked, description, mishaps, told
 from webui.openai_api.asked import Asked
 from webui.openai_api.mishaps import RefusedError
 from webui.people import person
 from webui.reports import JobReport
+from webui.rules import Rule, needs
 
 blueprint = Blueprint("openai_api", __name__)
 
@@ -35,6 +36,7 @@ def _add_headers(response: Response) -> Response:
 
 
 @blueprint.post("/v1/images/generations")
+@needs(Rule.SUBMIT)
 def generations() -> Response:
     """Draw pictures of what a prompt says, and answer with them."""
     if request.mimetype != "application/json":
@@ -44,6 +46,7 @@ def generations() -> Response:
 
 
 @blueprint.post("/v1/images/edits")
+@needs(Rule.SUBMIT)
 def edits() -> Response:
     """Start from a picture, or repaint what is transparent in a mask, and answer with what came of it."""
     if request.mimetype != "multipart/form-data":
@@ -74,6 +77,12 @@ def model(name: str) -> Response:
     if not _names() or found not in ("", *_names()):
         raise RefusedError(f"The model {name!a} does not exist.", "model", "model_not_found", 404)
     return jsonify(_model(found or name))
+
+
+@blueprint.get("/v1/openapi.json")
+def description_() -> Response:
+    """This API's description."""
+    return jsonify(description.document())
 
 
 def _names() -> list[str]:
