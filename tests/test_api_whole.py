@@ -234,7 +234,7 @@ def test_an_ended_job_is_deleted_for_good_unless_it_has_a_star(client: FlaskClie
 def test_many_at_once_each_by_itself(client: FlaskClient, spool: Spool) -> None:
     make(spool, "a", "b", "c", "d")
     finish(spool, "d")
-    told = client.post("/api/v1/jobs/actions", json={"ids": ["c", "none", "b", "d"], "verb": "top"}).json
+    told = client.post("/api/v1/actions", json={"ids": ["c", "none", "b", "d"], "verb": "top"}).json
     assert [(each["id"], each["ok"], each["code"]) for each in told["results"]] == [  # type: ignore[index]
         ("c", True, None),
         ("none", False, "not_found"),
@@ -244,10 +244,10 @@ def test_many_at_once_each_by_itself(client: FlaskClient, spool: Spool) -> None:
     line = client.get("/api/v1/jobs?status=waiting").json
     assert line and [job["id"] for job in line["jobs"]] == ["c", "b", "a"]
     for verb, status in (("hold", "held"), ("release", "waiting"), ("cancel", "cancelled"), ("retry", "waiting")):
-        told = client.post("/api/v1/jobs/actions", json={"ids": ["a", "b"], "verb": verb}).json
+        told = client.post("/api/v1/actions", json={"ids": ["a", "b"], "verb": verb}).json
         assert [(each["ok"], each["status"]) for each in told["results"]] == [(True, status)] * 2, verb  # type: ignore[index]
     for bad in ({}, {"ids": [], "verb": "hold"}, {"ids": ["a"], "verb": "run"}, {"ids": ["../x"], "verb": "hold"}, {"ids": 3}):
-        refused = client.post("/api/v1/jobs/actions", json=bad)
+        refused = client.post("/api/v1/actions", json=bad)
         assert refused.status_code == 400 and refused.json["error"]["fields"], bad  # type: ignore[index]
 
 

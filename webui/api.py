@@ -24,7 +24,7 @@ from webui.errors import answer
 from webui.office import office
 from webui.recoded import TYPES, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
-from webui.search import ENDED, Search
+from webui.search import ENDED, Cursor, Search
 
 blueprint = Blueprint("api", __name__)
 
@@ -118,6 +118,8 @@ def jobs() -> Response:
 def _find(status: str | None, offset: int, limit: int) -> JobList:
     """A page of the finished jobs that have what the parameters say."""
     cursor = request.args.get("cursor")
+    if cursor is not None:
+        Cursor.decode(cursor)  # an empty one is none that a page gave
     states = [state for state in ENDED if status in (None, state)]
     return office().reports.ended(states, _wanted(), cursor, limit, 0 if cursor is not None else offset)
 

@@ -63,7 +63,7 @@ class ActionReport(BaseModel):
     results: tuple[ActionResult, ...]
 
 
-@blueprint.post("/api/v1/jobs/actions")
+@blueprint.post("/api/v1/actions")
 @needs(Rule.EACH)
 def act() -> Response:
     """Do it to each: one that cannot be done is told, and keeps no other."""

@@ -181,7 +181,7 @@ _ROUTES: tuple[_Route, ...] = (
         },
     ),
     (
-        "/api/v1/jobs/actions",
+        "/api/v1/actions",
         "post",
         "Do the same to many jobs; what could not be done is told, and keeps no other",
         [],

@@ -30,7 +30,7 @@ MAX_WORDS = 32
 MAX_COUNTED = 10_000
 
 #: The form of a cursor.
-CURSOR = r"^(older|newer)-(\d{1,19})$"
+CURSOR = r"^(older|newer)-([0-9]{1,19})$"
 _CURSOR = re.compile(CURSOR)
 
 

@@ -6,7 +6,6 @@ wait; those that wait in one request are bounded to a moment, and what piles up 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image as Pillow
+
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.spool import Spool
 from spooler.states import End
@@ -34,14 +35,14 @@ SHORT_EXAMPLES, LONG_EXAMPLES = 3, 2500
 SEED = 20270301
 #: Waiting jobs above which the oldest are withdrawn.
 PILE = 300
-#: Ways of saying no that a document cannot foretell: rules between fields, prompts whose brackets do not match, a job that is in
-#: another state or gone, a full house.
+#: A document cannot foretell every no: rules between fields, prompts whose brackets do not match, a job in another state
+#: or gone. And nothing is ready and nothing ends here: 503 and 504 say so, and are in the documents.
 CONFIG = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "304", "400", "401", "403", "404", "409", "429", "500", "503", "504"]
+expected-statuses = ["2xx", "304", "400", "404", "409", "503", "504"]
 
-[checks.negative_data_rejection]
-expected-statuses = ["4xx", "500", "503"]
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 """
 #: DELETE of a job cancels it: it is still there to be looked at.
 EXCLUDED = "use_after_free,ensure_resource_availability"
@@ -56,8 +57,10 @@ def prove(short: bool) -> list[Figure]:
             for document in DOCUMENTS:
                 if not is_there(url + document):
                     continue
+                # The edges of every rule are some thousand requests: in the suite only those of the smaller document.
+                phases = "examples,fuzzing" if short and document == DOCUMENTS[0] else "examples,coverage,fuzzing"
                 documents += 1
-                made, failed = fuzz(url + document, examples, Path(folder))
+                made, failed = fuzz(url + document, examples, phases, Path(folder))
                 cases, failures = cases + made, failures + failed
             errors = server_errors(log)
     target = ">= 100,000" if not short else "some"
@@ -83,21 +86,13 @@ def prepared(folder: Path) -> Spool:
         spool.prepare(place, record)
         picture = Image(file="0.png", seed=1, width=8, height=8)
         if state == "done":
-            shutil.copy(ROOT / "docs" / "pictures" / "circle.png", place.path / "0.png") if (
-                ROOT / "docs" / "pictures" / "circle.png"
-            ).exists() else _picture(place.path / "0.png")
+            Pillow.new("RGB", (8, 8), "red").save(place.path / "0.png")
         record = record.finish((picture,), Timings()) if state == "done" else record.fail("engine_error", "It broke.")
         spool.publish(place, record, state)
     spool.star("starred", True)
     spool.submit(b'{"prompt": "a red circle"}', "wait")
     spool.submit(b'{"prompt": "a red circle"}', "held", to="held")
     return spool
-
-
-def _picture(path: Path) -> None:
-    from PIL import Image as Pillow
-
-    Pillow.new("RGB", (8, 8), "red").save(path)
 
 
 @contextmanager
@@ -150,20 +145,20 @@ def kept_small(spool: Spool) -> Iterator[None]:
 
 def is_there(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own server
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return int(answer.status) == 200
     except OSError:
         return False
 
 
-def fuzz(document: str, examples: int, folder: Path) -> tuple[int, int]:
+def fuzz(document: str, examples: int, phases: str, folder: Path) -> tuple[int, int]:
     """Run schemathesis over one document: how many requests it made, and how many failures it found. Prints those."""
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG)
     told = folder / "report.json"
     tool = str(Path(sys.executable).with_name("schemathesis"))
     command = [tool, "--config-file", str(config), "run", document, "--checks", "all", "--exclude-checks", EXCLUDED]
-    command += ["--seed", str(SEED), "--max-examples", str(examples), "--phases", "examples,coverage,fuzzing"]
+    command += ["--seed", str(SEED), "--max-examples", str(examples), "--phases", phases]
     command += ["--continue-on-failure", "--no-color", "--generation-database", "none", "--no-shrink", "--workers", "2"]
     command += ["--suppress-health-check", "all", "--warnings", "off", "--report", "json", "--report-json-path", str(told)]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.prove.fuzz_hooks", "PYTHONPATH": str(ROOT)}
