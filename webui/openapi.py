@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -384,6 +385,7 @@ _ROUTES: tuple[_Route, ...] = (
 )
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
     _, schemas = models_json_schema(

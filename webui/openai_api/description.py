@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from spooler import __version__
@@ -128,6 +129,7 @@ def _drawing(summary: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": [_KEY], "requestBody": body, "responses": {"200": good, **failures}}}
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
     parts = Job.model_json_schema(ref_template="#/components/schemas/{model}")["$defs"]
