@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import zipfile
 from pathlib import Path
@@ -312,6 +313,31 @@ def test_a_stream_and_a_waiting_request_end_with_their_job_and_give_their_seats_
         assert [(status, job["status"]) for status, job in told] == [(200, "done")] * 3
     finally:
         assert web.stop() == 0
+
+
+def test_who_hangs_up_gives_the_seat_back_and_the_job_goes_on(tmp_path: Path) -> None:
+    made = Spool(tmp_path / "spool")
+    made.create()
+    web = Web(made, "--web-threads", "2")  # one seat
+    try:
+        for number in range(2):
+            with socket.create_connection(("127.0.0.1", web.port)) as caller:
+                body = b'{"prompt": "a red circle"}'
+                head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+                caller.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+                wait_for(
+                    lambda wanted=number + 1: len(list(made.pending.glob("*.json"))) == wanted, "the job to be in the queue"
+                )
+                name = next(made.pending.glob("*.json")).stem
+                assert web.request(f"/api/v1/jobs/{name}?wait=1")[0] == 503, "the seat is taken"
+            wait_for(lambda name=name: web.request(f"/api/v1/jobs/{name}?wait=1")[0] == 200, "the seat to be free again")
+            with socket.create_connection(("127.0.0.1", web.port)) as caller:
+                caller.sendall(f"GET /api/v1/jobs/{name}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                assert b"text/event-stream" in caller.recv(1 << 16)
+            wait_for(lambda name=name: web.request(f"/api/v1/jobs/{name}?wait=1")[0] == 200, "that of the stream, too")
+    finally:
+        assert web.stop() == 0
+    assert len(list(made.pending.glob("*.json"))) == 2
 
 
 def test_a_dropped_file_and_a_batch_of_the_api_are_alike(client: FlaskClient, app: Flask, spool: Spool) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from flask import Blueprint, Response
 
-from webui.answers import report_of
+from webui.answers import gone, report_of
 from webui.office import office
 from webui.patience import Patience
 from webui.reports import JobReport
@@ -27,24 +27,24 @@ def events(job_id: str) -> Response:
     patience, most_s = office().patience, min(MOST_S, office().settings.wait_s)
     with ExitStack() as kept:
         kept.enter_context(patience.seat())
-        response = Response(_events(patience, job_id, most_s), mimetype="text/event-stream")
+        response = Response(_events(patience, job_id, most_s, gone()), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
         response.call_on_close(kept.pop_all().close)
     return response
 
 
-def _events(patience: Patience, job_id: str, most_s: float) -> Iterator[bytes]:
+def _events(patience: Patience, job_id: str, most_s: float, hung_up: Callable[[], bool]) -> Iterator[bytes]:
     end = time.monotonic() + most_s
     last: JobReport | None = None
     while (left_s := end - time.monotonic()) > 0:
         report: JobReport | None = None
-        for report in patience.looks(job_id, min(ALIVE_S, left_s)):
+        for report in patience.looks(job_id, min(ALIVE_S, left_s), hung_up):
             if report != last:
                 yield f"event: job\ndata: {report.model_dump_json()}\n\n".encode()
             last = report
         if report is None:
             yield b"event: gone\ndata: {}\n\n"
-        if report is None or report.status in ENDED:
+        if report is None or report.status in ENDED or hung_up():
             return
         yield b": alive\n\n"

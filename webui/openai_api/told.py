@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -58,11 +58,13 @@ def body(report: JobReport, asked: Asked, data: list[dict[str, str]]) -> dict[st
     return told
 
 
-def events(kind: str, asked: Asked, job_id: str, patience: Patience, spool: Spool, wait_s: float) -> Iterator[bytes]:
+def events(
+    kind: str, asked: Asked, job_id: str, patience: Patience, spool: Spool, wait_s: float, hung_up: Callable[[], bool]
+) -> Iterator[bytes]:
     """The stream: partial pictures as they come, then each picture, or the error. `kind` is image_generation or image_edit."""
     sent, last = 0, b""
     report = None
-    for report in _looks(patience, job_id, wait_s):
+    for report in _looks(patience, job_id, wait_s, hung_up):
         if report is None:
             yield b": alive\n\n"
             continue
@@ -86,19 +88,19 @@ def events(kind: str, asked: Asked, job_id: str, patience: Patience, spool: Spoo
         yield _error(500, "job_gone", f"The job {job_id} is gone: somebody removed it.")
 
 
-def _looks(patience: Patience, job_id: str, wait_s: float) -> Iterator[JobReport | None]:
+def _looks(patience: Patience, job_id: str, wait_s: float, hung_up: Callable[[], bool]) -> Iterator[JobReport | None]:
     """The reports as they change, the last one last; None each time that nothing was new for a while."""
     last = None
     left_s = wait_s
     while True:
         some_s = min(ALIVE_S, left_s)
         news: JobReport | None = None
-        for news in patience.looks(job_id, some_s):
+        for news in patience.looks(job_id, some_s, hung_up):
             if news != last:
                 yield news
             last = news
         left_s -= some_s
-        if news is None or news.status in ("done", "failed", "cancelled") or left_s <= 0:
+        if news is None or news.status in ("done", "failed", "cancelled") or left_s <= 0 or hung_up():
             return
         yield None
 

@@ -110,7 +110,7 @@ def _draw(wanted: Asked, kind: str) -> Response:
         kept.enter_context(desk.patience.seat())
         job_id, _ = once.accept(wanted.job, inputs=wanted.inputs)
         if wanted.stream:
-            stream = told.events(kind, wanted, job_id, desk.patience, desk.spool, wait_s)
+            stream = told.events(kind, wanted, job_id, desk.patience, desk.spool, wait_s, gone())
             response = Response(stream, mimetype="text/event-stream")
             response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
             response.call_on_close(kept.pop_all().close)
