@@ -36,15 +36,21 @@ def events(job_id: str) -> Response:
 
 def _events(patience: Patience, job_id: str, most_s: float, hung_up: Callable[[], bool]) -> Iterator[bytes]:
     end = time.monotonic() + most_s
-    last: JobReport | None = None
+    last: object = None
     while (left_s := end - time.monotonic()) > 0:
         report: JobReport | None = None
         for report in patience.looks(job_id, min(ALIVE_S, left_s), hung_up):
-            if report != last:
+            if (news := _news(report)) != last:
                 yield f"event: job\ndata: {report.model_dump_json()}\n\n".encode()
-            last = report
+            last = news
         if report is None:
             yield b"event: gone\ndata: {}\n\n"
         if report is None or report.status in ENDED or hung_up():
             return
         yield b": alive\n\n"
+
+
+def _news(report: JobReport) -> object:
+    """What is worth an event. A guess at the start is another at each look: it is told anew when it is ten seconds off."""
+    guess = None if report.starts_in_s is None else round(report.starts_in_s / 10)
+    return guess, report.model_dump(exclude={"starts_in_s", "ends_in_s"})
