@@ -152,6 +152,7 @@ def test_one_idempotency_key_makes_one_batch(client: FlaskClient, spool: Spool) 
     answers = [client.post("/api/v1/batches", json=[PROMPT] * 2, headers={"Idempotency-Key": "k"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 200]
     assert answers[0].json["jobs"] == answers[1].json["jobs"]  # type: ignore[index]
+    assert client.post("/api/v1/batches", json=[{}], headers={"Idempotency-Key": "k"}).status_code == 400
     assert client.get("/api/v1/queue").json["waiting"] == 2  # type: ignore[index]
 
 

@@ -9,10 +9,9 @@ import re
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel, Field
 
-from spooler.batch_file import read_rows
+from spooler.batch_file import Row, read_rows
 from spooler.batches import Batches
 from spooler.ids import new_id
-from spooler.job import Job
 from spooler.mistakes import JobError, Mistake, show
 from spooler.pending import owner_of
 from spooler.strict_json import parse
@@ -69,14 +68,15 @@ def submit() -> Response:
         return answer(415, "not_a_batch", f"The Content-Type must be one of {', '.join(KINDS)}.")
     batches = Batches(office().spool)
     keyed = once.key_id("batch\n")
-    if keyed and (report := batch_report(keyed)):
-        return send(report)
     try:
         rows = _rows(request.get_data(), suffix)
+        if keyed and (report := batch_report(keyed)):
+            return send(report)
+        _check(rows)
     except JobError as error:
         return _refused(error)
-    office().check_room(rows)
-    batch = batches.submit(rows, keyed or new_id(), person().name or owner_of(os.geteuid()))
+    office().check_room([row.job for row in rows])
+    batch = batches.submit([row.job for row in rows], keyed or new_id(), person().name or owner_of(os.geteuid()))
     made = batch_report(batch.id)
     if made is None:
         raise FileNotFoundError(batch.id)  # somebody removed it in this moment
@@ -85,28 +85,33 @@ def submit() -> Response:
     return response
 
 
-def _rows(raw: bytes, suffix: str) -> list[Job]:
+def _rows(raw: bytes, suffix: str) -> list[Row]:
     """The jobs, each with its owner. Raises JobError with every mistake, each beginning with its place."""
     if suffix == ".json":
         raw, suffix = _lines(raw), ".jsonl"
+    mine = person().name
+    return [
+        row if row.job.owner or not mine else Row(row.line, row.job.model_copy(update={"owner": mine}))
+        for row in read_rows(f"body{suffix}", raw)
+    ]
+
+
+def _check(rows: list[Row]) -> None:
+    """Raise JobError with all that no spooler can run, or who asks may not."""
     desk, who = office(), person()
     catalogue = desk.reports.ready().catalogue
-    found: list[Job] = []
     mistakes: list[Mistake] = []
-    for row in read_rows(f"body{suffix}", raw):
-        job = row.job if row.job.owner or not who.name else row.job.model_copy(update={"owner": who.name})
+    for row in rows:
         try:
-            if job.owner and not who.may_change(job.owner):
-                raise JobError(Mistake("owner", f"`owner` must be your own name, but is {show(job.owner)}."))
-            desk.deny_list.check(job)
+            if row.job.owner and not who.may_change(row.job.owner):
+                raise JobError(Mistake("owner", f"`owner` must be your own name, but is {show(row.job.owner)}."))
+            desk.deny_list.check(row.job)
             if catalogue.models:
-                catalogue.check(job)
+                catalogue.check(row.job)
         except JobError as error:
             mistakes += [Mistake(each.field, f"line {row.line}: {each.message}") for each in error.mistakes]
-        found.append(job)
     if mistakes:
         raise JobError(*mistakes[:1000])
-    return found
 
 
 def _lines(raw: bytes) -> bytes:

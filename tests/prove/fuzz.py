@@ -31,7 +31,7 @@ from tests.prove.report import ROOT, Figure, main, report
 NAME = "fuzz"
 DOCUMENTS = ("/api/v1/openapi.json", "/v1/openapi.json", "/sdapi/v1/openapi.json")
 #: Requests for each operation of a document; operations differ in how many different ones they have.
-SHORT_EXAMPLES, LONG_EXAMPLES = 3, 2500
+SHORT_EXAMPLES, LONG_EXAMPLES = 3, 3000
 SEED = 20270301
 #: Waiting jobs above which the oldest are withdrawn.
 PILE = 300
