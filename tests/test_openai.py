@@ -27,6 +27,7 @@ from spooler.spool import Spool
 from webui.app import create_app
 from webui.openai_api import asked
 from webui.openai_api.mishaps import RefusedError
+from webui.recoded import RecodeError, recoded
 
 RED = "a large red circle on a blue background"
 CATALOGUE = Catalogue(models=(ModelCard(name="demo", family="sd1", width=128, height=128, steps=20),), default="demo")
@@ -351,6 +352,29 @@ def test_what_is_refused_is_named(given: dict[str, Any], param: str) -> None:
     with pytest.raises(RefusedError) as error:
         asked.generation({"prompt": RED, **given}, CATALOGUE)
     assert error.value.param == param
+
+
+def test_a_mask_must_go_with_its_picture_and_have_something_to_paint() -> None:
+    picture, clear = png(Image.new("RGB", (64, 64), "red")), Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    for mask in (png(Image.new("RGB", (64, 64))), png(Image.new("RGBA", (64, 64), (0, 0, 0, 1))), png(clear.resize((32, 64)))):
+        with pytest.raises(RefusedError) as error:
+            asked.editing({"prompt": RED}, [picture], mask, CATALOGUE)
+        assert (error.value.param, error.value.code) == ("mask", "invalid_image_file")
+    for images, param in (([], "image"), ([picture] * 2, "image"), ([b""], "image")):
+        with pytest.raises(RefusedError) as error:
+            asked.editing({"prompt": RED}, images, None, CATALOGUE)
+        assert error.value.param == param
+    made = asked.editing({"prompt": RED, "size": "128x64", "n": "2"}, [picture], png(clear), CATALOGUE)
+    assert (made.job.kind, made.job.count, made.job.width) == ("inpaint", 2, 128)
+    assert {Image.open(io.BytesIO(data)).size for data in made.inputs.values()} == {(128, 64)}
+    assert asked.editing({"prompt": RED, "model": "gpt-image-1"}, [png(clear)], None, CATALOGUE).job.kind == "img2img"
+
+
+def test_a_picture_that_a_format_cannot_hold_is_told() -> None:
+    wide = png(Image.new("RGB", (16_384, 1)))
+    assert recoded(wide, "png", 0) == wide and recoded(wide, "jpeg", 50).startswith(b"\xff\xd8")
+    with pytest.raises(RecodeError, match="at most 16383 pixels"):
+        recoded(wide, "webp", 50)
 
 
 def test_who_asks_is_the_owner_whatever_user_says() -> None:

@@ -22,7 +22,7 @@ from webui import changing, once, openapi
 from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
-from webui.recoded import TYPES, recoded
+from webui.recoded import TYPES, RecodeError, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
 from webui.search import ENDED, Cursor, Search
 
@@ -298,6 +298,8 @@ def _send_recoded(path: Path, name: str, final: bool) -> Response:
         data = recoded(path.read_bytes(), wanted, quality)
     except UnidentifiedImageError:
         abort(404)
+    except RecodeError as error:
+        raise JobError(Mistake("format", str(error))) from error
     response = Response(data, mimetype=TYPES[wanted])
     response.cache_control.max_age = 31_536_000 if final else 0
     if "download" in request.args:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 from PIL import Image
 
 from spooler import pictures
 from webui.openai_api.mishaps import RefusedError
+
+#: Requests of one process whose pictures are unpacked at the same time, of up to 32 million pixels each.
+_UNPACKED = threading.BoundedSemaphore(2)
 
 
 @dataclass(frozen=True)
@@ -25,40 +29,31 @@ def edit(image: bytes, mask: bytes | None, alpha_is_mask: bool, size: tuple[int,
     `alpha_is_mask`: without a mask, what is transparent in the picture is to be painted, if anything is. `size`: that of the
     result, which a picture that is repainted has from the start.
     """
-    seen = _size(image, "image")
-    if mask is not None:
-        mask_size = _size(mask, "mask")
-        if mask_size != seen:
-            raise RefusedError(
-                f"`mask` must have the size of `image`, {seen[0]}x{seen[1]}, but has {mask_size[0]}x{mask_size[1]}.",
-                "mask",
-                "invalid_image_file",
-            )
-        alpha = pictures.alpha(mask, "mask")
-        if alpha is None:
-            raise RefusedError(
-                "`mask` must have an alpha channel: what is transparent in it is edited.", "mask", "invalid_image_file"
-            )
-        where = "mask"
-    else:
-        alpha = pictures.alpha(image, "image") if alpha_is_mask else None
-        if alpha is None or alpha.getextrema()[0] != 0:
+    with _UNPACKED:
+        return _edit(image, mask, alpha_is_mask, size)
+
+
+def _edit(image: bytes, mask: bytes | None, alpha_is_mask: bool, size: tuple[int, int] | None) -> Edit:
+    picture = _read(image, "image")
+    where, shown = ("image", picture) if mask is None else ("mask", _read(mask, "mask"))
+    if shown.size != picture.size:
+        sizes = f"{picture.width}x{picture.height}, but has {shown.width}x{shown.height}"
+        raise RefusedError(f"`mask` must have the size of `image`, {sizes}.", "mask", "invalid_image_file")
+    painted = shown.getchannel("A").point([255] + [0] * 255)
+    if painted.getbbox() is None or (mask is None and not alpha_is_mask):
+        if mask is None:
             return Edit(image, None)
-        where = "image"
-    painted = alpha.point([255] + [0] * 255)
-    if painted.getbbox() is None:
-        raise RefusedError(
-            f"`{where}` must have wholly transparent pixels, which are edited, but has none.", where, "invalid_image_file"
-        )
-    if size and size != seen:
-        image = _png(pictures.read_bytes(image, "image").resize(size, Image.Resampling.LANCZOS))
+        rule = f"`{where}` must have wholly transparent pixels, which are edited, but has none."
+        raise RefusedError(rule, where, "invalid_image_file")
+    if size and size != picture.size:
+        image = _png(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
         painted = painted.resize(size, Image.Resampling.NEAREST)
     return Edit(image, _png(painted))
 
 
-def _size(data: bytes, param: str) -> tuple[int, int]:
+def _read(data: bytes, param: str) -> Image.Image:
     try:
-        return pictures.check_bytes(data, param)
+        return pictures.read_bytes(data, param, ground=None)
     except pictures.InputError as error:
         raise RefusedError(str(error), param, "invalid_image_file") from error
 

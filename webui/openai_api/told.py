@@ -12,7 +12,7 @@ from spooler.spool import Spool
 from webui.openai_api import mishaps
 from webui.openai_api.asked import Asked
 from webui.patience import Patience
-from webui.recoded import as_png, recoded
+from webui.recoded import RecodeError, as_png, recoded
 from webui.reports import JobReport
 
 #: Those that the SDKs' types know; another is left out.
@@ -86,6 +86,8 @@ def events(
             yield _event(f"{kind}.completed", asked, picture, {"created_at": _second(report), "usage": usage})
     except FileNotFoundError:
         yield _error(500, "job_gone", f"The job {job_id} is gone: somebody removed it.")
+    except RecodeError as error:
+        yield _error(400, "invalid_value", str(error))
 
 
 def _looks(patience: Patience, job_id: str, wait_s: float, hung_up: Callable[[], bool]) -> Iterator[JobReport | None]:

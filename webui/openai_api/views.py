@@ -16,6 +16,7 @@ from webui.openai_api import asked, description, mishaps, told
 from webui.openai_api.asked import Asked
 from webui.openai_api.mishaps import RefusedError
 from webui.people import person
+from webui.recoded import RecodeError
 from webui.reports import JobReport
 from webui.rules import Rule, needs
 
@@ -133,6 +134,8 @@ def _answer(report: JobReport | None, job_id: str, wanted: Asked) -> Response:
                 each["b64_json"] = picture
     except FileNotFoundError:
         return mishaps.shaped(500, "job_gone", f"The job {job_id} is gone: somebody removed it.")
+    except RecodeError as error:
+        raise RefusedError(str(error), "output_format") from error
     if "url" in wanted.keys:
         for each, image in zip(data, report.images, strict=True):
             how: dict[str, Any] = {}
