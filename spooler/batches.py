@@ -19,7 +19,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spooler import durable, job
+from spooler import durable, job, states
 from spooler.batch_file import read_rows
 from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 64 << 20
 #: Rows that are submitted together: one fsync of pending/ for all of them.
 ROWS_AT_ONCE = 50
+#: Rows that `submit` itself puts into the queue.
+ROWS_IN_REQUEST = 1000
 
 
 class Batch(BaseModel):
@@ -102,6 +104,39 @@ class Batches:
                     return None  # RACE: withdrawn, or taken by another spooler
                 raise
         return batch
+
+    def submit(self, rows: Sequence[Job], batch_id: str, owner: str) -> Batch:
+        """Take jobs in together under that id: when this returns, all of them will be in the queue, whoever is killed.
+
+        It drops them as a file, as a person would, and takes it at once; rows beyond the first thousand a spooler submits.
+        Called again with the id of a batch that exists, it goes on with that. Raises JobError for rows that no file can hold,
+        OSError when the disk will not have it.
+        """
+        if batch := self.read(batch_id):
+            return batch
+        spool = self._spool
+        name = f"{batch_id}.jsonl"
+        raw = b"\n".join(row.model_dump_json(exclude_unset=True).encode() for row in rows) + b"\n"
+        read_rows(name, raw)  # what cannot be read again must not be accepted
+        draft, target = spool.tmp / durable.unique_name(), spool.pending / name
+        durable.write_new(draft, raw)
+        try:
+            states.check("submit", spool.root, draft, target)
+            with contextlib.suppress(FileExistsError):  # an earlier call was killed behind this line
+                durable.link(draft, target)
+            durable.sync_folder(spool.pending)
+        finally:
+            draft.unlink(missing_ok=True)
+        taken = self.take(name, len(rows), owner)
+        if taken is None:  # RACE: a spooler was faster, and submits the rows
+            if batch := self.read(batch_id):
+                return batch
+            raise FileNotFoundError(target)
+        jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or owner}) for row in rows]
+        begin: int | None = 0
+        while begin is not None and begin < ROWS_IN_REQUEST:
+            begin = self.submit_some(taken, jobs, begin)
+        return taken
 
     def _free(self, batch_id: str, jobs: Sequence[str]) -> bool:
         """Whether the id is free, and those of its jobs; what a killed taker left there, without the file, is taken apart.

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def _differences(before: Job, after: Job) -> dict[str, tuple[Any, Any]]:
 @contextmanager
 def _claimer(spool: Spool) -> Iterator[str]:
     """A folder of claimed/ of our own, with its life lock, for as long as the work takes."""
-    name = f"edit-{re.sub('[^A-Za-z0-9-]+', '-', socket.gethostname())}-{os.getpid()}"
+    # One a thread: the web app edits for several people at once.
+    name = f"edit-{re.sub('[^A-Za-z0-9-]+', '-', socket.gethostname())}-{os.getpid()}-{threading.get_ident()}"
     life = Life.begin(spool, name)
     try:
         yield name

@@ -313,7 +313,7 @@ def test_the_document_describes_every_route_and_every_answer_fits_it(app: Flask,
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.rule.startswith(("/api/", "/healthz", "/readyz"))
+        if rule.rule.startswith(("/api/", "/healthz", "/readyz", "/generate", "/result"))
     }
     assert served == {(path, method) for path, methods in document["paths"].items() for method in methods}
 

@@ -437,7 +437,7 @@ def test_the_api_finds_by_words_filters_and_cursor(client: FlaskClient, spool: S
     assert [job["id"] for job in get("owner=ann&limit=2")["jobs"]] == ["broken", "job11"]
     assert get("status=failed&model=demo")["total"] == 0 and get("batch=none")["jobs"] == []
     assert get("limit=3&offset=11")["total"] == 14
-    for query, field in (("cursor=x&status=done", "cursor"), ("q=x&status=waiting", "status")):
+    for query, field in (("cursor=x&status=done", "cursor"), ("starred=true&status=waiting", "starred")):
         answer = client.get(f"/api/v1/jobs?{query}")
         assert answer.status_code == 400 and field in answer.json["error"]["fields"]  # type: ignore[index]
 

@@ -42,6 +42,8 @@ def main() -> int:
             # A slow sender may hold a connection but not a thread: server.py says how many, and for how long.
             backlog=2048,
             asyncore_use_poll=True,
+            # Reading on while a request is answered is how waitress learns that its client has gone.
+            channel_request_lookahead=1,
             channel_timeout=30,
             cleanup_interval=2,
             max_request_header_size=16 * 1024,

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, request, send_file
+from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
+from spooler import moments
 from spooler.ids import is_id
 from spooler.job import from_fields, json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
-from spooler.spool import TakenError
 from spooler.states import State
 from spooler.strict_json import parse_object
-from webui import openapi
+from webui import changing, once, openapi
+from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
-from webui.people import person
+from webui.recoded import TYPES, RecodeError, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
 from webui.rules import Rule, needs
-from webui.search import ENDED, Search
+from webui.search import ENDED, Cursor, Search
 
 blueprint = Blueprint("api", __name__)
 
 MAX_LIMIT = 200
+#: Of one request that waits for a job's end.
+MAX_WAIT_S = 60
 STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
 #: Those that may still change come first, then those that ended.
 ALL: tuple[State, ...] = ("claimed", "pending", "held", *ENDED)
 #: Parameters that find finished jobs.
-FINDING = ("cursor", "q", "owner", "model", "batch")
+FINDING = ("cursor", "q", "owner", "model", "batch", "starred", "since", "until", "min_pixels")
+#: Unfinished jobs that one request looks through.
+MAX_LOOKED = 2000
 
 
 @blueprint.post("/api/v1/jobs")
@@ -50,21 +56,10 @@ def submit() -> Response:
         )
     wanted = _wanted_id(fields.pop("id", None))
     job = from_fields(fields)
-    if key := request.headers.get("Idempotency-Key"):
-        whose = f"{person().name}:" if person().name else ""  # the same key of two people is two keys
-        wanted = "key-" + hashlib.sha256((whose + key).encode()).hexdigest()[:40]
-        if report := office().reports.job(wanted):
-            return _send(report)
-    try:
-        job_id = office().accept(job, wanted, inputs)
-    except TakenError:
-        # RACE: another request with the same key was faster, which is what the key is for.
-        if key and (report := office().reports.job(wanted or "")):
-            return _send(report)
-        raise
+    job_id, is_new = once.accept(job, wanted, inputs)
     report = office().reports.job(job_id)
     # The spooler may be between two folders with it just now: what is certain is that it was accepted.
-    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201)
+    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201 if is_new else 200)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     return response
 
@@ -104,8 +99,10 @@ def jobs() -> Response:
         known = ", ".join(get_args(Status))
         raise JobError(Mistake("status", f"`status` must be one of {known}, but is {show(status)}."))
     offset, limit = _number("offset", 0, 0, 10**9), _number("limit", 50, 1, MAX_LIMIT)
-    if status in ENDED or any(name in request.args for name in FINDING):
+    if status in ENDED or (status is None and any(name in request.args for name in FINDING)):
         return _send(_find(status, offset, limit))
+    if any(name in request.args for name in FINDING):
+        return _send(_find_live(STATE[status or "waiting"], offset, limit))
     found: list[JobReport] = []
     total = 0
     for state in (STATE[status],) if status else ALL:
@@ -122,14 +119,65 @@ def jobs() -> Response:
 
 def _find(status: str | None, offset: int, limit: int) -> JobList:
     """A page of the finished jobs that have what the parameters say."""
-    if status is not None and status not in ENDED:
-        known = ", ".join(ENDED)
-        rule = f"must be one of {known}, or be left out, to go with {', '.join(f'`{name}`' for name in FINDING)}"
-        raise JobError(Mistake("status", f"`status` {rule}, but is {show(status)}."))
-    given = request.args
-    wanted = Search(given.get("q", ""), given.get("owner"), given.get("model"), given.get("batch"))
+    cursor = request.args.get("cursor")
+    if cursor is not None:
+        Cursor.decode(cursor)  # an empty one is none that a page gave
     states = [state for state in ENDED if status in (None, state)]
-    return office().reports.ended(states, wanted, given.get("cursor"), limit, 0 if "cursor" in given else offset)
+    return office().reports.ended(states, _wanted(), cursor, limit, 0 if cursor is not None else offset)
+
+
+def _find_live(state: State, offset: int, limit: int) -> JobList:
+    """A page of the jobs of a state that is no end; of very many, only the first are looked through."""
+    if "cursor" in request.args or "starred" in request.args:
+        name = "cursor" if "cursor" in request.args else "starred"
+        raise JobError(Mistake(name, f"`{name}` goes with jobs that have ended: `status` must be one of {', '.join(ENDED)}."))
+    wanted = _wanted()
+    looked, many = office().reports.jobs(state, 0, MAX_LOOKED)
+    found = [report for report in looked if _has(report, wanted)]
+    note = f"Only the first {MAX_LOOKED:,} of {many:,} jobs were looked through." if many > MAX_LOOKED else None
+    total = None if note else len(found)
+    return JobList(jobs=tuple(found[offset : offset + limit]), total=total, offset=offset, limit=limit, note=note)
+
+
+def _wanted() -> Search:
+    """What the parameters say. Raises JobError for one that says nothing."""
+    given = request.args
+    starred = given.get("starred")
+    if starred not in (None, "true", "false"):
+        raise JobError(Mistake("starred", f"`starred` must be true or false, but is {show(starred)}."))
+    return Search(
+        given.get("q", ""),
+        given.get("owner"),
+        given.get("model"),
+        given.get("batch"),
+        None if starred is None else starred == "true",
+        min_pixels=_number("min_pixels", 0, 0, 10**9),
+        since=_moment("since"),
+        until=_moment("until"),
+    )
+
+
+def _moment(name: str) -> datetime | None:
+    text = request.args.get(name)
+    try:
+        return moments.read(text) if text is not None else None
+    except ValueError:
+        rule = "must be a time with its zone, as in 2027-03-01T22:00:00Z (a + must be sent as %2B)"
+        raise JobError(Mistake(name, f"`{name}` {rule}, but is {show(text)}.")) from None
+
+
+def _has(report: JobReport, wanted: Search) -> bool:
+    """Whether an unfinished job has what is wanted; its time is that at which it came."""
+    job, came = report.job, datetime.fromisoformat(report.queued or "1970-01-01T00:00:00Z")
+    words = f"{job.prompt} {report.id} {job.owner} {job.model}".casefold()
+    starts = re.findall(r"\w+", words)
+    return (
+        all(any(each.startswith(word) for each in starts) for word in re.findall(r"\w+", wanted.query.casefold()))
+        and all(getattr(wanted, name) in (None, getattr(job, name)) for name in ("owner", "model", "batch"))
+        and (wanted.since is None or came >= wanted.since)
+        and (wanted.until is None or came < wanted.until)
+        and (not wanted.min_pixels or (job.width or 0) * (job.height or 0) >= wanted.min_pixels)
+    )
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:
@@ -141,8 +189,14 @@ def _number(name: str, default: int, least: int, most: int) -> int:
 
 @blueprint.get("/api/v1/jobs/<job_id>")
 def job(job_id: str) -> Response:
-    """One job; 304 when it is as the caller's ETag says."""
-    response = _send(_report(job_id))
+    """One job; 304 when it is as the caller's ETag says. With `?wait=` not before it ended, or that many seconds are over."""
+    report = _report(job_id)
+    wait_s = _number("wait", 0, 0, MAX_WAIT_S)
+    if wait_s and report.status not in ENDED:
+        with office().patience.seat():
+            most_s = min(wait_s, office().settings.wait_s)
+            report = office().patience.end_of(job_id, most_s, gone()) or abort(404)
+    response = _send(report)
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     response.make_conditional(request)
@@ -167,11 +221,23 @@ def cancel(job_id: str) -> Response:
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
 @needs(Rule.OWNER)
 def retry(job_id: str) -> Response:
-    """Send a failed or cancelled job back to the queue."""
+    """Send a failed or cancelled job back to the queue; with changes as the body, an ended job as a new one: 201."""
     before = _report(job_id)
+    if request.content_length:
+        return _again(before)
     if office().spool.retry(job_id) is None:
         return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
     return _send(_report(job_id))
+
+
+def _again(before: JobReport) -> Response:
+    """A new job, as this one with the body's fields laid over it."""
+    if before.status not in ENDED:
+        return answer(409, "wrong_state", f"Only a job that has ended can be sent again, but this one is {before.status}.")
+    job_id, is_new = changing.again(before.id, parse_object(request.get_data(), "The change"))
+    response = _send(_report(job_id), 201 if is_new else 200)
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return response
 
 
 @blueprint.get("/api/v1/jobs/<job_id>/images/<name>")
@@ -184,6 +250,8 @@ def image(job_id: str, name: str) -> Response:
         if place is None or name not in listed or not RESULT.fullmatch(name):
             abort(404)
         try:
+            if "format" in request.args:
+                return _send_recoded(place.path / name, f"{job_id}-{name}", final=report.status == "done")
             return _send_image(place.path / name, f"{job_id}-{name}", final=report.status == "done")
         except FileNotFoundError:  # RACE: the folder moved from claimed/ to done/ since the look; a file that was deleted:
             if office().spool.find(job_id) == place:
@@ -219,6 +287,27 @@ def _send_image(path: Path, download_name: str, final: bool) -> Response:
     )
     if final:
         response.cache_control.immutable = True
+    return response
+
+
+def _send_recoded(path: Path, name: str, final: bool) -> Response:
+    """The picture in the format that was asked for."""
+    wanted = request.args.get("format")
+    if wanted not in TYPES:
+        raise JobError(Mistake("format", f"`format` must be one of {', '.join(TYPES)}, but is {show(wanted)}."))
+    quality = _number("quality", 90, 0, 100)
+    if path.is_symlink():
+        abort(404)
+    try:
+        data = recoded(path.read_bytes(), wanted, quality)
+    except UnidentifiedImageError:
+        abort(404)
+    except RecodeError as error:
+        raise JobError(Mistake("format", str(error))) from error
+    response = Response(data, mimetype=TYPES[wanted])
+    response.cache_control.max_age = 31_536_000 if final else 0
+    if "download" in request.args:
+        response.headers.set("Content-Disposition", "attachment", filename=f"{name.removesuffix('.png')}.{wanted}")
     return response
 
 

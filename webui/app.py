@@ -9,10 +9,11 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, login, pages, tongues
+from webui import actions, api, archives, batching, changing, errors, following, guard, login, pages, plain, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
+from webui.openai_api import views as openai_views
 from webui.patience import Patience
 from webui.reports import Reports
 
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
-    app.register_blueprint(login.blueprint)
+    for part in (archives, batching, changing, following, login, openai_views, plain):
+        app.register_blueprint(part.blueprint)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

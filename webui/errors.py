@@ -8,15 +8,16 @@ from __future__ import annotations
 import errno
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from flask import Flask, Response, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
+from webui.openai_api import mishaps
 from webui.patience import NoSeatError
 from webui.people import NotYoursError
 
@@ -52,7 +53,7 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
     ("/result/", "own"),
     ("/sdapi/", "a1111"),
     ("/internal/", "a1111"),
-    ("/v1/", "openai"),
+    ("/v1", "openai"),
 )
 
 
@@ -67,41 +68,25 @@ def wants_json() -> bool:
 
 def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = ()) -> Response:
     """The error as the caller wants it: in the shape of the API that was asked, or a page for a browser."""
-    wanted = shape()
-    if wanted == "page":
-        page = Response(render_template("error.html", status=status, message=message), mimetype="text/html")
-        page.status_code = status
-        return page
-    known = [mistake for mistake in mistakes if mistake.field]
-    if wanted == "a1111" and known and status == 400:
-        status = 422  # what it says of a value that it cannot use
-    response = jsonify({"own": _own, "a1111": _a1111, "openai": _openai}[wanted](status, code, message, known))
-    response.status_code = status
-    return response
+    match shape():
+        case "openai":
+            return mishaps.answer(status, code, message, mistakes)
+        case "page":
+            page = Response(render_template("error.html", status=status, message=message), mimetype="text/html")
+            page.status_code = status
+            return page
+        case _:
+            return _own(status, code, message, mistakes)
 
 
-def _own(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+def _own(status: int, code: str, message: str, mistakes: Iterable[Mistake]) -> Response:
     fields: dict[str, list[str]] = {}
     for mistake in mistakes:
-        fields.setdefault(mistake.field, []).append(mistake.message)
-    return {"error": {"code": code, "message": message, "fields": fields}}
-
-
-def _a1111(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
-    """As FastAPI and A1111's handler of exceptions say it: clients tell a missing API by the exact `detail` of 404."""
-    if status == 422 and mistakes:
-        return {"detail": [{"loc": ["body", each.field], "msg": each.message, "type": "value_error"} for each in mistakes]}
-    if request.routing_exception is not None and status in (404, 405):
-        return {"detail": "Not Found" if status == 404 else "Method Not Allowed"}
-    if status == 401:
-        return {"detail": message}
-    return {"error": "HTTPException", "detail": message, "body": "", "errors": message}
-
-
-def _openai(status: int, code: str, message: str, mistakes: Sequence[Mistake]) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-    param = mistakes[0].field if mistakes else None
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        if mistake.field:
+            fields.setdefault(mistake.field, []).append(mistake.message)
+    response = jsonify(error={"code": code, "message": message, "fields": fields})
+    response.status_code = status
+    return response
 
 
 def _job_error(error: JobError) -> Response:
@@ -136,4 +121,7 @@ def _http(error: HTTPException) -> Response:
     if error.response is not None and status < 400:
         return error.response  # type: ignore[return-value]
     code, sentence = SENTENCES.get(status, ("bad_request", error.description or "The request cannot be understood."))
-    return answer(status, code, sentence)
+    response = answer(status, code, sentence)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response

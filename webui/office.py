@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -65,11 +66,12 @@ class Office:
         catalogue = self.reports.ready().catalogue
         if catalogue.models:
             catalogue.check(job, sizes)
-        self._check_room(job)
+        self.check_room([job])
         return self.spool.submit(encode(job), wanted_id, given)
 
-    def _check_room(self, job: Job) -> None:
-        """Raise FullError when as many jobs wait as may, NoRoomError when the disk has less free than the floor."""
+    def check_room(self, jobs: Sequence[Job]) -> None:
+        """Raise FullError unless all of these may wait beside those that do, NoRoomError when the disk has less free than the
+        floor."""
         free, floor = self.spool.free_bytes(), int(self.settings.floor_mib * (1 << 20))
         if free < floor:
             rule = f"The disk must have {floor >> 20} MiB free, but has {free >> 20}"
@@ -77,14 +79,15 @@ class Office:
         told = self.spool.spoolers()
         line = self.line.jobs(told)
         retry_s = self.line.next_start_s(told)
-        if self.settings.max_waiting and len(line) >= self.settings.max_waiting:
+        what = "the job was" if len(jobs) == 1 else f"these {len(jobs)} were"
+        if self.settings.max_waiting and len(line) + len(jobs) > self.settings.max_waiting:
             rule = f"At most {self.settings.max_waiting} jobs may wait, and {len(line)} do"
-            raise FullError(f"{rule}: the job was not accepted. Try again later.", retry_s)
+            raise FullError(f"{rule}: {what} not accepted. Try again later.", retry_s)
         cap = self.settings.owner_waiting
-        owner = job.owner or owner_of(os.geteuid())
-        if cap and (number := self.line.waiting_of(owner)) >= cap:
-            rule = f"At most {cap} jobs of one owner may wait, and {number} of {show(owner)} do"
-            raise FullError(f"{rule}: the job was not accepted. Try again later.", retry_s)
+        for owner, more in Counter(job.owner or owner_of(os.geteuid()) for job in jobs).items() if cap else ():
+            if (number := self.line.waiting_of(owner)) + more > cap:
+                rule = f"At most {cap} jobs of one owner may wait, and {number} of {show(owner)} do"
+                raise FullError(f"{rule}: {what} not accepted. Try again later.", retry_s)
 
 
 def _sizes(job: Job, given: Mapping[str, bytes]) -> Sizes:

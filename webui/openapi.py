@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -13,7 +14,12 @@ from spooler.ids import ID
 from spooler.job import Job
 from spooler.strict_json import MAX_BYTES
 from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
+from webui.batching import KINDS, BatchError
+from webui.changing import ActionReport, Actions, Deleted
+from webui.plain import Generating, Result
+from webui.recoded import TYPES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
+from webui.search import CURSOR
 
 
 class ErrorBody(BaseModel):
@@ -42,7 +48,28 @@ class Health(BaseModel):
     status: str
 
 
-_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, QueueReport, BatchReport, Catalogue, Priority, Error, Health)
+_Answers = dict[int, tuple[str, type[BaseModel] | str]]
+#: path, method, summary, parameters, the body (True: a job; a name: that schema; else its content), answers by status.
+_Route = tuple[str, str, str, list[dict[str, Any]], bool | str | dict[str, Any], _Answers]
+_MODELS: tuple[type[BaseModel], ...] = (
+    Job,
+    JobReport,
+    JobList,
+    RejectedList,
+    ReadyReport,
+    QueueReport,
+    BatchReport,
+    BatchError,
+    Actions,
+    ActionReport,
+    Deleted,
+    Generating,
+    Result,
+    Catalogue,
+    Priority,
+    Error,
+    Health,
+)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -51,6 +78,8 @@ _FILE = {
     "schema": {"type": "string"},
     "description": "As the job's report lists it.",
 }
+_TEXT = {"type": "string"}
+_TIME = {"type": "string", "format": "date-time"}
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -61,19 +90,49 @@ _LIST = [
     {"name": "status", "in": "query", "schema": JobReport.model_json_schema()["properties"]["status"]},
     {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+    {
+        "name": "cursor",
+        "in": "query",
+        "schema": {"type": "string", "pattern": CURSOR},
+        "description": "`next_cursor` or `previous_cursor` of a page: it stays where it is while jobs arrive, as `offset` does "
+        "not. Finished jobs only.",
+    },
     *(
-        {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told} Finished jobs only."}
-        for name, told in (
-            (
-                "cursor",
-                "`next_cursor` or `previous_cursor` of a page: it stays where it is while jobs arrive, as `offset` does not.",
-            ),
-            ("q", "Words, each the beginning of one in the prompt, id, owner or model."),
-            ("owner", "The owner, as given."),
-            ("model", "Name of the model that ran the job."),
-            ("batch", "Id of the batch that the job came in."),
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("q", _TEXT, "Words, each the beginning of one in the prompt, id, owner or model."),
+            ("owner", _TEXT, "The owner, as given."),
+            ("model", _TEXT, "Name of the model that ran the job, or is asked for."),
+            ("batch", _TEXT, "Id of the batch that the job came in."),
+            ("starred", {"type": "boolean"}, "Whether it has a star. Finished jobs only."),
+            ("since", _TIME, "That ended then or later; of unfinished ones, that came then or later."),
+            ("until", _TIME, "That ended, or came, earlier."),
+            ("min_pixels", {"type": "integer", "minimum": 0, "maximum": 10**9}, "Width times height, at least."),
         )
     ),
+]
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 60, "default": 0},
+    "description": "Seconds to wait for the job's end before answering.",
+}
+_IDS = {
+    "name": "ids",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "string", "pattern": f"^{ID.pattern}(,{ID.pattern}){{0,199}}$"},
+    "description": "Ids of jobs, with commas between them, at most 200.",
+}
+_IMAGE = [
+    {"name": "download", "in": "query", "schema": {"type": "string"}, "description": "As an attachment."},
+    {"name": "format", "in": "query", "schema": {"enum": list(TYPES)}, "description": "Another format than PNG."},
+    {
+        "name": "quality",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 100, "default": 90},
+        "description": "Of `format` webp or jpeg.",
+    },
 ]
 _MULTIPART = {
     "type": "object",
@@ -82,9 +141,22 @@ _MULTIPART = {
     "additionalProperties": {"type": "string", "contentMediaType": "image/*"},
     "description": "The part `job` is the job as JSON; each other part is a picture, its file name the one that the job names.",
 }
+_CHANGES: dict[str, Any] = {
+    "type": "object",
+    "properties": {name: {} for name in Job.model_fields},
+    "additionalProperties": False,
+    "description": "Fields of a job, as a JSON merge patch: null takes a field away.",
+}
 _NOT_FOUND = {404: ("There is no such job.", Error)}
-
-_Route = tuple[str, str, str, list[dict[str, Any]], bool | str, dict[int, tuple[str, type[BaseModel] | str]]]
+_REFUSED = {400: ("A bad parameter, or no valid body; every mistake is named.", Error)}
+_BUSY = {503: ("As many requests wait as may; Retry-After tells when to try again, in seconds.", Error)}
+_LARGE = {413: ("The request is too large.", Error)}
+_FULL: _Answers = {
+    409: ("The id is taken.", Error),
+    413: ("The request is too large.", Error),
+    429: ("As many jobs wait as may; Retry-After tells when to try again, in seconds.", Error),
+    507: ("The disk is full; the job was not accepted.", Error),
+}
 
 
 def _action(verb: str, about: str) -> _Route:
@@ -94,7 +166,6 @@ def _action(verb: str, about: str) -> _Route:
     return (f"/api/v1/jobs/{{job_id}}/{verb}", "post", about, [_ID], False, dict((done, refused, *_NOT_FOUND.items())))
 
 
-#: path, method, summary, parameters, whether a job, or the schema of what else, is the body, answers by status.
 _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/jobs",
@@ -106,21 +177,72 @@ _ROUTES: tuple[_Route, ...] = (
             201: ("Accepted: the job is on disk, and a power cut cannot take it back.", JobReport),
             200: ("The job that the same Idempotency-Key made before.", JobReport),
             400: ("No valid job; every mistake is named.", Error),
-            409: ("The id is taken.", Error),
-            413: ("The request is too large.", Error),
             415: ("The Content-Type is neither application/json nor multipart/form-data.", Error),
-            429: ("As many jobs wait as may; Retry-After tells when to try again, in seconds.", Error),
-            507: ("The disk is full; the job was not accepted.", Error),
+            **_FULL,
         },
+    ),
+    (
+        "/api/v1/actions",
+        "post",
+        "Do the same to many jobs; what could not be done is told, and keeps no other",
+        [],
+        "Actions",
+        {200: ("What became of each.", ActionReport), **_REFUSED, **_LARGE},
     ),
     ("/api/v1/jobs", "get", "List jobs", _LIST, False, {200: ("A page of jobs.", JobList), 400: ("A bad parameter.", Error)}),
     (
         "/api/v1/jobs/{job_id}",
         "get",
-        "Tell about one job; answers 304 to a matching If-None-Match",
+        "Tell about one job, at once or at its end; answers 304 to a matching If-None-Match",
+        [_ID, _WAIT],
+        False,
+        {200: ("The job.", JobReport), 304: ("Not changed.", ""), **_REFUSED, **_NOT_FOUND, **_BUSY},
+    ),
+    (
+        "/api/v1/jobs/{job_id}/events",
+        "get",
+        "Follow a job: server-sent events `job`, each with its report, until it ended",
         [_ID],
         False,
-        {200: ("The job.", JobReport), 304: ("Not changed.", ""), **_NOT_FOUND},
+        {200: ("The events.", "text/event-stream"), **_NOT_FOUND, **_BUSY},
+    ),
+    (
+        "/api/v1/jobs/{job_id}",
+        "patch",
+        "Give a waiting job other values; it keeps its place",
+        [_ID],
+        {"application/json": {"schema": _CHANGES}},
+        {
+            200: ("Changed; the job as it is then.", JobReport),
+            409: ("It does not wait.", Error),
+            **_REFUSED,
+            **_NOT_FOUND,
+            **_LARGE,
+        },
+    ),
+    (
+        "/api/v1/jobs/{job_id}/delete",
+        "post",
+        "Remove a job that has ended, with its pictures, for good",
+        [_ID],
+        False,
+        {200: ("It is no more.", Deleted), 409: ("It has not ended, or has a star.", Error), **_NOT_FOUND},
+    ),
+    (
+        "/api/v1/jobs/{job_id}/archive.zip",
+        "get",
+        "Fetch a job that has ended as a zip: pictures, job.json, record.json",
+        [_ID],
+        False,
+        {200: ("The zip.", "application/zip"), 409: ("It has not ended.", Error), **_NOT_FOUND},
+    ),
+    (
+        "/api/v1/archive.zip",
+        "get",
+        "Fetch jobs that have ended as one zip; what is not there is left out",
+        [_IDS],
+        False,
+        {200: ("The zip.", "application/zip"), **_REFUSED, **_NOT_FOUND},
     ),
     (
         "/api/v1/jobs/{job_id}",
@@ -138,10 +260,17 @@ _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/jobs/{job_id}/retry",
         "post",
-        "Send a failed or cancelled job back to the queue",
-        [_ID],
-        False,
-        {200: ("It waits again.", JobReport), 409: ("It has neither failed nor been cancelled.", Error), **_NOT_FOUND},
+        "Send a failed or cancelled job back to the queue; with changes as the body: an ended job again, as a new one",
+        [_ID, _KEY],
+        {"application/json": {"schema": _CHANGES}, "required": False},
+        {
+            200: ("It waits again.", JobReport),
+            201: ("The new job.", JobReport),
+            **_REFUSED,
+            **_NOT_FOUND,
+            **_FULL,
+            409: ("It has neither failed nor been cancelled, or has not ended.", Error),
+        },
     ),
     _action("hold", "Keep a waiting job from being run"),
     _action("release", "Let a held job go on"),
@@ -154,11 +283,38 @@ _ROUTES: tuple[_Route, ...] = (
         "Give a waiting job another priority than its own",
         [_ID],
         "Priority",
-        {200: ("Done.", JobReport), 400: ("No such priority.", Error), 409: ("It does not wait.", Error), **_NOT_FOUND},
+        {
+            200: ("Done.", JobReport),
+            400: ("No such priority.", Error),
+            409: ("It does not wait.", Error),
+            **_NOT_FOUND,
+            **_LARGE,
+        },
     ),
     ("/api/v1/queue", "get", "Tell about the queue as a whole", [], False, {200: ("The queue.", QueueReport)}),
     ("/api/v1/queue/pause", "post", "Stop claiming; what runs is finished", [], False, {200: ("Paused.", QueueReport)}),
     ("/api/v1/queue/resume", "post", "Go on claiming", [], False, {200: ("Not paused.", QueueReport)}),
+    (
+        "/api/v1/batches",
+        "post",
+        "Submit many jobs, all of them or none",
+        [_KEY],
+        {
+            kind: {
+                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}, "minItems": 1, "maxItems": 10_000}
+                if kind == "application/json"
+                else {"type": "string"}
+            }
+            for kind in KINDS
+        },
+        {
+            201: ("Accepted: every job is on disk, or will be in the queue whatever happens.", BatchReport),
+            200: ("The batch that the same Idempotency-Key made before.", BatchReport),
+            400: ("No valid batch; every mistake is named with its line, and no job was accepted.", BatchError),
+            415: ("The Content-Type is none of these.", Error),
+            **_FULL,
+        },
+    ),
     (
         "/api/v1/batches/{batch_id}",
         "get",
@@ -171,9 +327,9 @@ _ROUTES: tuple[_Route, ...] = (
         "/api/v1/jobs/{job_id}/images/{name}",
         "get",
         "Fetch a picture; with ?download as an attachment",
-        [_ID, _FILE],
+        [_ID, _FILE, *_IMAGE],
         False,
-        {200: ("The picture.", "image/png"), **_NOT_FOUND},
+        {200: ("The picture.", "image/*"), **_REFUSED, **_NOT_FOUND},
     ),
     (
         "/api/v1/jobs/{job_id}/preview",
@@ -201,6 +357,22 @@ _ROUTES: tuple[_Route, ...] = (
     ),
     ("/api/v1/schema/job.json", "get", "JSON Schema of a job file", [], False, {200: ("The schema.", "application/json")}),
     ("/api/v1/openapi.json", "get", "This document", [], False, {200: ("OpenAPI 3.1.", "application/json")}),
+    (
+        "/generate",
+        "post",
+        "Submit a job, as tutorials do",
+        [_KEY],
+        {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+        {202: ("Accepted: the job is on disk.", Generating), 400: ("No valid job; every mistake is named.", Error), **_FULL},
+    ),
+    (
+        "/result/{job_id}",
+        "get",
+        "Tell what became of it",
+        [_ID],
+        False,
+        {200: ("Its status, and its first picture.", Result), **_NOT_FOUND},
+    ),
     ("/healthz", "get", "Whether the web app is alive", [], False, {200: ("Alive.", Health)}),
     (
         "/readyz",
@@ -213,6 +385,7 @@ _ROUTES: tuple[_Route, ...] = (
 )
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """The whole document."""
     _, schemas = models_json_schema(
@@ -229,7 +402,11 @@ def document() -> dict[str, Any]:
             "parameters": parameters,
             "responses": {str(status): _answer(*told) for status, told in answers.items()},
         }
-        if isinstance(takes_job, str):
+        if isinstance(takes_job, dict):
+            required = takes_job.get("required", True)
+            kinds = {kind: content for kind, content in takes_job.items() if kind != "required"}
+            operation["requestBody"] = {"required": required, "content": kinds}
+        elif isinstance(takes_job, str):
             schema = {"schema": {"$ref": f"#/components/schemas/{takes_job}"}}
             operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
         elif takes_job:

@@ -29,7 +29,9 @@ MAX_WORDS = 32
 #: Matches of a search are counted up to here.
 MAX_COUNTED = 10_000
 
-_CURSOR = re.compile(r"(older|newer)-(\d{1,19})")
+#: The form of a cursor.
+CURSOR = r"^(older|newer)-([0-9]{1,19})$"
+_CURSOR = re.compile(CURSOR)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""Requests made from the APIs' own documents, right ones and wrong ones: no server error, and each answer as the document says.
+
+Schemathesis draws them, with all of its checks, against the real web app over a spool in memory. No spooler runs, so jobs only
+wait; those that wait in one request are bounded to a moment, and what piles up is withdrawn from pending/ by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from spooler.record import Image, Record, Timings, utc_now
+from spooler.spool import Spool
+from spooler.states import End
+from tests.prove.report import ROOT, Figure, main, report
+
+NAME = "fuzz"
+DOCUMENTS = ("/api/v1/openapi.json", "/v1/openapi.json", "/sdapi/v1/openapi.json")
+#: Requests for each operation of a document; operations differ in how many different ones they have.
+SHORT_EXAMPLES, LONG_EXAMPLES = 3, 3000
+SEED = 20270301
+#: Waiting jobs above which the oldest are withdrawn.
+PILE = 300
+#: A document cannot foretell every no: rules between fields, prompts whose brackets do not match, a job in another state
+#: or gone. And nothing is ready and nothing ends here: 503 and 504 say so, and are in the documents.
+CONFIG = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "304", "400", "404", "409", "503", "504"]
+
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
+"""
+#: DELETE of a job cancels it: it is still there to be looked at.
+EXCLUDED = "use_after_free,ensure_resource_availability"
+
+
+def prove(short: bool) -> list[Figure]:
+    examples = SHORT_EXAMPLES if short else int(os.environ.get("FUZZ_EXAMPLES", LONG_EXAMPLES))
+    cases = failures = documents = 0
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        spool = prepared(Path(folder))
+        with served(spool) as (url, log), kept_small(spool):
+            for document in DOCUMENTS:
+                if not is_there(url + document):
+                    continue
+                # The edges of every rule are some thousand requests: in the suite only those of the smaller document.
+                phases = "examples,fuzzing" if short and document == DOCUMENTS[0] else "examples,coverage,fuzzing"
+                documents += 1
+                made, failed = fuzz(url + document, examples, phases, Path(folder))
+                cases, failures = cases + made, failures + failed
+            errors = server_errors(log)
+    target = ">= 100,000" if not short else "some"
+    enough = cases >= (100_000 if not short else 100)
+    return [
+        report(NAME, f"requests drawn from {documents} documents", target, cases, enough),
+        report(NAME, "of them answered with a server error, or otherwise than the document says", "0", failures, not failures),
+        report(NAME, "tracebacks in the server's log", "0", errors, not errors),
+    ]
+
+
+def prepared(folder: Path) -> Spool:
+    """A spool with a job in each state, so that the routes have something to tell of."""
+    spool = Spool(folder / "spool")
+    spool.create()
+    (spool.claimed / "me").mkdir()
+    ends: tuple[tuple[str, End], ...] = (("done", "done"), ("starred", "done"), ("failed", "failed"))
+    for job_id, state in ends:
+        spool.submit(b'{"prompt": "a red circle"}', job_id)
+        place = spool.claim(f"{job_id}.json", "me")
+        assert place
+        record = Record(id=job_id, queued=utc_now())
+        spool.prepare(place, record)
+        picture = Image(file="0.png", seed=1, width=8, height=8)
+        if state == "done":
+            Pillow.new("RGB", (8, 8), "red").save(place.path / "0.png")
+        record = record.finish((picture,), Timings()) if state == "done" else record.fail("engine_error", "It broke.")
+        spool.publish(place, record, state)
+    spool.star("starred", True)
+    spool.submit(b'{"prompt": "a red circle"}', "wait")
+    spool.submit(b'{"prompt": "a red circle"}', "held", to="held")
+    return spool
+
+
+@contextmanager
+def served(spool: Spool) -> Iterator[tuple[str, Path]]:
+    """The real web app, with its address and its log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = spool.root.parent / "web.log"
+    command = [sys.executable, "-m", "webui", "--spool", str(spool.root), "--cache", str(spool.root.parent / "cache")]
+    command += ["--port", str(port), "--wait-s", "0.02", "--web-threads", "16", "--max-waiting", "0", "--floor-mib", "0"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 60
+        while not is_there(url + "/healthz"):
+            if time.monotonic() > end or process.poll() is not None:
+                raise AssertionError(f"the web app does not answer:\n{log.read_text()}")
+            time.sleep(0.05)
+        yield url, log
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def kept_small(spool: Spool) -> Iterator[None]:
+    """Withdraw waiting jobs beyond a pile, as a person with `rm` would: a line of a hundred thousand is another proof's."""
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.wait(0.3):
+            for folder in (spool.pending, spool.held):
+                entries = sorted(folder.iterdir(), key=lambda path: path.name)
+                for entry in entries[PILE:]:
+                    if entry.is_dir():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    elif entry.stem not in ("wait", "held"):
+                        entry.unlink(missing_ok=True)
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def is_there(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status) == 200
+    except OSError:
+        return False
+
+
+def fuzz(document: str, examples: int, phases: str, folder: Path) -> tuple[int, int]:
+    """Run schemathesis over one document: how many requests it made, and how many failures it found. Prints those."""
+    config = folder / "schemathesis.toml"
+    config.write_text(CONFIG)
+    told = folder / "report.json"
+    tool = str(Path(sys.executable).with_name("schemathesis"))
+    command = [tool, "--config-file", str(config), "run", document, "--checks", "all", "--exclude-checks", EXCLUDED]
+    command += ["--seed", str(SEED), "--max-examples", str(examples), "--phases", phases]
+    command += ["--continue-on-failure", "--no-color", "--generation-database", "none", "--no-shrink", "--workers", "2"]
+    command += ["--suppress-health-check", "all", "--warnings", "off", "--report", "json", "--report-json-path", str(told)]
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.prove.fuzz_hooks", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    cases = re.search(r"([\d,]+) generated", ended.stdout)
+    found = re.search(r"([\d,]+) found (?:[\d,]+) unique failures|([\d,]+) unique failures?", ended.stdout)
+    failed = int((found[1] or found[2]).replace(",", "")) if found else 0
+    if ended.returncode:
+        print(ended.stdout[-20_000:], ended.stderr[-2000:], file=sys.stderr)
+        failed = failed or 1
+    if not cases:
+        raise AssertionError(f"schemathesis told no number of requests:\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}")
+    return int(cases[1].replace(",", "")), failed
+
+
+def server_errors(log: Path) -> int:
+    """How many tracebacks the server wrote."""
+    return log.read_text(errors="replace").count("Traceback (most recent call last)")
+
+
+if __name__ == "__main__":
+    sys.exit(main(prove))

@@ -1,0 +1,199 @@
+"""Changing jobs: other values for one that waits, the same again with other values, removing one that ended, many at once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flask import Blueprint, Response, abort, request
+from pydantic import BaseModel, ConfigDict, Field
+
+from spooler import durable, edit, pictures, retention
+from spooler.batch_file import lay_over
+from spooler.catalogue import Sizes
+from spooler.job import Job, JobId, from_fields
+from spooler.mistakes import JobError, Mistake, show
+from spooler.place import Place
+from spooler.states import ENDS
+from spooler.strict_json import parse_object
+from webui import once
+from webui.actions import VERBS
+from webui.answers import body_as, may_change, report_of, send
+from webui.errors import answer
+from webui.office import office
+from webui.people import person
+from webui.reports import STATUS, Status
+from webui.rules import Rule, needs
+
+blueprint = Blueprint("changing", __name__)
+
+Verb = Literal["cancel", "hold", "release", "top", "star", "unstar", "retry", "delete"]
+#: Jobs of one request.
+MOST = 500
+
+
+class Deleted(BaseModel):
+    """A job that is no more."""
+
+    id: str
+    deleted: bool
+
+
+class Actions(BaseModel):
+    """The same verb for many jobs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ids: list[JobId] = Field(min_length=1, max_length=MOST)
+    verb: Verb
+
+
+class ActionResult(BaseModel):
+    """What became of one of them."""
+
+    id: str
+    ok: bool
+    status: Status | None = Field(description="Of the job then; null: there is none.")
+    code: str | None = Field(None, description="Why not, for programs: not_found, wrong_state, not_yours, starred.")
+    message: str | None = Field(None, description="Why not, in a sentence.")
+
+
+class ActionReport(BaseModel):
+    """What became of each, in the order of the request."""
+
+    results: tuple[ActionResult, ...]
+
+
+@blueprint.post("/api/v1/actions")
+@needs(Rule.EACH)
+def act() -> Response:
+    """Do it to each: one that cannot be done is told, and keeps no other."""
+    wanted = body_as(Actions)
+    # Of several that go to the top the last is on top: so the order of the request is that of the queue.
+    ids = list(dict.fromkeys(wanted.ids))
+    done = {each: _do(each, wanted.verb) for each in (reversed(ids) if wanted.verb == "top" else ids)}
+    return send(ActionReport(results=tuple(done[each] for each in ids)))
+
+
+@blueprint.post("/api/v1/jobs/<job_id>/delete")
+@needs(Rule.OWNER)
+def delete(job_id: str) -> Response:
+    """Remove a job that has ended, with its pictures, for good: 409 for one that has not, or that has a star."""
+    told = _do(job_id, "delete")
+    if not told.ok:
+        statuses = {"not_found": 404, "not_yours": 403}
+        return answer(statuses.get(told.code or "", 409), told.code or "", told.message or "")
+    return send(Deleted(id=job_id, deleted=True))
+
+
+def _do(job_id: str, verb: Verb) -> ActionResult:
+    desk = office()
+    place = desk.spool.find(job_id)
+    if place is None:
+        return _refusal(job_id, None, "not_found", f"There is no job {show(job_id)}.")
+    if not may_change(place):
+        return _refusal(job_id, place, "not_yours", "The job belongs to somebody else.")
+    if verb == "delete":
+        return _delete(place)
+    after: Place | None
+    if verb == "retry":
+        after, wanted = desk.spool.retry(job_id), frozenset({"pending"})
+    elif verb == "cancel":
+        if place.state in ENDS:
+            return _wrong_state(place, verb)
+        after, wanted = desk.spool.cancel(job_id), frozenset({"cancelled", "claimed"})
+    else:
+        do, wanted = VERBS[verb]
+        after = do(desk.spool, job_id)
+    if after is None or after.state not in wanted:
+        return _wrong_state(after or place, verb)
+    if after.state in ENDS:
+        desk.index.note(after.id)
+    return ActionResult(id=job_id, ok=True, status=STATUS[after.state])
+
+
+def _delete(place: Place) -> ActionResult:
+    if place.state not in ENDS:
+        return _wrong_state(place, "delete")
+    if durable.exists(place.path / "starred"):
+        return _refusal(place.id, place, "starred", "The job has a star: take the star away first.")
+    removed = retention.delete(office().spool, place.state, place.id)
+    office().index.note(place.id)
+    return ActionResult(id=place.id, ok=True, status=None) if removed else _wrong_state(place, "delete")
+
+
+def _wrong_state(place: Place, verb: str) -> ActionResult:
+    return _refusal(place.id, place, "wrong_state", f"`{verb}` is not for a job that is {STATUS[place.state]}.")
+
+
+def _refusal(job_id: str, place: Place | None, code: str, message: str) -> ActionResult:
+    return ActionResult(id=job_id, ok=False, status=STATUS[place.state] if place else None, code=code, message=message)
+
+
+@blueprint.patch("/api/v1/jobs/<job_id>")
+@needs(Rule.OWNER)
+def change(job_id: str) -> Response:
+    """Give a waiting job other values, as a JSON merge patch (RFC 7396): null takes a field away. It keeps its place."""
+    values = parse_object(request.get_data(), "The change")
+    desk = office()
+    place = desk.spool.find(job_id)
+    if place is None:
+        abort(404)
+    if not may_change(place):
+        return answer(403, "not_yours", "The job belongs to somebody else.")
+    if place.state not in ("pending", "held"):
+        return answer(409, "wrong_state", f"Only a job that waits can be changed, but this one is {STATUS[place.state]}.")
+    try:
+        before = desk.spool.read_job(place)
+        after = _changed(before, values)
+        _check(after, before, place)
+    except FileNotFoundError:  # RACE: claimed since
+        return answer(409, "wrong_state", "Only a job that waits can be changed, but this one is no longer waiting.")
+    if after != before and not edit.apply(desk.spool, lambda job: _changed(job, values), frozenset({place.id})):
+        report = report_of(job_id)
+        return answer(409, "wrong_state", f"Only a job that waits can be changed, but this one is {report.status}.")
+    return send(report_of(job_id))
+
+
+def again(job_id: str, values: dict[str, Any]) -> tuple[str, bool]:
+    """Submit the job once more with other values, as a new one: its id, and whether this request made it.
+
+    The old one stays as it is. Raises as `Office.accept`, FileNotFoundError when the job moved on.
+    """
+    spool = office().spool
+    place = spool.find(job_id)
+    if place is None:
+        abort(404)
+    before = spool.read_job(place)
+    after = _changed(before, values)
+    after = after.model_copy(update={"batch": ""})
+    if "owner" not in values and person().name:
+        after = after.model_copy(update={"owner": person().name})
+    _check(after, before, place)
+    inputs = {name: durable.read_small(spool.input_file(place, name), pictures.MAX_FILE_BYTES) for name in after.inputs}
+    return once.accept(after, inputs=inputs)
+
+
+def _changed(before: Job, values: dict[str, Any]) -> Job:
+    return from_fields(lay_over(before.model_dump(exclude_unset=True), values))
+
+
+def _check(after: Job, before: Job, place: Place) -> None:
+    """Raise JobError for what no spooler can run, or what the job's folder has no picture for."""
+    desk = office()
+    if new := [name for name in after.inputs if name not in before.inputs]:
+        raise JobError(
+            Mistake("image", f"The job must name the pictures that it came with, but {show(new[0])} is none of them.")
+        )
+    if after.owner != before.owner and not person().may_change(after.owner):
+        raise JobError(Mistake("owner", f"`owner` must be your own name, but is {show(after.owner)}."))
+    desk.deny_list.check(after)
+    catalogue = desk.reports.ready().catalogue
+    if catalogue.models:
+        catalogue.check(after, _sizes(place, after))
+
+
+def _sizes(place: Place, job: Job) -> Sizes:
+    try:
+        return {name: pictures.size(office().spool.input_file(place, name)) for name in job.inputs}
+    except pictures.InputError as error:
+        raise JobError(Mistake("image", str(error))) from error

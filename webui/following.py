@@ -1,0 +1,56 @@
+"""Following a job as it goes: server-sent events. Each stream holds a seat of the waiting room: the others are answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from flask import Blueprint, Response
+
+from webui.answers import gone, report_of
+from webui.office import office
+from webui.patience import Patience
+from webui.reports import JobReport
+
+blueprint = Blueprint("following", __name__)
+
+#: Seconds after which a stream with no news says that it lives; and after which it ends, for the client to ask anew if it will.
+ALIVE_S, MOST_S = 10.0, 600.0
+ENDED = ("done", "failed", "cancelled")
+
+
+@blueprint.get("/api/v1/jobs/<job_id>/events")
+def events(job_id: str) -> Response:
+    """The job's report now and at each change, as `event: job`; the stream ends with the job."""
+    report_of(job_id)
+    patience, most_s = office().patience, min(MOST_S, office().settings.wait_s)
+    with ExitStack() as kept:
+        kept.enter_context(patience.seat())
+        response = Response(_events(patience, job_id, most_s, gone()), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on as it comes
+        response.call_on_close(kept.pop_all().close)
+    return response
+
+
+def _events(patience: Patience, job_id: str, most_s: float, hung_up: Callable[[], bool]) -> Iterator[bytes]:
+    end = time.monotonic() + most_s
+    last: object = None
+    while (left_s := end - time.monotonic()) > 0:
+        report: JobReport | None = None
+        for report in patience.looks(job_id, min(ALIVE_S, left_s), hung_up):
+            if (news := _news(report)) != last:
+                yield f"event: job\ndata: {report.model_dump_json()}\n\n".encode()
+            last = news
+        if report is None:
+            yield b"event: gone\ndata: {}\n\n"
+        if report is None or report.status in ENDED or hung_up():
+            return
+        yield b": alive\n\n"
+
+
+def _news(report: JobReport) -> object:
+    """What is worth an event. A guess at the start is another at each look: it is told anew when it is ten seconds off."""
+    guess = None if report.starts_in_s is None else round(report.starts_in_s / 10)
+    return guess, report.model_dump(exclude={"starts_in_s", "ends_in_s"})
