@@ -52,7 +52,12 @@ def check(path: Path) -> tuple[int, int]:
 
 def check_bytes(data: bytes, name: str) -> tuple[int, int]:
     """The width and height of a picture, not yet a file, that decodes whole. Raises InputError, which calls it `name`."""
-    return _whole(_begun(io.BytesIO(data), len(data), name), name, "white").size
+    return read_bytes(data, name).size
+
+
+def read_bytes(data: bytes, name: str, ground: str | None = "white") -> Picture:
+    """A picture, not yet a file, upright; in RGB on the colour `ground`, or in RGBA without one. Raises InputError."""
+    return _whole(_begun(io.BytesIO(data), len(data), name), name, ground)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -68,8 +73,8 @@ def read(path: Path, ground: str = "white") -> Picture:
         return _whole(image, path.name, ground)
 
 
-def _whole(image: Picture, name: str, ground: str) -> Picture:
-    """All pixels decoded, in RGB and upright. Raises InputError."""
+def _whole(image: Picture, name: str, ground: str | None) -> Picture:
+    """All pixels decoded and upright, in RGB; without a ground in RGBA. Raises InputError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Pillow can read all the same
         try:
@@ -78,6 +83,8 @@ def _whole(image: Picture, name: str, ground: str) -> Picture:
             upright = image.copy() if turn is None else image.transpose(turn)
             if upright.mode.startswith("I;16"):  # Pillow's own way to eight bits makes white of all but the darkest
                 upright = upright.point(lambda value: value / 257).convert("L")
+            if ground is None:
+                return upright.convert("RGBA")
             if "A" in upright.getbands() or "transparency" in upright.info:
                 clear = upright.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")

@@ -36,6 +36,8 @@ def main() -> int:
             # A slow sender may hold a connection but not a thread; so allow many, and give up on the silent soon.
             connection_limit=1000,
             asyncore_use_poll=True,
+            # Reading on while a request is answered is how waitress learns that its client has gone.
+            channel_request_lookahead=1,
             channel_timeout=30,
             max_request_header_size=16 * 1024,
             max_request_body_size=MAX_REQUEST_BYTES,

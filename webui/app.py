@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, tongues
+from webui import actions, api, errors, guard, pages, sdapi, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -43,5 +43,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
+    sdapi.install(app)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

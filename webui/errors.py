@@ -14,6 +14,7 @@ from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
 from webui.patience import NoSeatError
+from webui.sdapi import errors as sdapi
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def install(app: Flask) -> None:
 
 def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = ()) -> Response:
     """The error as the caller wants it: `{"error": {"code", "message", "fields"}}` for the API, a page for a browser."""
+    if sdapi.speaks(request.path):
+        return sdapi.answer(status, message, mistakes)
     if not wants_json():
         page = Response(render_template("error.html", status=status, message=message), mimetype="text/html")
         page.status_code = status
