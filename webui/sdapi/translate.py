@@ -125,8 +125,6 @@ def txt2img(request: Txt2Img, catalogue: Catalogue, kept: Options, chance: Calla
     desk = _Desk(request, catalogue, kept)
     width, height = _sides(request)
     fields = _common(desk)
-    if request.firstpass_image:
-        desk.refuse("firstpass_image", "must be empty: a second pass alone is img2img", "a picture")
     if request.enable_hr:
         width, height = _hires(desk, request, fields, width, height)
     if request.refiner_checkpoint.lower() not in SAME and request.refiner_switch_at != 1:
@@ -225,6 +223,8 @@ def _common(desk: _Desk) -> dict[str, Any]:
             desk.leave_out("CLIP_stop_at_last_layers", desk.options.clip_skip)
     if request.styles:
         desk.refuse("styles", "must be empty: the server keeps no styles", request.styles)
+    if request.firstpass_image:
+        desk.refuse("firstpass_image", "must be empty: a second pass alone is img2img", "a picture")
     if request.tiling:
         desk.refuse("tiling", "must be false: the engine draws no tiles", True)
     for name in ("seed_resize_from_w", "seed_resize_from_h"):
