@@ -20,7 +20,10 @@ import requests
 import sd_parsers
 import webuiapi
 from flask import Flask
+from flask.testing import FlaskClient
 from house import ROOT, Spooler, listing, wait_for, wait_running
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from bench.shape_checker import look
@@ -29,6 +32,7 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import End
 from webui.app import create_app
+from webui.sdapi.requests import ExtraSingle, Img2Img, Txt2Img
 
 RED = "a large red circle on a blue background"
 SMALL = {"prompt": RED, "width": 128, "height": 128, "steps": 15, "cfg_scale": 3, "sampler_name": "DPM++ 2M", "seed": 5}
@@ -363,11 +367,18 @@ def test_a_mistake_is_told_as_fastapi_does_by_the_client_s_names(
     assert message in (None, told["msg"])
 
 
-def test_a_request_that_is_too_large_is_told_in_json(served: Web) -> None:
+@pytest.mark.parametrize(
+    ("path", "mib"), [("/sdapi/v1/txt2img", 65), ("/sdapi/v1/options", 5)], ids=["by waitress", "by the app"]
+)
+def test_s5_a_request_that_is_too_large_is_told_in_json(served: Web, path: str, mib: int) -> None:
     with socket.create_connection(("127.0.0.1", served.port), 60) as sent:
-        head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {65 << 20}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {mib << 20}\r\n\r\n"
         sent.sendall(head.encode())
-        assert b"413" in sent.recv(100)
+        if mib < 64:
+            sent.sendall(b" " * (mib << 20))
+        told = b"".join(iter(lambda: sent.recv(65536), b""))
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert b" 413 " in head.splitlines()[0] and json.loads(body)["error"] == "HTTPException"
 
 
 # -- while it runs -------------------------------------------------------------------------------------------------------------
@@ -523,8 +534,8 @@ def test_p5_a_job_that_is_set_aside_is_500_with_the_reason(app: Flask, spool: Sp
 
 
 def test_a_full_queue_is_429_with_retry_after_and_a_bad_request_disturbs_nothing(tmp_path: Path) -> None:
-    settings = Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", floor_mib=0.0, max_waiting=1)
-    client = create_app(settings).test_client()
+    narrow = Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", floor_mib=0.0, max_waiting=1)
+    client = create_app(narrow).test_client()
     spool = Spool(tmp_path / "spool")
     assert client.post("/api/v1/jobs", json={"prompt": "a"}).status_code == 201
     before = listing(spool.root)
@@ -559,3 +570,49 @@ def test_the_answers_of_a_web_app_without_a_spooler(app: Flask) -> None:
     client = app.test_client()
     for path in ("options", "samplers", "sd-models", "upscalers", "progress", "memory", "loras", "embeddings", "cmd-flags"):
         assert client.get(f"/sdapi/v1/{path}").status_code == 200
+
+
+def test_of_several_pictures_all_are_taken_or_none(tmp_path: Path) -> None:
+    narrow = Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", floor_mib=0.0, max_waiting=1)
+    client = create_app(narrow).test_client()
+    given = [{"data": png(Image.new("RGB", (8, 8))), "name": name} for name in "ab"]
+    told = client.post("/sdapi/v1/extra-batch-images", json={"imageList": given, "upscaler_1": "Lanczos"})
+    spool = Spool(tmp_path / "spool")
+    assert told.status_code == 429 and not any(spool.walk("pending")) and len(list(spool.walk("cancelled"))) == 1
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    """An app that takes no job, for the disk is too full: what is right ends with 507."""
+    root = tmp_path_factory.mktemp("refusing")
+    app = create_app(Settings(spool=root / "spool", cache=root / "cache", floor_mib=1e8))
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    return app.test_client()
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["Karras", "Euler", "1", "nan"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+ROUTES: dict[str, type[Any]] = {"txt2img": Txt2Img, "img2img": Img2Img, "extra-single-image": ExtraSingle}
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_whatever_json_comes_the_answer_is_json_and_nothing_crashes(refusing: FlaskClient, data: st.DataObject) -> None:
+    route = data.draw(st.sampled_from([*ROUTES, "extra-batch-images", "png-info", "options"]))
+    fields = list(ROUTES[route].model_fields) if route in ROUTES else ["image", "imageList", "sd_model_checkpoint", "sd_vae"]
+    usual: dict[str, Any] = {"prompt": "a cat"} if data.draw(st.booleans()) else {}
+    if data.draw(st.booleans()):
+        usual |= {"init_images": [png(Image.new("RGB", (8, 8)))], "image": png(Image.new("RGB", (8, 8)))}
+    asked = usual | data.draw(st.dictionaries(st.sampled_from(fields), ANY, max_size=3))
+    told = refusing.post(f"/sdapi/v1/{route}", data=json.dumps(asked), content_type="application/json")
+    assert told.is_json and told.status_code in (200, 400, 404, 422, 500, 507)
+    if told.status_code == 500:
+        assert told.json["error"] in ("HTTPException", "RuntimeError") and "its log says what" not in told.json["errors"]

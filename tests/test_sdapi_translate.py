@@ -304,6 +304,7 @@ def test_controlnet_units_as_the_extension_takes_them() -> None:
     assert shown(made, control.image).size == (512, 512)
     given = {"init_images": [picture()], "alwayson_scripts": {"controlnet": {"args": [{"model": "canny"}]}}}
     assert from_fields(wish(**given).job).controls, "a unit without a picture takes that of img2img"
+    assert "must be a list of units" in mistakes(alwayson_scripts={"controlnet": {"args": [True, "x"]}})
     for wrong in ({"module": "canny"}, {"control_mode": "ControlNet is more important"}, {"image": None}, {"model": "nope"}):
         args = [unit | wrong]
         assert "control" in mistakes(alwayson_scripts={"controlnet": {"args": args}})

@@ -15,6 +15,7 @@ from waitress.server import create_server
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
+from webui import refusals
 from webui.app import MAX_REQUEST_BYTES, create_app
 from webui.office import Office
 
@@ -28,6 +29,7 @@ def main() -> int:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
     try:
         app = create_app(settings)
+        refusals.install()
         server = create_server(
             app,
             host=settings.host,

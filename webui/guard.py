@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 
 from webui.errors import answer
 from webui.office import office
-from webui.sdapi.errors import speaks
+from webui.sdapi.errors import carries_pictures
 
 #: Room for a form whose prompt is far too long, so that the answer can say so beside the field. Pictures may have more.
 MAX_TEXT_BYTES = 4 << 20
@@ -40,7 +40,7 @@ def _check() -> Response | None:
         return answer(421, "wrong_host", "This server does not answer to that host name.")
     if request.method in SAFE:
         return None
-    if request.mimetype != "multipart/form-data" and not speaks(request.path):  # its JSON carries pictures
+    if request.mimetype != "multipart/form-data" and not carries_pictures(request.path):
         request.max_content_length = MAX_TEXT_BYTES
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return answer(403, "cross_site", "Another site may not change anything here.")

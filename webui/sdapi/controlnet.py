@@ -39,13 +39,16 @@ def add(
     pictures: dict[str, bytes] = {}
     controls = []
     for number, unit in enumerate(units):
-        if not isinstance(unit, Mapping) or not unit.get("enabled", True):
+        if unit and not isinstance(unit, Mapping):
+            mistakes.append(Mistake(FIELD, f"`{FIELD}.args` must be a list of units, but has {show(unit)}."))
+            continue
+        if not unit or not unit.get("enabled", True):
             continue
         model = str(unit.get("model") or "")
         if model.lower() in ("", "none"):
             continue
         name = f"control{number}.png"
-        mistakes += _mistakes(unit)
+        mistakes += _mistakes(unit, "hires" in fields)
         picture = _picture(unit) or start
         if picture is None:
             mistakes.append(Mistake(FIELD, f"`{FIELD}` must have an `image` in each unit, but unit {number} has none."))
@@ -61,7 +64,7 @@ def add(
     return pictures
 
 
-def _mistakes(unit: Mapping[str, Any]) -> list[Mistake]:
+def _mistakes(unit: Mapping[str, Any], hires: bool) -> list[Mistake]:
     module, mode = str(unit.get("module") or "none"), str(unit.get("control_mode") or "")
     found = []
     if module.lower() not in NO_MODULE:
@@ -69,7 +72,10 @@ def _mistakes(unit: Mapping[str, Any]) -> list[Mistake]:
         found.append(Mistake(FIELD, f"{rule}, but is {show(module)}."))
     if mode.lower() not in BALANCED:
         found.append(Mistake(FIELD, f"`{FIELD}.control_mode` must be Balanced, but is {show(mode)}."))
-    for name in ("mask", "mask_image"):
+    option = str(unit.get("hr_option") or "Both")
+    if hires and option.lower() not in ("both", "hiresfixoption.both"):
+        found.append(Mistake(FIELD, f"`{FIELD}.hr_option` must be Both, but is {show(option)}."))
+    for name in ("mask", "mask_image", "effective_region_mask"):
         if unit.get(name):
             found.append(Mistake(FIELD, f"`{FIELD}.{name}` must be empty, but is a picture."))
     return found

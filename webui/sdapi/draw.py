@@ -8,6 +8,7 @@ import html
 import json
 import math
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -36,23 +37,27 @@ blueprint = Blueprint("sdapi_draw", __name__)
 Model = TypeVar("Model", bound=BaseModel)
 #: Largest picture that is read for an answer: 8192 x 8192 in four bytes.
 MAX_RESULT_BYTES = 300 << 20
+#: Requests whose pictures are decoded at the same time, each in some hundred MB; the others wait.
+PREPARING = threading.BoundedSemaphore(2)
 #: Ids that are tried for a task whose id is taken.
 MOST_VERSIONS = 1000
 
 
 @blueprint.post("/sdapi/v1/txt2img")
 def txt2img() -> Response:
-    with office().patience.seat():  # before the pictures are decoded: so many may fill the memory, and no more
-        asked = body(Txt2Img)
-        wish = translate.txt2img(asked, office().reports.ready().catalogue, kept().options, _chance)
+    with office().patience.seat():
+        with PREPARING:
+            asked = body(Txt2Img)
+            wish = translate.txt2img(asked, office().reports.ready().catalogue, kept().options, _chance)
         return _answer(asked, wish, asked.echo())
 
 
 @blueprint.post("/sdapi/v1/img2img")
 def img2img() -> Response:
     with office().patience.seat():
-        asked = body(Img2Img)
-        wish = translate.img2img(asked, office().reports.ready().catalogue, kept().options, _chance)
+        with PREPARING:
+            asked = body(Img2Img)
+            wish = translate.img2img(asked, office().reports.ready().catalogue, kept().options, _chance)
         echo = asked.echo()
         if not asked.include_init_images:
             echo |= {"init_images": None, "mask": None}
@@ -190,18 +195,25 @@ def _enlarged(asked: Extras, encoded: Sequence[str]) -> list[bytes]:
     """The pictures enlarged, one job each; without an upscaler as they are."""
     _check(asked)
     upscaler = names.listed(asked.upscaler_1, office().reports.ready().catalogue.upscalers)
-    starting = [starts.decoded(starts.data_of(each)) for each in encoded]
+    with PREPARING:
+        started = [starts.decoded(starts.data_of(each)) for each in encoded]
+        ready = [starts.encoded(each) for each in started]
     if upscaler.lower() in names.NO_NAME:
-        return [starts.encoded(each) for each in starting]
+        return ready
     size = (asked.upscaling_resize_w, asked.upscaling_resize_h)
     jobs = []
-    for start in starting:
-        scale = asked.upscaling_resize
-        if asked.resize_mode == 1:
-            scale = max(size[0] / start.width, size[1] / start.height)
-        fields = {"image": "image.png", "upscale": {"scale": scale, "upscaler": upscaler}}
-        jobs.append((_owned(fields), starts.encoded(start)))
-    ids = [_submit(job, {"image.png": data}) for job, data in jobs]  # all are checked before the first is submitted
+    for start in started:
+        by_size = max(size[0] / start.width, size[1] / start.height)
+        scale = by_size if asked.resize_mode == 1 else asked.upscaling_resize
+        jobs.append(_owned({"image": "image.png", "upscale": {"scale": scale, "upscaler": upscaler}}))
+    ids: list[str] = []
+    try:
+        for job, data in zip(jobs, ready, strict=True):
+            ids.append(_submit(job, {"image.png": data}))
+    except BaseException:
+        for job_id in ids:  # nobody will wait for them
+            office().spool.cancel(job_id)
+        raise
     results = []
     for job_id in ids:
         made = next(_made(_end_of(job_id)), None)

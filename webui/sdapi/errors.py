@@ -14,6 +14,8 @@ from spooler.mistakes import JobError, Mistake
 
 #: Where its rules are in force.
 PREFIXES = ("/sdapi/", "/internal/", "/controlnet/")
+#: Routes whose JSON carries pictures; the others have no use for more than a text.
+PICTURES = tuple(f"/sdapi/v1/{name}" for name in ("txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info"))
 #: Our fields by A1111's names, so that a sentence names what the client has sent.
 NAMES = {
     "guidance_scale": "cfg_scale",
@@ -84,6 +86,11 @@ def install(app: Flask) -> None:
 def speaks(path: str) -> bool:
     """Whether a request to that path is answered in A1111's shapes."""
     return path.startswith(PREFIXES)
+
+
+def carries_pictures(path: str) -> bool:
+    """Whether the JSON of a request to that path may be as large as pictures are."""
+    return path in PICTURES
 
 
 def answer(status: int, message: str, mistakes: Iterable[Mistake] = ()) -> Response:

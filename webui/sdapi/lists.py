@@ -198,7 +198,7 @@ def set_options() -> Response:
     if (wanted := given.get("CLIP_stop_at_last_layers")) is not None:
         try:
             changes["clip_skip"] = int(wanted)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             changes["clip_skip"] = 0
         if not 1 <= changes["clip_skip"] <= 12:
             rule = "`CLIP_stop_at_last_layers` must be a whole number from 1 to 12"

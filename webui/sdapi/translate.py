@@ -104,7 +104,7 @@ class _Desk:
             elif name == "CLIP_stop_at_last_layers":
                 try:
                     clip_skip = int(value)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     self.refuse(f"override_settings.{name}", "must be a whole number", value)
             elif name in FIXED:
                 if str(value).lower() != str(FIXED[name]).lower():
@@ -296,7 +296,7 @@ def _hires(desk: _Desk, request: Txt2Img, fields: dict[str, Any], width: int, he
         if x > 0 and y > 0 and abs(height * scale - y) > 8:
             rule = f"must have the shape of {width}x{height}, which is {x}x{round(height * scale)}"
             desk.refuse("hr_resize_y", rule, f"{x}x{y}")
-    upscaler = request.hr_upscaler or "Latent"
+    upscaler = request.hr_upscaler or ("Latent" if desk.can("sampler") else "Lanczos")
     if upscaler.lower() == "none":
         upscaler = "Lanczos"  # as A1111 resizes without an upscaler
     upscaler = names.listed(upscaler, ("Latent", *desk.catalogue.upscalers))
