@@ -432,7 +432,7 @@ def test_interrupt_leaves_what_waits_alone_and_a_task_sees_its_place_in_the_queu
     assert spool.find("second-2") and served.post("/internal/progress", {"id_task": "second"}).json()["completed"]
 
 
-def test_s_two_that_wait_and_twenty_that_poll_do_not_block_each_other_and_a_third_has_no_seat(
+def test_s12_two_that_wait_and_twenty_that_poll_do_not_block_each_other_and_a_third_has_no_seat(
     house: House,
 ) -> None:
     spool = house.spool

@@ -106,7 +106,7 @@ def test_samplers_and_schedules_by_their_names(given: dict[str, Any], sampler: s
         ({"init_images": [picture()], "mask": "http://x/y"}, 500, "Requests not allowed"),
     ],
 )
-def test_what_a1111_itself_says(given: dict[str, Any], status: int, detail: str) -> None:
+def test_s7_no_url_is_fetched_and_what_a1111_itself_says(given: dict[str, Any], status: int, detail: str) -> None:
     with pytest.raises(AnswerError) as error:
         wish(**given)
     assert (error.value.status, error.value.detail) == (status, detail)
@@ -308,6 +308,46 @@ def test_controlnet_units_as_the_extension_takes_them() -> None:
     for wrong in ({"module": "canny"}, {"control_mode": "ControlNet is more important"}, {"image": None}, {"model": "nope"}):
         args = [unit | wrong]
         assert "control" in mistakes(alwayson_scripts={"controlnet": {"args": args}})
+
+
+#: What programs send, each with its habits: all of it is taken, and nothing of it is named.
+CLIENTS: dict[str, dict[str, Any]] = {
+    "SillyTavern": {
+        "prompt": "a cat", "negative_prompt": "dull", "sampler_name": "DDIM", "scheduler": "normal", "steps": 20,
+        "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": False, "enable_hr": False, "hr_upscaler": "Latent", "hr_scale": 1,
+        "hr_additional_steps": 0, "hr_second_pass_steps": 0, "denoising_strength": 0.7, "seed": None, "clip_skip": 1,
+        "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"},
+        "override_settings_restore_afterwards": True,
+        "save_images": True, "send_images": True, "do_not_save_grid": False, "do_not_save_samples": False, "url": "http://x",
+        "auth": "",
+    },
+    "LibreChat": {
+        "prompt": "a cat", "negative_prompt": "dull", "cfg_scale": 4.5, "steps": 22, "width": 1024, "height": 1024,
+    },
+    "AI Render": {
+        "init_images": [picture()], "prompt": "a cat", "negative_prompt": "", "seed": 12, "sampler_index": "LMS", "steps": 10,
+        "cfg_scale": 7.0, "width": 512, "height": 512, "denoising_strength": 0.4, "restore_faces": False, "tiling": False,
+    },
+    "Easy Diffusion": {
+        "force_task_id": "1f0c9c0e-5c7e-4d1c-a8a7-3f6b3d6f6b3d", "prompt": "a cat", "negative_prompt": "", "seed": 42,
+        "sampler_name": "Euler a", "scheduler": "Automatic", "batch_size": 1, "n_iter": 1, "steps": 25, "cfg_scale": 7.5,
+        "width": 512, "height": 512, "tiling": None, "alwayson_scripts": {}, "send_images": True,
+        "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_model_checkpoint": "demo", "live_previews_enable": True},
+    },
+    "Open WebUI": {"prompt": "a cat", "batch_size": 1, "width": 512, "height": 512, "steps": 50},
+    "SwarmUI": {
+        "prompt": "a cat", "negative_prompt": "", "seed": 1, "steps": 20, "width": 512, "height": 512, "batch_size": 1,
+        "n_iter": 1, "sampler_name": "Euler", "cfg_scale": 7, "subseed": -1, "subseed_strength": 0,
+        "do_not_save_samples": True, "do_not_save_grid": True, "save_images": False,
+        "override_settings": {"sd_model_checkpoint": "My Model v2.safetensors"}, "alwayson_scripts": {},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_known_clients_send_is_taken_as_it_is(client: str) -> None:
+    job(**CLIENTS[client])
+    assert wish(**CLIENTS[client]).ignored == {}
 
 
 #: For each parameter of which the table says that it is refused, named, or without effect: a value that asks for it.

@@ -9,12 +9,13 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, sdapi, tongues
+from webui import actions, api, errors, guard, pages, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
 from webui.patience import Patience
 from webui.reports import Reports
+from webui.sdapi import register as sdapi
 
 #: Room for three pictures of the largest size that is accepted.
 MAX_REQUEST_BYTES = 64 << 20

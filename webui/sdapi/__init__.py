@@ -9,21 +9,7 @@
     progress.py   how far the running job is, and one's own task
     tools.py      png-info, interrupt, skip, memory, ...
     errors.py     A1111's shapes of what went wrong
+    register.py   all of it into the app
 
 The contract, with what clients need of it, is told in docs/api-a1111.md.
 """
-
-from __future__ import annotations
-
-from flask import Flask
-
-from webui.sdapi import clock, draw, errors, lists, progress, tools
-from webui.sdapi.kept import Kept
-
-
-def install(app: Flask) -> None:
-    app.extensions["sdapi"] = Kept()
-    clock.install(app)
-    errors.install(app)
-    for part in (draw, lists, progress, tools):
-        app.register_blueprint(part.blueprint)

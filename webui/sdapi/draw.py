@@ -48,7 +48,7 @@ def txt2img() -> Response:
     with office().patience.seat():
         with PREPARING:
             asked = body(Txt2Img)
-            wish = translate.txt2img(asked, office().reports.ready().catalogue, kept().options, _chance)
+            wish = translate.txt2img(asked, office().reports.ready().catalogue, kept().options(person().name), _chance)
         return _answer(asked, wish, asked.echo())
 
 
@@ -57,7 +57,7 @@ def img2img() -> Response:
     with office().patience.seat():
         with PREPARING:
             asked = body(Img2Img)
-            wish = translate.img2img(asked, office().reports.ready().catalogue, kept().options, _chance)
+            wish = translate.img2img(asked, office().reports.ready().catalogue, kept().options(person().name), _chance)
         echo = asked.echo()
         if not asked.include_init_images:
             echo |= {"init_images": None, "mask": None}
@@ -101,7 +101,7 @@ def _answer(asked: Drawing, wish: Wish, echo: dict[str, Any]) -> Response:
     """Wait for the wish's job and tell of its pictures, as far as they came."""
     job_id = _submit(_owned(wish.job), wish.pictures, asked.force_task_id)
     if not asked.override_settings_restore_afterwards:
-        kept().change(vars(wish.options))
+        kept().change(person().name, vars(wish.options))
     report = _end_of(job_id)
     made = list(_made(report))
     with_grid = asked.save_images and len(made) > 1

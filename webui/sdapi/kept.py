@@ -30,16 +30,16 @@ class Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._options = Options()
+        self._options: dict[str, Options] = {}
         self._tasks: OrderedDict[str, str] = OrderedDict()
 
-    @property
-    def options(self) -> Options:
-        return self._options
+    def options(self, who: str) -> Options:
+        """Those of the person of that name; where nobody needs a key, all are one, of no name."""
+        return self._options.get(who, Options())
 
-    def change(self, options: dict[str, str | int]) -> None:
+    def change(self, who: str, options: dict[str, str | int]) -> None:
         with self._lock:
-            self._options = replace(self._options, **options)  # type: ignore[arg-type]
+            self._options[who] = replace(self.options(who), **options)  # type: ignore[arg-type]
 
     def note_task(self, task: str, job_id: str) -> None:
         """A job began under a task's id, which A1111's clients may use again."""

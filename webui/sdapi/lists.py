@@ -12,6 +12,7 @@ from spooler import samplers
 from spooler.catalogue import Catalogue
 from spooler.mistakes import show
 from webui.office import office
+from webui.people import person
 from webui.sdapi import names, translate
 from webui.sdapi.errors import AnswerError, BodyError
 from webui.sdapi.kept import kept
@@ -153,7 +154,7 @@ def cmd_flags() -> Response:
 
 @blueprint.get("/sdapi/v1/options")
 def options() -> Response:
-    catalogue, chosen = _catalogue(), kept().options
+    catalogue, chosen = _catalogue(), kept().options(person().name)
     card = catalogue.card(chosen.model)
     return jsonify(
         samples_save=True,
@@ -207,7 +208,7 @@ def set_options() -> Response:
         if given.get(name) is not None and str(given[name]).lower() != str(value).lower():
             rule = f"`{name}` must be {value}: the engine has no other"
             raise AnswerError(500, "", "RuntimeError", f"{rule}, but is {show(given[name])}.")
-    kept().change(changes)
+    kept().change(person().name, changes)
     return jsonify(None)
 
 
