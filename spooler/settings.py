@@ -37,6 +37,9 @@ class Settings:
     web_threads: int = _row(
         32, "Number of requests that the web app answers at the same time; half of them may be such that wait for a job."
     )
+    wait_s: float = _row(
+        3600.0, "Seconds that a request may wait for its job in the end, whatever the API; the job goes on when they are over."
+    )
     models: Path = _row(
         Path("models"), "The folder of the models, LoRAs, VAEs and so on; its layout is told in docs/engine.md."
     )

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import npm
 import pytest
 import requests
@@ -32,6 +33,7 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import End
 from webui.app import create_app
+from webui.sdapi import description
 from webui.sdapi.requests import ExtraSingle, Img2Img, Txt2Img
 
 RED = "a large red circle on a blue background"
@@ -50,6 +52,7 @@ class Web:
     """The real `python -m webui` on a port of its own."""
 
     def __init__(self, spool: Spool, *options: str):
+        self.spool = spool
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
@@ -291,6 +294,36 @@ def test_the_other_questions(served: Web) -> None:
         assert served.post(f"/sdapi/v1/{path}").json() is None
     for path in ("unload-checkpoint", "reload-checkpoint", "interrupt"):
         assert served.post(f"/sdapi/v1/{path}").json() == {}
+
+
+def test_the_document_is_true_of_what_is_answered(served: Web) -> None:
+    document = served.get("/sdapi/v1/openapi.json")
+    for path in description.GETS:
+        schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(served.get(path), schema)
+    error = document["components"]["schemas"]["Error"]
+    for path, asked in (("/sdapi/v1/txt2img", {"steps": "x"}), ("/sdapi/v1/img2img", {}), ("/sdapi/v1/nothing", {})):
+        jsonschema.validate(served.post(path, asked).json(), error)
+    schemas = document["components"]["schemas"]
+    answer = document["paths"]["/sdapi/v1/txt2img"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(served.txt2img(steps=1), answer)
+    jsonschema.validate(SMALL | {"scheduler": None}, schemas["Txt2Img"])
+    described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    app = create_app(Settings(spool=served.spool.root, cache=served.spool.root.parent / "cache-x"))
+    there = {
+        (path, method)
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("sdapi_") and "openapi" not in rule.rule
+        for path in spelled(rule.rule)
+        for method in rule.methods & {"GET", "POST"}
+    }
+    assert described == there
+
+
+def spelled(rule: str) -> list[str]:
+    """The paths of a rule of Flask's whose only variable is a choice of words."""
+    head, choice, rest = rule.partition("<any(")
+    return [head + word.strip(" '") for word in rest.partition(")")[0].split(",")] if choice else [rule]
 
 
 def test_options_are_kept_and_what_cannot_be_is_told(served: Web) -> None:
@@ -616,3 +649,11 @@ def test_whatever_json_comes_the_answer_is_json_and_nothing_crashes(refusing: Fl
     assert told.is_json and told.status_code in (200, 400, 404, 422, 500, 507)
     if told.status_code == 500:
         assert told.json["error"] in ("HTTPException", "RuntimeError") and "its log says what" not in told.json["errors"]
+
+
+def test_a_job_that_takes_longer_than_one_may_wait_is_504_and_goes_on(tmp_path: Path) -> None:
+    app = create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", floor_mib=0.0, wait_s=0.05))
+    told = app.test_client().post("/sdapi/v1/txt2img", json=SMALL | {"force_task_id": "end"})
+    assert told.status_code == 504 and told.json and told.json["error"] == "TimeoutError"
+    place = Spool(tmp_path / "spool").find("end")
+    assert place and place.state == "pending"

@@ -314,7 +314,8 @@ def test_controlnet_units_as_the_extension_takes_them() -> None:
 CLIENTS: dict[str, dict[str, Any]] = {
     "SillyTavern": {
         "prompt": "a cat", "negative_prompt": "dull", "sampler_name": "DDIM", "scheduler": "normal", "steps": 20,
-        "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": False, "enable_hr": False, "hr_upscaler": "Latent", "hr_scale": 1,
+        "cfg_scale": 7, "width": 512, "height": 512, "restore_faces": False, "enable_hr": False, "hr_upscaler": "Latent",
+        "hr_scale": 1,
         "hr_additional_steps": 0, "hr_second_pass_steps": 0, "denoising_strength": 0.7, "seed": None, "clip_skip": 1,
         "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"},
         "override_settings_restore_afterwards": True,

@@ -9,6 +9,7 @@
     progress.py   how far the running job is, and one's own task
     tools.py      png-info, interrupt, skip, memory, ...
     errors.py     A1111's shapes of what went wrong
+    description.py  all of it as OpenAPI
     register.py   all of it into the app
 
 The contract, with what clients need of it, is told in docs/api-a1111.md.

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import html
 import json
-import math
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +140,8 @@ def _submit(job: Job, pictures: Mapping[str, bytes], task: str = "") -> str:
 def _end_of(job_id: str) -> JobReport:
     """Wait until the job is done, or was cancelled. Raises AnswerError for another end, and when its caller has gone."""
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    report = office().patience.end_of(job_id, math.inf, gone)
+    most_s = office().settings.wait_s
+    report = office().patience.end_of(job_id, most_s, gone)
     if report is None:
         set_aside = {each.name.removesuffix(".json"): each.reason for each in office().spool.rejected()}
         why = set_aside.get(job_id, "The job is no longer in the spool.")
@@ -150,11 +150,14 @@ def _end_of(job_id: str) -> JobReport:
         failure = report.failure
         name = "OutOfMemoryError" if failure and failure.code == "out_of_memory" else "RuntimeError"
         raise AnswerError(500, "", name, failure.reason if failure else "The job has failed.")
-    if report.status not in ("done", "cancelled"):  # nobody listens any more
-        if office().settings.cancel_abandoned == "on":
-            office().spool.cancel(job_id)
-        raise AnswerError(499, "Client closed request")
-    return report
+    if report.status in ("done", "cancelled"):
+        return report
+    if not gone():
+        why = f"The job {job_id} did not end within {most_s:g} s; it goes on, and its page and GET /api/v1/jobs tell of it."
+        raise AnswerError(504, "", "TimeoutError", why)
+    if office().settings.cancel_abandoned == "on":
+        office().spool.cancel(job_id)
+    raise AnswerError(499, "Client closed request")  # nobody hears it
 
 
 def _made(report: JobReport) -> Iterator[Made]:

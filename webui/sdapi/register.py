@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from webui.sdapi import clock, draw, errors, lists, progress, tools
+from webui.sdapi import clock, description, draw, errors, lists, progress, tools
 from webui.sdapi.kept import Kept
 
 
@@ -12,5 +12,5 @@ def install(app: Flask) -> None:
     app.extensions["sdapi"] = Kept()
     clock.install(app)
     errors.install(app)
-    for part in (draw, lists, progress, tools):
+    for part in (description, draw, lists, progress, tools):
         app.register_blueprint(part.blueprint)
