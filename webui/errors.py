@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 
 from flask import Flask, Response, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
@@ -89,4 +89,7 @@ def _http(error: HTTPException) -> Response:
     if error.response is not None and status < 400:
         return error.response  # type: ignore[return-value]
     code, sentence = SENTENCES.get(status, ("bad_request", error.description or "The request cannot be understood."))
-    return answer(status, code, sentence)
+    response = answer(status, code, sentence)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response

@@ -147,7 +147,7 @@ def openapi() -> Response:
 def document() -> Schema:
     """The description as a JSON object."""
     paths: dict[str, Schema] = {path: {"get": _operation("get", path, answer)} for path, answer in GETS.items()}
-    skip = {"name": "skip_current_image", "in": "query", "schema": TRUTH}
+    skip = {"name": "skip_current_image", "in": "query", "schema": TEXT}
     paths["/sdapi/v1/progress"]["get"]["parameters"] = [skip]
     schemas: Schema = {"Error": ERROR}
     for path, (body, answer) in POSTS.items():
@@ -185,13 +185,31 @@ def _answers(told: dict[int, str]) -> Schema:
 
 
 def _schemas(model: type[BaseModel]) -> Schema:
-    """The request's schema and those it is made of: each field may be null, which means its default."""
+    """The request's schema and those it is made of: values may have other types that mean the same, and null is the default."""
     whole = model.model_json_schema(ref_template="#/components/schemas/{model}")
     found = {**whole.pop("$defs", {}), model.__name__: whole}
-    for name in whole.get("properties", {}):
-        if name not in whole.get("required", ()):
-            field = whole["properties"][name]
+    for schema in found.values():
+        for name, field in schema.get("properties", {}).items():
             field.pop("verdict", None)
             told = {key: field.pop(key) for key in ("title", "default", "description") if key in field}
-            whole["properties"][name] = told | {"anyOf": [*field.pop("anyOf", [field]), NULL]}
+            choices = _coerced([each for each in field.pop("anyOf", [field]) if each != NULL])
+            null = [] if name in schema.get("required", ()) else [NULL]
+            schema["properties"][name] = told | {"anyOf": [*choices, *null]}
+    return found
+
+
+def _coerced(choices: list[Schema]) -> list[Schema]:
+    """What is taken in the place of one of these: texts that are numbers, numbers that are texts, and so on."""
+    found = list(choices)
+    for choice in choices:
+        match choice.get("type"):
+            case "integer":
+                # A fraction is cut off; a bound is of the number that is left, so it is told of whole ones only.
+                found += [{"type": "number", "not": WHOLE}, TRUTH, {"type": "string", "pattern": r"^[+-]?\d+(\.0*)?$"}]
+            case "number":
+                found += [TRUTH, {"type": "string", "pattern": r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"}]
+            case "boolean":
+                found += [{"enum": [0, 1]}, {"enum": [*"01tfyn", "true", "false", "yes", "no", "on", "off"]}]
+            case "string":
+                found.append(NUMBER)
     return found
