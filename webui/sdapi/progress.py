@@ -38,7 +38,7 @@ IDLE = {
 @blueprint.get("/sdapi/v1/progress")
 def progress() -> Response:
     """Of the job that runs, whoever's it is: with several spoolers, of the one that runs longest."""
-    report = running()
+    report = next(iter(running()), None)
     if report is None:
         return jsonify(progress=0.0, eta_relative=0.0, state=IDLE, current_image=None, textinfo=None)
     told = report.progress
@@ -106,10 +106,10 @@ def task_progress() -> Response:
     return jsonify(told)
 
 
-def running() -> JobReport | None:
-    """The job that has been running longest; None while nothing runs."""
+def running() -> list[JobReport]:
+    """The jobs that run, the one first that has been running longest."""
     found, _ = office().reports.jobs("claimed")
-    return min(found, key=lambda report: report.started or "~", default=None)
+    return sorted(found, key=lambda report: report.started or "~")
 
 
 def cancelled(job_id: str) -> bool:

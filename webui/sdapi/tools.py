@@ -13,6 +13,7 @@ from spooler import infotext, pictures, png
 from spooler.mistakes import JobError
 from webui.office import office
 from webui.people import person
+from webui.reports import JobReport
 from webui.sdapi import starts
 from webui.sdapi.draw import body
 from webui.sdapi.errors import AnswerError
@@ -94,29 +95,31 @@ def _texts(data: bytes) -> dict[str, str]:
 @blueprint.post("/sdapi/v1/interrupt")
 def interrupt() -> Response:
     """Cancel the job that runs now, if the caller may, and never one that waits; whoever waits for it has what is finished."""
-    _stop()
+    if report := _at_work():
+        office().spool.cancel(report.id)
     return jsonify({})
 
 
 @blueprint.post("/sdapi/v1/skip")
 def skip() -> Response:
     """Of a job of one picture the same as to interrupt it. The engine leaves no single picture of several out."""
-    report = running()
-    if report and report.job.pictures > 1:
-        why = f"A job of one picture can be skipped, but this one is of {report.job.pictures}: interrupt it."
-        raise AnswerError(400, "Cannot skip", why=why)
-    _stop()
+    if report := _at_work():
+        if report.job.pictures > 1:
+            why = f"A job of one picture can be skipped, but this one is of {report.job.pictures}: interrupt it."
+            raise AnswerError(400, "Cannot skip", why=why)
+        office().spool.cancel(report.id)
     return jsonify(None)
 
 
-def _stop() -> None:
-    report = running()
-    if report is None:
-        return
-    parameters = report.parameters or report.job
-    if not person().may_change(parameters.owner):
+def _at_work() -> JobReport | None:
+    """The running job that the caller means: their own, else one that they may change. Raises AnswerError for others' only."""
+    found = running()
+    who = person()
+    owners = {report.id: (report.parameters or report.job).owner for report in found}
+    allowed = [report for report in found if who.may_change(owners[report.id])]
+    if found and not allowed:
         raise AnswerError(403, "The running job is somebody else's.")
-    office().spool.cancel(report.id)
+    return min(allowed, key=lambda report: owners[report.id] != who.name, default=None)
 
 
 @blueprint.get("/sdapi/v1/memory")
