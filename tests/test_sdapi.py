@@ -26,15 +26,17 @@ from house import ROOT, Spooler, listing, wait_for, wait_running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bench.shape_checker import look
+from spooler.pictures import MAX_FILE_BYTES
 from spooler.record import Record, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import End
 from webui.app import create_app
 from webui.people import Person
-from webui.sdapi import description
+from webui.sdapi import description, info
 from webui.sdapi.requests import ExtraSingle, Img2Img, Txt2Img
 
 RED = "a large red circle on a blue background"
@@ -671,3 +673,15 @@ def test_somebody_else_s_job_is_not_interrupted_and_one_s_own_is(app: Flask, spo
     who = "bob"
     assert client.post("/sdapi/v1/interrupt").json == {}
     assert sorted(path.parent.name for path in spool.claimed.glob("me/*/cancel")) == ["mine"]
+
+
+def test_pictures_that_are_larger_than_any_that_is_taken_in_are_told_of_and_laid_into_a_grid() -> None:
+    noise = Image.effect_noise((3000, 3000), 90)
+    text = PngInfo()
+    text.add_text("parameters", "a cat")
+    file = io.BytesIO()
+    Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).save(file, "PNG", pnginfo=text, compress_level=1)
+    data = file.getvalue()
+    assert len(data) > MAX_FILE_BYTES and info.text_of(data) == "a cat" and info.text_of(data[:30]) == ""
+    laid = info.grid([data] * 9)
+    assert laid.width == laid.height and laid.width % 3 == 0 and laid.width * laid.height <= info.MOST_GRID_PIXELS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import io
 import json
 import secrets
 import threading
@@ -12,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, jsonify, request
+from PIL import Image
 from pydantic import BaseModel
 
-from spooler import infotext, png
 from spooler.durable import UnreadableError, read_small
 from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job, from_fields
-from spooler.mistakes import JobError
 from spooler.place import Place
 from spooler.spool import TakenError
 from webui.office import office
@@ -107,7 +107,7 @@ def _answer(asked: Drawing, wish: Wish, echo: dict[str, Any]) -> Response:
     told = info.info(asked, wish, report, made, with_grid)
     sent = [each.data for each in made] if asked.send_images else []
     if with_grid and sent:
-        sent.insert(0, starts.encoded(info.grid([starts.decoded(each) for each in sent])))
+        sent.insert(0, starts.encoded(info.grid(sent)))
     return jsonify(images=[_base64(each) for each in sent], parameters=echo, info=told)
 
 
@@ -173,18 +173,11 @@ def _made(report: JobReport) -> Iterator[Made]:
     for name, index in sorted(indices.items(), key=lambda pair: pair[1]):
         with contextlib.suppress(FileNotFoundError, UnreadableError, IsADirectoryError):
             data = _read(place, name)
-            yield Made(index, data, _text(data))
+            yield Made(index, data, info.text_of(data))
 
 
 def _read(place: Place, name: str) -> bytes:
     return read_small(place.path / name, MAX_RESULT_BYTES)
-
-
-def _text(data: bytes) -> str:
-    try:
-        return png.read_text(data, infotext.KEYWORD)[0] or ""
-    except JobError:  # more than a picture that is read may have
-        return ""
 
 
 def _base64(data: bytes) -> str:
@@ -224,7 +217,7 @@ def _enlarged(asked: Extras, encoded: Sequence[str]) -> list[bytes]:
             raise AnswerError(500, "", "RuntimeError", "The job was cancelled before its picture was finished.")
         data = made.data
         if asked.resize_mode == 1 and asked.upscaling_crop:
-            picture = starts.decoded(data)
+            picture = Image.open(io.BytesIO(data), formats=("PNG",))
             left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
             data = starts.encoded(picture.crop((left, top, left + size[0], top + size[1])))
         results.append(data)
@@ -241,5 +234,5 @@ def _check(asked: Extras) -> None:
 
 
 def _html(asked: Extras, made: Sequence[bytes]) -> str:
-    texts = [_text(each) for each in made] if asked.upscaler_1.lower() not in names.NO_NAME else []
+    texts = [info.text_of(each) for each in made] if asked.upscaler_1.lower() not in names.NO_NAME else []
     return "".join(f"<p>{html.escape(text)}</p>" for text in texts if text)

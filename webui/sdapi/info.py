@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.Image import Image as Picture
+from PIL.Image import Resampling
 
 from spooler import __version__
+from spooler.infotext import KEYWORD
+from spooler.pictures import DAMAGED
 from webui.reports import JobReport
 from webui.sdapi.requests import Drawing, Txt2Img
 from webui.sdapi.translate import Wish
+
+MOST_GRID_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,33 @@ def timestamp(moment: str | None) -> str:
     return "".join(letter for letter in (moment or "")[:19] if letter.isdigit()) or "0"
 
 
-def grid(pictures: Sequence[Picture]) -> Picture:
-    """The pictures side by side, as near to a square as their number goes into whole rows, as A1111 lays them."""
+def text_of(data: bytes) -> str:
+    """The text in a picture of the spool's, however large; "" when it has none that can be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            return str(image.info.get(KEYWORD, ""))
+    except (UnidentifiedImageError, *DAMAGED):
+        return ""
+
+
+def grid(pictures: Sequence[bytes]) -> Picture:
+    """The pictures side by side, as near to a square as their number goes into whole rows, as A1111 lays them.
+
+    Large ones are shown smaller, so that the whole has no more than MOST_GRID_PIXELS.
+    """
     rows = math.isqrt(len(pictures))
     while len(pictures) % rows:
         rows -= 1
     columns = len(pictures) // rows
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (columns * width, rows * height))
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (number % columns * width, number // columns * height))
+    sheet, width, height = None, 0, 0
+    for number, data in enumerate(pictures):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if sheet is None:
+                shrunk = min(1.0, math.sqrt(MOST_GRID_PIXELS / (len(pictures) * image.width * image.height)))
+                width, height = (max(1, int(side * shrunk)) for side in image.size)
+                sheet = Image.new("RGB", (columns * width, rows * height))
+            cell = image.convert("RGB")
+            cell = cell if cell.size == (width, height) else cell.resize((width, height), Resampling.LANCZOS)
+            sheet.paste(cell, (number % columns * width, number // columns * height))
+    assert sheet, "there are pictures"  # noqa: S101
     return sheet
