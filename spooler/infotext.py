@@ -103,18 +103,7 @@ def parse(text: str) -> dict[str, Any]:
     pass size`. What is not in a text stays away: the pictures of img2img, inpainting and ControlNet. A prompt of sdspool's own
     that has a line beginning with "Negative prompt:" cannot be told from a negative prompt.
     """
-    lines = text.strip().split("\n")
-    settings: dict[str, str] = {}
-    # Some extensions put lines of their own behind the settings, which begin with the steps.
-    steps_at = max((at for at, line in enumerate(lines) if line.startswith("Steps: ")), default=len(lines) - 1)
-    for at in dict.fromkeys((steps_at, len(lines) - 1)):
-        settings = dict(_settings(lines[at]))
-        if len(settings) >= 3:
-            lines = lines[:at]
-            break
-    else:
-        settings = {}
-    prompt, negative = _prompts(lines)
+    prompt, negative, settings = split(text)
     fields: dict[str, Any] = {"prompt": prompt} if prompt else {}
     if negative:
         fields["negative_prompt"] = negative
@@ -147,6 +136,22 @@ def parse(text: str) -> dict[str, Any]:
         if upscaler := settings.get("Postprocess upscaler"):
             fields["upscale"]["upscaler"] = upscaler
     return fields
+
+
+def split(text: str) -> tuple[str, str, dict[str, str]]:
+    """The prompt, the negative prompt and the settings of a text, as they stand there."""
+    lines = text.strip().split("\n")
+    settings: dict[str, str] = {}
+    # Some extensions put lines of their own behind the settings, which begin with the steps.
+    steps_at = max((at for at, line in enumerate(lines) if line.startswith("Steps: ")), default=len(lines) - 1)
+    for at in dict.fromkeys((steps_at, len(lines) - 1)):
+        settings = dict(_settings(lines[at]))
+        if len(settings) >= 3:
+            lines = lines[:at]
+            break
+    else:
+        settings = {}
+    return *_prompts(lines), settings
 
 
 def _prompts(lines: list[str]) -> tuple[str, str]:

@@ -121,6 +121,9 @@ class Settings:
     )
     classifier_threshold: float = _row(0.5, "Score from which a label counts, 0 to 1.")
     flagged: str = _row("withhold", "What becomes of a picture that a filter flags.", ("withhold", "blur"))
+    cancel_abandoned: str = _row(
+        "off", "Cancel a job whose caller waited for it in a request of the A1111 API and hung up.", ("off", "on")
+    )
     cache: Path = _row(
         Path("~/.cache/sdspool"),
         "Folder for what can be made again: hashes of weights, what fitted into memory, compiled code.",

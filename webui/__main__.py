@@ -15,6 +15,7 @@ from spooler import logs
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
+from webui import refusals
 from webui.app import MAX_REQUEST_BYTES, create_app
 from webui.guard import Door
 from webui.keys import KeysError, on_loopback
@@ -34,6 +35,7 @@ def main() -> int:
         app = create_app(settings)
         door: Door = app.extensions["door"]
         made = door.keys.add("operator", operator=True, unless=True) if door.keys.in_force() else ""
+        refusals.install()
         server = create_server(
             app,
             host=settings.host,

@@ -16,6 +16,7 @@ from webui.office import Office
 from webui.openai_api import views as openai_views
 from webui.patience import Patience
 from webui.reports import Reports
+from webui.sdapi import register as sdapi
 
 #: Room for three pictures of the largest size that is accepted.
 MAX_REQUEST_BYTES = 64 << 20
@@ -46,5 +47,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(actions.blueprint)
     for part in (archives, batching, changing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
+    sdapi.install(app)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

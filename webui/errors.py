@@ -20,6 +20,7 @@ from webui.office import FullError, NoRoomError
 from webui.openai_api import mishaps
 from webui.patience import NoSeatError
 from webui.people import NotYoursError
+from webui.sdapi import errors as sdapi
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
     ("/result/", "own"),
     ("/sdapi/", "a1111"),
     ("/internal/", "a1111"),
+    ("/controlnet/", "a1111"),
     ("/v1", "openai"),
 )
 
@@ -69,6 +71,8 @@ def wants_json() -> bool:
 def answer(status: int, code: str, message: str, mistakes: Iterable[Mistake] = ()) -> Response:
     """The error as the caller wants it: in the shape of the API that was asked, or a page for a browser."""
     match shape():
+        case "a1111":
+            return sdapi.answer(status, message, mistakes)
         case "openai":
             return mishaps.answer(status, code, message, mistakes)
         case "page":

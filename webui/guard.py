@@ -27,6 +27,7 @@ from webui.origins import SAFE, Hosts, of_another_site, surely_from_here
 from webui.pace import Crowd, Known, Pace, client_of
 from webui.people import ANYBODY, NOBODY, Person, person, require, require_operator
 from webui.rules import Rule, rule_of
+from webui.sdapi.errors import carries_pictures
 from webui.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ def _check_body() -> Response | None:
     if request.method in SAFE:
         return None
     kind = request.mimetype
-    if kind != "multipart/form-data":
+    if kind != "multipart/form-data" and not carries_pictures(request.path):
         request.max_content_length = MAX_TEXT_BYTES
     has_body = bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
     if shape() != "page" and has_body and kind in PLAIN_BODIES:
