@@ -534,6 +534,11 @@ def test_log_in_go_on_and_log_out(app: Flask, client: FlaskClient) -> None:
     assert app.test_client(use_cookies=False).get("/queue", headers={"Cookie": copy}).status_code == 303, "nor for a copy"
 
 
+def test_s5_who_has_not_been_let_in_sends_little(client: FlaskClient) -> None:
+    big = {"name": "ann", "key": "x" * 70_000}
+    assert client.post("/login", data=big, headers={"Origin": "http://localhost"}).status_code == 413
+
+
 def test_behind_tls_the_cookie_is_secure(app: Flask) -> None:
     client = app.test_client()
     answer = client.post("/login", data={"name": "ann", "key": ANN}, base_url="https://localhost")
@@ -718,7 +723,7 @@ def test_where_nobody_needs_a_key_it_is_the_address_that_counts_and_this_machine
         return client.post("/api/v1/jobs", json=PROMPT, environ_base={"REMOTE_ADDR": address}).status_code
 
     assert [status("192.168.1.9") for _ in range(3)] == [201, 201, 429] and status("192.168.1.10") == 201
-    assert [status("127.0.0.1") for _ in range(4)] == [201] * 4
+    assert [status(own) for own in ("127.0.0.1", "::1") for _ in range(4)] == [201] * 8
 
 
 def test_s12_requests_of_one_person_at_the_same_time_are_bounded(tmp_path: Path) -> None:

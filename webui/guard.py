@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Room for a form whose prompt is far too long, so that the answer can say so beside the field. Pictures may have more.
 MAX_TEXT_BYTES = 4 << 20
+#: Room for what somebody may send who has not been let in: a name and a key.
+MAX_LOGIN_BYTES = 64 << 10
 #: Wrong keys of one address: as many at once, and one more in so many seconds.
 WRONG_KEYS, WRONG_KEY_S = 10, 6.0
 #: Bodies that a page may send anywhere without asking the server first. None of them is JSON.
@@ -89,8 +91,8 @@ def _check() -> AnyResponse | None:
         return answer(403, "cross_site", "Another site may not change anything here, nor read it.")
     rule = rule_of(current_app.view_functions.get(request.endpoint or ""))
     if rule is Rule.ANYONE or request.endpoint == "static":
+        request.max_content_length = MAX_LOGIN_BYTES
         return None
-    # Somebody's name as well as an address may tell who they are; the address alone tells what they try.
     found = _who(client_of(request.remote_addr))
     if not isinstance(found, Person):
         return found
@@ -190,10 +192,9 @@ def _keys_unusable(error: KeysError) -> Response:
 
 def _enter(found: Person) -> Response | None:
     """Count the request as one of its client's: a person's, or an address's where nobody needs a key."""
-    address = client_of(request.remote_addr)
-    if not found.name and on_loopback(address):
+    if not found.name and on_loopback(request.remote_addr or ""):
         return None
-    client = f"person {found.name}" if found.name else f"address {address}"
+    client = f"person {found.name}" if found.name else f"address {client_of(request.remote_addr)}"
     if submits := door().submits:
         g.pace = lambda: submits.take(client)
     if crowd := door().crowd:
