@@ -56,6 +56,7 @@ def test_only_half_of_the_threads_may_wait_and_the_others_answer(tmp_path: Path)
     stream = client.get("/api/v1/jobs/cat/events", buffered=False)
     assert client.get("/api/v1/jobs/cat?wait=1").status_code == 503, "an open stream has the seat"
     stream.close()
+    assert client.head("/api/v1/jobs/cat/events").status_code == 200
     assert client.get("/api/v1/jobs/cat?wait=1").status_code == 200
 
 
