@@ -192,6 +192,25 @@ class FolderDoor:
             if changed and not edit.apply(self._spool, change, frozenset({place.id})):
                 raise client.WrongStateError(_not_for("edit", self._find(job_id)))
 
+    def again(self, job_id: str, changes: dict[str, Any], new_id: str) -> str:
+        place = self._find(job_id)
+        if place.state not in ENDS:
+            raise client.WrongStateError(_not_for("again", place))
+        with _told():
+            try:
+                before = self._spool.read_job(place)
+                given = before.model_dump(exclude_unset=True)
+                after = from_fields(lay_over(given, {"batch": None} | changes))
+                inputs = {
+                    name: durable.read_small(self._spool.input_file(place, name), pictures.MAX_FILE_BYTES)
+                    for name in after.inputs
+                    if name in before.inputs
+                }
+            except FileNotFoundError as error:  # RACE: removed, or sent back to the queue
+                raise client.WrongStateError("The job has moved on since.") from error
+            self._check(after, self._given(after, inputs))
+            return self._spool.submit(encode(after), new_id, inputs)
+
     def priority(self, job_id: str, value: int | None) -> None:
         if value is not None and abs(value) > 100:
             rule = f"`priority` must be a whole number from -100 to 100, or null, but is {value}."

@@ -137,6 +137,11 @@ class HttpDoor:
     def edit(self, job_id: str, changes: dict[str, Any]) -> None:
         self._again("PATCH", _of(job_id), json.dumps(changes).encode())
 
+    def again(self, job_id: str, changes: dict[str, Any], new_id: str) -> str:
+        sent = {"Idempotency-Key": new_id}
+        told = self._again("POST", f"{_of(job_id)}/again", json.dumps(changes).encode(), more=sent)
+        return str(told["id"])
+
     def priority(self, job_id: str, value: int | None) -> None:
         self._again("POST", f"{_of(job_id)}/priority", json.dumps({"priority": value}).encode())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, g
 from flask.testing import FlaskClient
 from house import drop, wait_for
 from PIL import Image
@@ -21,6 +21,7 @@ from spooler.batches import Batches
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
+from webui.people import Person
 
 __all__ = ["app", "client", "spool"]
 
@@ -55,6 +56,7 @@ def test_only_half_of_the_threads_may_wait_and_the_others_answer(tmp_path: Path)
     stream = client.get("/api/v1/jobs/cat/events", buffered=False)
     assert client.get("/api/v1/jobs/cat?wait=1").status_code == 503, "an open stream has the seat"
     stream.close()
+    assert client.head("/api/v1/jobs/cat/events").status_code == 200
     assert client.get("/api/v1/jobs/cat?wait=1").status_code == 200
 
 
@@ -206,16 +208,16 @@ def test_an_ended_job_is_sent_again_with_changes_and_its_pictures(client: FlaskC
     job = PROMPT | {"image": "a.png", "id": "cat", "batch": "b"}
     sent = client.post("/api/v1/jobs", data={"job": json.dumps(job), "file": (io.BytesIO(picture.getvalue()), "a.png")})
     assert sent.status_code == 201
-    assert client.post("/api/v1/jobs/cat/retry", json={"seed": 7}).status_code == 409
+    assert client.post("/api/v1/jobs/cat/again", json={"seed": 7}).status_code == 409
     client.delete("/api/v1/jobs/cat")
     headers = {"Idempotency-Key": "again"}
-    again = client.post("/api/v1/jobs/cat/retry", json={"seed": 7}, headers=headers)
+    again = client.post("/api/v1/jobs/cat/again", json={"seed": 7}, headers=headers)
     assert again.status_code == 201 and again.json and again.json["job"]["seed"] == 7 and not again.json["job"]["batch"]
     new = spool.find(again.json["id"])
     assert new and (new.path / "inputs" / "a.png").read_bytes() == picture.getvalue()
     assert client.get("/api/v1/jobs/cat").json["status"] == "cancelled", "the old one stays"  # type: ignore[index]
-    assert client.post("/api/v1/jobs/cat/retry", json={"seed": 7}, headers=headers).status_code == 200
-    assert client.post("/api/v1/jobs/cat/retry", json={"steps": 0}).status_code == 400
+    assert client.post("/api/v1/jobs/cat/again", json={"seed": 7}, headers=headers).status_code == 200
+    assert client.post("/api/v1/jobs/cat/again", json={"steps": 0}).status_code == 400
 
 
 def test_an_ended_job_is_deleted_for_good_unless_it_has_a_star(client: FlaskClient, spool: Spool) -> None:
@@ -292,6 +294,48 @@ def test_the_two_routes_of_the_tutorials(client: FlaskClient, spool: Spool) -> N
         assert answer.data.startswith(b"\x89PNG")
     assert client.post("/generate", json={"steps": 1}).json["error"]["fields"]["prompt"]  # type: ignore[index]
     assert client.get("/result/none").json["error"]["code"] == "not_found"  # type: ignore[index]
+
+
+# -- whose job it is -----------------------------------------------------------------------------------------------------------
+
+
+def as_person(app: Flask, name: str) -> None:
+    """From now on each request is that person's: what the guard finds out from a key."""
+
+    def who() -> None:
+        g.person = Person(name)
+
+    app.before_request_funcs.setdefault(None, []).append(who)
+
+
+def test_s4_nobody_changes_a_job_that_is_somebody_else_s(app: Flask, client: FlaskClient, spool: Spool) -> None:
+    make(spool, "hers", owner="ann")
+    make(spool, "ended", owner="ann")
+    finish(spool, "ended")
+    as_person(app, "bob")
+    make(spool, "his", owner="bob")
+    for answer in (
+        client.patch("/api/v1/jobs/hers", json={"steps": 3}),
+        client.post("/api/v1/jobs/ended/delete"),
+    ):
+        assert answer.status_code == 403 and answer.json["error"]["code"] == "not_yours"  # type: ignore[index]
+    told = client.post("/api/v1/actions", json={"ids": ["hers", "his"], "verb": "cancel"}).json
+    assert [(each["ok"], each["code"]) for each in told["results"]] == [(False, "not_yours"), (True, None)]  # type: ignore[index]
+    refused = client.post("/api/v1/batches", json=[PROMPT, PROMPT | {"owner": "ann"}])
+    assert [each["line"] for each in refused.json["error"]["mistakes"]] == [2]  # type: ignore[index]
+    batch = client.post("/api/v1/batches", json=[PROMPT]).json
+    assert client.get(f"/api/v1/jobs/{batch['jobs'][0]}").json["job"]["owner"] == "bob"  # type: ignore[index]
+    again = client.post("/api/v1/jobs/ended/again", json={"seed": 1})
+    assert again.status_code == 201 and again.json["job"]["owner"] == "bob", "a copy is whose who made it"  # type: ignore[index]
+    assert spool.find("hers").state == "pending" and spool.find("ended").state == "done"  # type: ignore[union-attr]
+
+
+def test_s4_one_person_s_idempotency_key_is_nobody_else_s(app: Flask, client: FlaskClient, spool: Spool) -> None:
+    headers = {"Idempotency-Key": "1"}
+    hers = client.post("/api/v1/jobs", json=PROMPT, headers=headers).json
+    as_person(app, "bob")
+    his = client.post("/api/v1/jobs", json=PROMPT | {"owner": "bob"}, headers=headers)
+    assert his.status_code == 201 and his.json["id"] != hers["id"]  # type: ignore[index]
 
 
 # -- the real process ------------------------------------------------------------------------------------------------------

@@ -131,6 +131,19 @@ def test_hold_release_top_priority_edit_cancel_retry(there: Client, spool: Spool
     there.cancel(job_id)
 
 
+def test_the_same_again_with_other_values(there: Client, spool: Spool) -> None:
+    job_id = there.submit({"prompt": "x", "image": "a.png", "seed": 3}, inputs={"a.png": png()})
+    with pytest.raises(client.WrongStateError):
+        there.again(job_id)
+    there.cancel(job_id)
+    new = there.again(job_id, seed=9, steps=4)
+    place = spool.find(new)
+    assert place and new != job_id and (place.path / "inputs" / "a.png").read_bytes() == png()
+    assert there.job(new).job == Job(prompt="x", image="a.png", seed=9, steps=4) and there.job(job_id).status == "cancelled"
+    with pytest.raises(client.RefusedError):
+        there.again(job_id, steps=0)
+
+
 def test_star_and_delete(there: Client, spool: Spool) -> None:
     job_id = there.submit(PROMPT)
     with pytest.raises(client.WrongStateError):

@@ -244,7 +244,7 @@ console.log(JSON.stringify(told));
 
 
 def test_the_npm_sdk_works_unmodified(served: Web) -> None:
-    told = json.loads(npm.run(npm.package("openai", "latest"), SCRIPT, f"http://127.0.0.1:{served.port}/v1", RED))
+    told = json.loads(npm.run(npm.package("openai", "7.57.0"), SCRIPT, f"http://127.0.0.1:{served.port}/v1", RED))
     assert look(decoded(told["picture"]).convert("RGB")).shape == "circle"
     assert told["events"][-1] == "image_generation.completed" and told["edited"] == 2 and told["models"] == ["demo"]
     assert told["error"] == [404, "model_not_found", "model", "NotFoundError", True]

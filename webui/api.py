@@ -18,7 +18,7 @@ from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
 from spooler.states import State
 from spooler.strict_json import parse_object
-from webui import changing, once, openapi
+from webui import once, openapi
 from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
@@ -221,23 +221,11 @@ def cancel(job_id: str) -> Response:
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
 @needs(Rule.OWNER)
 def retry(job_id: str) -> Response:
-    """Send a failed or cancelled job back to the queue; with changes as the body, an ended job as a new one: 201."""
+    """Send a failed or cancelled job back to the queue."""
     before = _report(job_id)
-    if request.content_length:
-        return _again(before)
     if office().spool.retry(job_id) is None:
         return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
     return _send(_report(job_id))
-
-
-def _again(before: JobReport) -> Response:
-    """A new job, as this one with the body's fields laid over it."""
-    if before.status not in ENDED:
-        return answer(409, "wrong_state", f"Only a job that has ended can be sent again, but this one is {before.status}.")
-    job_id, is_new = changing.again(before.id, parse_object(request.get_data(), "The change"))
-    response = _send(_report(job_id), 201 if is_new else 200)
-    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return response
 
 
 @blueprint.get("/api/v1/jobs/<job_id>/images/<name>")

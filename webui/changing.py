@@ -154,23 +154,28 @@ def change(job_id: str) -> Response:
     return send(report_of(job_id))
 
 
-def again(job_id: str, values: dict[str, Any]) -> tuple[str, bool]:
-    """Submit the job once more with other values, as a new one: its id, and whether this request made it.
-
-    The old one stays as it is. Raises as `Office.accept`, FileNotFoundError when the job moved on.
-    """
+@blueprint.post("/api/v1/jobs/<job_id>/again")
+@needs(Rule.SUBMIT)
+def again(job_id: str) -> Response:
+    """Submit an ended job once more, with the body's fields laid over it, as a new job of who asks. The old one stays."""
+    values = parse_object(request.get_data(), "The change")
     spool = office().spool
     place = spool.find(job_id)
     if place is None:
         abort(404)
-    before = spool.read_job(place)
-    after = _changed(before, values)
-    after = after.model_copy(update={"batch": ""})
-    if "owner" not in values and person().name:
-        after = after.model_copy(update={"owner": person().name})
-    _check(after, before, place)
-    inputs = {name: durable.read_small(spool.input_file(place, name), pictures.MAX_FILE_BYTES) for name in after.inputs}
-    return once.accept(after, inputs=inputs)
+    if place.state not in ENDS:
+        return answer(409, "wrong_state", f"Only a job that has ended is sent again, but this one is {STATUS[place.state]}.")
+    try:
+        before = spool.read_job(place)
+        after = _changed(before, {"owner": person().name or before.owner, "batch": None} | values)
+        _check(after, before, place)
+        inputs = {name: durable.read_small(spool.input_file(place, name), pictures.MAX_FILE_BYTES) for name in after.inputs}
+    except FileNotFoundError:  # RACE: removed, or sent back to the queue
+        return answer(409, "wrong_state", "The job has moved on since.")
+    new_id, is_new = once.accept(after, inputs=inputs)
+    response = send(report_of(new_id), 201 if is_new else 200)
+    response.headers["Location"] = f"/api/v1/jobs/{new_id}"
+    return response
 
 
 def _changed(before: Job, values: dict[str, Any]) -> Job:
@@ -184,7 +189,7 @@ def _check(after: Job, before: Job, place: Place) -> None:
         raise JobError(
             Mistake("image", f"The job must name the pictures that it came with, but {show(new[0])} is none of them.")
         )
-    if after.owner != before.owner and not person().may_change(after.owner):
+    if after.owner != before.owner and after.owner != person().name and not person().operator:
         raise JobError(Mistake("owner", f"`owner` must be your own name, but is {show(after.owner)}."))
     desk.deny_list.check(after)
     catalogue = desk.reports.ready().catalogue

@@ -260,16 +260,24 @@ _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/jobs/{job_id}/retry",
         "post",
-        "Send a failed or cancelled job back to the queue; with changes as the body: an ended job again, as a new one",
+        "Send a failed or cancelled job back to the queue",
+        [_ID],
+        False,
+        {200: ("It waits again.", JobReport), 409: ("It has neither failed nor been cancelled.", Error), **_NOT_FOUND},
+    ),
+    (
+        "/api/v1/jobs/{job_id}/again",
+        "post",
+        "Submit an ended job once more with other values, as a new job; the old one stays",
         [_ID, _KEY],
-        {"application/json": {"schema": _CHANGES}, "required": False},
+        {"application/json": {"schema": _CHANGES}},
         {
-            200: ("It waits again.", JobReport),
             201: ("The new job.", JobReport),
+            200: ("The job that the same Idempotency-Key made before.", JobReport),
             **_REFUSED,
             **_NOT_FOUND,
             **_FULL,
-            409: ("It has neither failed nor been cancelled, or has not ended.", Error),
+            409: ("It has not ended.", Error),
         },
     ),
     _action("hold", "Keep a waiting job from being run"),
@@ -403,9 +411,7 @@ def document() -> dict[str, Any]:
             "responses": {str(status): _answer(*told) for status, told in answers.items()},
         }
         if isinstance(takes_job, dict):
-            required = takes_job.get("required", True)
-            kinds = {kind: content for kind, content in takes_job.items() if kind != "required"}
-            operation["requestBody"] = {"required": required, "content": kinds}
+            operation["requestBody"] = {"required": True, "content": takes_job}
         elif isinstance(takes_job, str):
             schema = {"schema": {"$ref": f"#/components/schemas/{takes_job}"}}
             operation["requestBody"] = {"required": True, "content": {"application/json": schema}}

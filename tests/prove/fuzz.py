@@ -23,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from spooler.reader import mtime_ns
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.spool import Spool
 from spooler.states import End
@@ -127,12 +128,9 @@ def kept_small(spool: Spool) -> Iterator[None]:
     def sweep() -> None:
         while not stop.wait(0.3):
             for folder in (spool.pending, spool.held):
-                entries = sorted(folder.iterdir(), key=lambda path: path.name)
-                for entry in entries[PILE:]:
-                    if entry.is_dir():
-                        shutil.rmtree(entry, ignore_errors=True)
-                    elif entry.stem not in ("wait", "held"):
-                        entry.unlink(missing_ok=True)
+                entries = [(mtime_ns(entry), entry) for entry in folder.iterdir() if entry.stem not in ("wait", "held")]
+                for _, entry in sorted(entries)[:-PILE]:  # the oldest: nobody waits for those any more
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     thread = threading.Thread(target=sweep, daemon=True)
     thread.start()

@@ -106,7 +106,7 @@ _KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}}
 _FAILURES = {
     400: "A parameter is refused, or all pictures were withheld.",
     404: "There is no such model.",
-    409: "The job was cancelled.",
+    409: "The job was cancelled, or removed.",
     413: "The request is too large.",
     415: "The Content-Type is another.",
     429: "As many jobs wait as may: again after Retry-After.",

@@ -25,7 +25,7 @@ ALIVE_S = 10.0
 def failure(report: JobReport | None, job_id: str) -> tuple[int, str, str] | None:
     """Status, code and sentence for a job that gave no picture; None for one that did."""
     if report is None:
-        return 500, "job_gone", f"The job {job_id} is gone: somebody removed it."
+        return 409, "job_gone", f"The job {job_id} is gone: somebody removed it."
     if report.status == "done":
         if report.images:
             return None
@@ -85,7 +85,7 @@ def events(
         for picture in pictures(spool, report, asked):
             yield _event(f"{kind}.completed", asked, picture, {"created_at": _second(report), "usage": usage})
     except FileNotFoundError:
-        yield _error(500, "job_gone", f"The job {job_id} is gone: somebody removed it.")
+        yield _error(409, "job_gone", f"The job {job_id} is gone: somebody removed it.")
     except RecodeError as error:
         yield _error(400, "invalid_value", str(error))
 

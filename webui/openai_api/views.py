@@ -133,7 +133,7 @@ def _answer(report: JobReport | None, job_id: str, wanted: Asked) -> Response:
             for each, picture in zip(data, told.pictures(office().spool, report, wanted), strict=True):
                 each["b64_json"] = picture
     except FileNotFoundError:
-        return mishaps.shaped(500, "job_gone", f"The job {job_id} is gone: somebody removed it.")
+        return mishaps.shaped(409, "job_gone", f"The job {job_id} is gone: somebody removed it.")
     except RecodeError as error:
         raise RefusedError(str(error), "output_format") from error
     if "url" in wanted.keys:
