@@ -24,6 +24,7 @@ from spooler.spool import TakenError
 from webui.office import office
 from webui.people import person
 from webui.reports import JobReport
+from webui.rules import Rule, needs
 from webui.sdapi import info, names, starts, translate
 from webui.sdapi.errors import AnswerError, BodyError, refuse
 from webui.sdapi.info import Made
@@ -43,6 +44,7 @@ MOST_VERSIONS = 1000
 
 
 @blueprint.post("/sdapi/v1/txt2img")
+@needs(Rule.SUBMIT)
 def txt2img() -> Response:
     with office().patience.seat():
         with PREPARING:
@@ -52,6 +54,7 @@ def txt2img() -> Response:
 
 
 @blueprint.post("/sdapi/v1/img2img")
+@needs(Rule.SUBMIT)
 def img2img() -> Response:
     with office().patience.seat():
         with PREPARING:
@@ -64,6 +67,7 @@ def img2img() -> Response:
 
 
 @blueprint.post("/sdapi/v1/extra-single-image")
+@needs(Rule.SUBMIT)
 def extra_single_image() -> Response:
     with office().patience.seat():
         asked = body(ExtraSingle)
@@ -72,6 +76,7 @@ def extra_single_image() -> Response:
 
 
 @blueprint.post("/sdapi/v1/extra-batch-images")
+@needs(Rule.SUBMIT)
 def extra_batch_images() -> Response:
     with office().patience.seat():
         asked = body(ExtraBatch)

@@ -13,6 +13,7 @@ from spooler.catalogue import Catalogue
 from spooler.mistakes import show
 from webui.office import office
 from webui.people import person
+from webui.rules import Rule, needs
 from webui.sdapi import names, translate
 from webui.sdapi.errors import AnswerError, BodyError
 from webui.sdapi.kept import kept
@@ -175,6 +176,7 @@ def options() -> Response:
 
 
 @blueprint.post("/sdapi/v1/options")
+@needs(Rule.LET_IN)
 def set_options() -> Response:
     """Keep the model, the VAE and the clip skip; what has no effect is taken, what would change pictures and cannot is told."""
     raw = request.get_data(cache=False)
@@ -213,12 +215,14 @@ def set_options() -> Response:
 
 
 @blueprint.post("/sdapi/v1/<any('refresh-checkpoints', 'refresh-vae', 'refresh-embeddings', 'refresh-loras'):name>")
+@needs(Rule.LET_IN)
 def refresh(name: str) -> Response:
     """Nothing to do: the spoolers tell of new files by themselves."""
     return jsonify(None)
 
 
 @blueprint.post("/sdapi/v1/<any('unload-checkpoint', 'reload-checkpoint'):name>")
+@needs(Rule.LET_IN)
 def load(name: str) -> Response:
     """Nothing to do: the engine decides by itself which models stay loaded."""
     return jsonify({})

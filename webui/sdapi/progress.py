@@ -14,6 +14,7 @@ from spooler.durable import UnreadableError, read_small
 from spooler.ids import clean_id, is_id
 from webui.office import office
 from webui.reports import JobReport
+from webui.rules import Rule, needs
 from webui.sdapi.draw import body
 from webui.sdapi.info import timestamp
 from webui.sdapi.kept import kept
@@ -75,6 +76,7 @@ def pending_tasks() -> Response:
 
 
 @blueprint.post("/internal/progress")
+@needs(Rule.LET_IN)
 def task_progress() -> Response:
     """Of one task, by its `force_task_id`: where it stands in the queue, how far it is, that it is over."""
     asked = body(TaskProgress)

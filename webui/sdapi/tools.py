@@ -14,6 +14,7 @@ from spooler.mistakes import JobError
 from webui.office import office
 from webui.people import person
 from webui.reports import JobReport
+from webui.rules import Rule, needs
 from webui.sdapi import starts
 from webui.sdapi.draw import body
 from webui.sdapi.errors import AnswerError
@@ -47,6 +48,7 @@ BACK_FILLED = {
 
 
 @blueprint.post("/sdapi/v1/png-info")
+@needs(Rule.LET_IN)
 def png_info() -> Response:
     """What stands in a picture. No pixel is decoded."""
     encoded = body(PngInfo).image
@@ -93,6 +95,7 @@ def _texts(data: bytes) -> dict[str, str]:
 
 
 @blueprint.post("/sdapi/v1/interrupt")
+@needs(Rule.EACH)
 def interrupt() -> Response:
     """Cancel the job that runs now, if the caller may, and never one that waits; whoever waits for it has what is finished."""
     if report := _at_work():
@@ -101,6 +104,7 @@ def interrupt() -> Response:
 
 
 @blueprint.post("/sdapi/v1/skip")
+@needs(Rule.EACH)
 def skip() -> Response:
     """Of a job of one picture the same as to interrupt it. The engine leaves no single picture of several out."""
     if report := _at_work():
