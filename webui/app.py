@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, tongues
+from webui import actions, aids, api, errors, form, guard, pages, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -41,6 +41,8 @@ def create_app(settings: Settings) -> Flask:
     tongues.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(form.blueprint)
+    app.register_blueprint(aids.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
     app.jinja_env.globals["verbs_for"] = actions.shown

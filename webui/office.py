@@ -47,8 +47,10 @@ class Office:
     deny_list: DenyList
     patience: Patience
 
-    def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
-        """Put the job into the queue, durably, and return its id. `inputs` are the pictures that it names.
+    def accept(
+        self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None, held: bool = False
+    ) -> str:
+        """Put the job into the queue, or among those held, durably, and return its id. `inputs` are the pictures that it names.
 
         Raises JobError for what no spooler can run, TakenError for an id that exists, FullError while too many wait,
         NoRoomError below the floor of free space, OSError when the disk will not have it.
@@ -61,7 +63,7 @@ class Office:
         if catalogue.models:
             catalogue.check(job, sizes)
         self._check_room(job)
-        return self.spool.submit(encode(job), wanted_id, given)
+        return self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
 
     def _check_room(self, job: Job) -> None:
         """Raise FullError when as many jobs wait as may, NoRoomError when the disk has less free than the floor."""
