@@ -7,8 +7,8 @@
 | InvokeAI | `invokeai_metadata`; before 3.0 `sd-metadata` | its parameters |
 | ComfyUI | `prompt`, the graph | the first sampler found, and what leads to it |
 
-Contracts: the tools' own writers, as of A1111 1.10, SwarmUI 0.9, InvokeAI 5, ComfyUI 0.3. Nothing is judged here: a value that no
-job may have is for the rules of a job to name. The file is a stranger's: it is read by png.py and strict_json.py, which bound it.
+Contracts: the tools' own writers, as of A1111 1.10, SwarmUI 0.9, InvokeAI 5, ComfyUI 0.3. Nothing is judged here: a value that
+no job may have is for the rules of a job to name. The file is a stranger's: png.py and strict_json.py read it, which bound it.
 A file that begins as JSON does is a job file, or the record of one.
 """
 

@@ -2,9 +2,9 @@
 
     prompt -> chunks and fragments (prompt.py) -> words -> bytes as letters -> pairs merged by rank -> pieces: each is a token
 
-What SD 1.x, 2.x and SDXL read with. A test holds it to the engine's own tokenizer. Only the list of merges is read, at the first
-question, and only its ranks are kept (about 10 MB). The name of a textual inversion counts as the word that it is written with,
-for how many vectors it has is known to the engine alone.
+What SD 1.x, 2.x and SDXL read with. A test holds it to the engine's own tokenizer. Only the list of merges is read, at the
+first question, and only its ranks are kept (about 10 MB). The name of a textual inversion counts as the words that it is, for
+how many vectors it has is known to the engine alone.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _special(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """CLIP's words: letters in a row, each digit by itself, other signs in a row; a contraction's end is one; spaces are none."""
+    """CLIP's words: letters in a row, each digit by itself, other signs in a row; a contraction's end; no spaces."""
     at = 0
     while at < len(text):
         if contraction := next((each for each in _CONTRACTIONS if text.startswith(each, at)), None):

@@ -20,16 +20,19 @@ from spooler.strict_json import parse
 Given = dict[str, str]
 
 NUMBERS = frozenset(
-    "steps guidance_scale width height seed count clip_skip strength mask_blur inpaint_padding variation_seed "
-    "variation_strength priority hires.scale hires.strength hires.steps refiner.switch_at upscale.scale".split()
+    {"steps", "guidance_scale", "width", "height", "seed", "count", "clip_skip", "strength", "mask_blur", "inpaint_padding"}
+    | {"variation_seed", "variation_strength", "priority"}
+    | {"hires.scale", "hires.strength", "hires.steps", "refiner.switch_at", "upscale.scale"}
 )
 #: Texts whose spaces are kept.
 PROMPTS = ("prompt", "negative_prompt")
 TEXTS = frozenset(
-    "sampler scheduler model vae owner inpaint_area hires.upscaler refiner.model upscale.upscaler image mask".split()
+    {"sampler", "scheduler", "model", "vae", "owner", "inpaint_area", "image", "mask"}
+    | {"hires.upscaler", "refiner.model", "upscale.upscaler"}
 )
 MOMENTS = ("not_before", "expires_at")
-#: The parts of a job that are objects; and what one entry of a list has, of which the last is a picture, which is sent as a file or named by its `.from`.
+#: The parts of a job that are objects; and what one entry of a list has, of which the last is a picture: it is sent as a file
+#: or named by its `.from`.
 PARTS = ("hires", "refiner", "upscale")
 ROWS: dict[str, tuple[str, ...]] = {"loras": ("name", "weight"), "controls": ("model", "weight", "start", "end", "image")}
 _ROW = re.compile(r"(loras|controls)\.(\d{1,2})\.(name|weight|model|start|end|image|image\.from)")

@@ -16,6 +16,7 @@ from spooler.job import Job, from_fields
 from spooler.mistakes import JobError, Mistake
 from webui import flat, origin
 from webui.aids import TokenCount, count_of
+from webui.errors import wants_json
 from webui.flat import Given
 from webui.office import FullError, NoRoomError, office
 from webui.pages import _frame as frame
@@ -71,20 +72,16 @@ def submit() -> AnyResponse:
         status, sentence, mistakes = HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"": [str(error)]}
     else:
         page = url_for("pages.job", job_id=job_id)
-        if _wants_json():
+        if wants_json():
             return Response(jsonify(id=job_id, page=page).data, 201, mimetype="application/json")
         return redirect(page, 303)
-    if _wants_json():
+    if wants_json():
         answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": mistakes})
         answer.status_code = status
         return answer
     if uploads:
         mistakes.setdefault("image", []).append("Please choose the picture again: a browser sends each file once only.")
     return Response(_page(flat.compact(typed), chosen, mistakes), status=status)
-
-
-def _wants_json() -> bool:
-    return request.accept_mimetypes.best == "application/json"
 
 
 def _with_uploads(typed: Given) -> tuple[Given, dict[str, bytes]]:
@@ -136,11 +133,9 @@ def _beside(error: JobError, given: Given) -> Mistakes:
     """The sentences by the field of the form beside which each is shown; "" for the form as a whole."""
     found: Mistakes = {}
     for mistake in error.mistakes:
-        part = mistake.field.partition(".")[0]
-        row = mistake.field.rpartition(".")[0]
-        spot = next(
-            (spot for spot in (mistake.field, row, part) if spot in _SPOTS or (flat.is_name(spot) and spot in given)), ""
-        )
+        row, part = mistake.field.rpartition(".")[0], mistake.field.partition(".")[0]
+        there = flat.is_name(mistake.field) and any(name.startswith(f"{row}.") for name in given)
+        spot = next((spot for spot in (mistake.field, part) if spot in _SPOTS or (there and spot == mistake.field)), "")
         found.setdefault(spot, []).append(mistake.message)
     return found
 

@@ -1,8 +1,8 @@
 """Styles: snippets of prompts under a name, for everybody who uses the page.
 
-Each is a small JSON file in the folder `styles/` of the spool, so all hosts that share the spool share them, they are synced as
-jobs are, and are backed up with it: `styles/<name>.json` with `name`, `prompt`, `negative_prompt` and `owner`. One file a style:
-nobody overwrites another's by saving at the same moment. A file that is no style is left where it is and not shown.
+Each is a small JSON file in the folder `styles/` of the spool, so all hosts that share the spool share them, they are synced
+as jobs are, and are backed up with it: `styles/<name>.json` with `name`, `prompt`, `negative_prompt` and `owner`. One file a
+style: nobody overwrites another's by saving at the same moment. A file that is no style is left where it is and not shown.
 """
 
 from __future__ import annotations

@@ -90,6 +90,11 @@ const room = name => {
   while (near && near.querySelectorAll('[data-row]').length <= +number && addRow(near));
 };
 
+// The empty row behind the filled ones is for those who have no script.
+for (const last of form.querySelectorAll('[data-row]:not([data-row="0"])')) {
+  if (!last.nextElementSibling?.dataset.row && ![...last.querySelectorAll('input, select')].some(each => each.value)) last.remove();
+}
+
 form.addEventListener('click', event => {
   const button = event.target.closest('[data-part="add-row"]');
   if (button) addRow(button.closest('details, .option'))?.querySelector('select')?.focus();
