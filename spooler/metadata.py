@@ -8,12 +8,14 @@
 | ComfyUI | `prompt`, the graph | the first sampler found, and what leads to it |
 
 Contracts: the tools' own writers, as of A1111 1.10, SwarmUI 0.9, InvokeAI 5, ComfyUI 0.3. Nothing is judged here: a value that
-no job may have is for the rules of a job to name. The file is a stranger's: png.py and strict_json.py read it, which bound it.
+no job may have is for the rules of a job to name. The file is a stranger's: png.py bounds what is read of it.
 A file that begins as JSON does is a job file, or the record of one.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -360,10 +362,19 @@ def _sampler(name: Any, schedule: Any, left: list[str]) -> Fields:
 
 
 def _object(text: str) -> Fields | None:
+    """The JSON object in a text of at most the mebibyte that png.py lets through; None when it is none.
+
+    Not strictly: ComfyUI writes NaN for what it cannot write, and that is no reason to know nothing of the rest.
+    """
     try:
-        return parse_object(text.encode())
-    except JobError:
+        value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
+    except (ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
+
+
+def _finite(text: str) -> float | None:
+    return number if math.isfinite(number := float(text)) else None
 
 
 def _renamed(given: Fields, names: dict[str, str], quiet: frozenset[str]) -> tuple[Fields, list[str]]:
