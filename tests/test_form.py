@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -576,20 +577,31 @@ def test_tokens_are_counted_by_the_model_s_vocabulary(client: FlaskClient) -> No
 
 
 def test_the_first_load_is_light(client: FlaskClient) -> None:
-    """HTML, styles and scripts of the form, whatever they import."""
+    """HTML, styles and scripts of the form, whatever they import, as they go over the line to a browser."""
     todo, seen_paths, weight = ["/"], set(), 0
     while todo:
         path = todo.pop()
         if path in seen_paths:
             continue
         seen_paths.add(path)
-        with client.get(path) as answer:
+        with client.get(path, headers={"Accept-Encoding": "gzip, br"}) as answer:
             assert answer.status_code == 200, path
-            text = answer.get_data(as_text=True)
-        weight += len(text.encode())
+            packed = answer.headers.get("Content-Encoding") == "gzip"
+            text = (gzip.decompress(answer.data) if packed else answer.data).decode()
+            weight += len(answer.data)
         todo += re.findall(r'<(?:script src|link rel="(?:stylesheet|icon)" href)="([^"]+)"', text)
         todo += [f"/static/{name}" for name in re.findall(r"^import .*?'\./([\w-]+\.js)';", text, re.MULTILINE)]
     assert len(seen_paths) > 5 and weight < LIGHT_BYTES, f"{weight} bytes"
+
+
+def test_a_static_text_is_packed_once_and_still_not_sent_twice(client: FlaskClient) -> None:
+    with client.get("/static/form.css", headers={"Accept-Encoding": "gzip"}) as first, client.get("/static/form.css") as plain:
+        assert gzip.decompress(first.data) == plain.data and first.headers["Vary"] == "Accept-Encoding"
+        assert plain.headers.get("Content-Encoding") is None
+        etag = first.headers["ETag"]
+    headers = {"Accept-Encoding": "gzip", "If-None-Match": etag}
+    with client.get("/static/form.css", headers=headers) as again:
+        assert again.status_code == 304 and not again.data
 
 
 def test_the_form_has_no_script_of_its_own_in_the_page(client: FlaskClient) -> None:

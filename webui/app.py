@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, aids, api, errors, form, guard, pages, tongues
+from webui import actions, aids, api, errors, form, guard, packed, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -38,12 +38,12 @@ def create_app(settings: Settings) -> Flask:
     patience = Patience(spool, reports, settings.web_threads // 2)
     app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
     guard.install(app)
+    packed.install(app)
     tongues.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
-    app.register_blueprint(form.blueprint)
     app.register_blueprint(aids.blueprint)
-    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(form.blueprint)  # the pages', which the form adds its own to
     app.register_blueprint(actions.blueprint)
     app.jinja_env.globals["verbs_for"] = actions.shown
     return app

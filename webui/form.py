@@ -1,12 +1,13 @@
 """The form at `/`: one job, whole without JavaScript. What it sends, what a link to it says and what a job's own page leads to
-are the same flat names (`flat.py`), so a link fills it in, and a mistake finds its field."""
+are the same flat names (`flat.py`), so a link fills it in, and a mistake finds its field. Its routes are of the pages'
+blueprint."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request, url_for
+from flask import Response, abort, jsonify, redirect, render_template, request, url_for
 from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -20,10 +21,9 @@ from webui.errors import wants_json
 from webui.flat import Given
 from webui.office import FullError, NoRoomError, office
 from webui.pages import _frame as frame
+from webui.pages import blueprint as blueprint
 from webui.people import person
 from webui.styles import Style, StyleError, Styles, applied
-
-blueprint = Blueprint("form", __name__)
 
 #: The form's places for a picture, besides those of ControlNets.
 SLOTS = ("image", "mask")
@@ -197,7 +197,7 @@ def _page(given: Given, chosen: list[str], mistakes: Mistakes | None = None) -> 
         sizes=sizes(card),
         defaults={name: field.default for name, field in Job.model_fields.items()},
         accepted=",".join(f"image/{each.lower()}" for each in pictures.FORMATS),
-        me=person().name,
+        signed_in=person().name,
         finished=office().reports.ended(("done",), limit=8).jobs,
         running=office().reports.jobs("claimed")[0],
         **frame(ready),
@@ -213,7 +213,7 @@ def _room(given: Given, part: str) -> list[int]:
 def _sources(given: Given) -> dict[str, str]:
     """Where the pictures can be seen that the form names by their source, by slot."""
     slots = {name.removesuffix(".from"): value for name, value in given.items() if name.endswith(".from") and value}
-    return {slot: url_for("form.source", source=value) for slot, value in slots.items()}
+    return {slot: url_for("pages.source", source=value) for slot, value in slots.items()}
 
 
 @blueprint.get("/source/<source>")

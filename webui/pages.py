@@ -97,7 +97,7 @@ def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:
 
 def _again(report: JobReport) -> dict[str, str]:
     """Links to the form: with everything as it was run, and with another seed."""
-    same = f"{url_for('form.create')}?from={report.id}&as=same"
+    same = f"{url_for('pages.create')}?from={report.id}&as=same"
     return {"same": same, "new": same + "&seed=-1"}
 
 

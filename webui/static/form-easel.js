@@ -11,7 +11,7 @@ board.append(ring);
 
 // The mask is what these came to: strokes, a picture that was loaded, all inverted. Undone, they are painted anew.
 let steps = [], stroke = null, hand = null;
-const color = () => getComputedStyle(easel).getPropertyValue('--accent').trim() || '#f60';
+const color = () => getComputedStyle(board).color; // the accent of the light or the dark page
 
 const paint = step => {
   pen.save();
