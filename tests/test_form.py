@@ -329,6 +329,11 @@ def test_inpainting_needs_a_mask(client: FlaskClient, spool: Spool) -> None:
     assert "choose the picture again" in page.sentences[page.invalid["image"]]
 
 
+def test_all_mistakes_are_told_at_once(client: FlaskClient, spool: Spool) -> None:
+    answer = client.post("/", data={"form": "1", "kind": "img2img", "prompt": "x", "steps": "0", "width": "1"})
+    assert list(Fields(answer.get_data(as_text=True)).invalid) == ["image", "steps", "width"]
+
+
 def test_a_full_queue_takes_nothing_of_what_was_typed(tmp_path: Path) -> None:
     client = create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", max_waiting=1)).test_client()
     assert client.post("/", data={"prompt": "one"}).status_code == 303

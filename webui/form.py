@@ -4,6 +4,7 @@ blueprint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -114,19 +115,23 @@ def _accept(given: Given, uploads: dict[str, bytes], chosen: list[str]) -> str:
     fields = flat.fields(given)
     if person().name:
         fields["owner"] = person().name
-    if "mask" in inputs and "image" not in fields:
-        raise JobError(Mistake("image", "`image` must be given, for a mask says where it is repainted."))
-    _need_picture(given, fields)
-    return office().accept(from_fields(fields), inputs=inputs, held=bool(given.get("held")))
+    missing = list(_missing(given, fields))
+    try:
+        job = from_fields(fields)
+    except JobError as error:
+        raise JobError(*missing, *error.mistakes) from error
+    if missing:
+        raise JobError(*missing)
+    return office().accept(job, inputs=inputs, held=bool(given.get("held")))
 
 
-def _need_picture(given: Given, fields: dict[str, Any]) -> None:
-    """Raise JobError when the kind of job that is chosen has no picture to start from: txt2img would be a surprise."""
+def _missing(given: Given, fields: dict[str, Any]) -> Iterator[Mistake]:
+    """What the chosen kind of job needs and has not: without it another kind would be drawn, which would be a surprise."""
     wanted = given.get("kind", "")
     if wanted in ("img2img", "inpaint", "upscale") and "image" not in fields:
-        raise JobError(Mistake("image", f"`image` is required for {wanted}: choose, drop or paste a picture."))
-    if wanted == "inpaint" and "mask" not in fields:
-        raise JobError(Mistake("mask", "`mask` is required for inpaint: paint over what is to change, or choose a mask."))
+        yield Mistake("image", f"`image` is required for {wanted}: choose, drop or paste a picture.")
+    elif wanted == "inpaint" and "mask" not in fields:
+        yield Mistake("mask", "`mask` is required for inpaint: paint over what is to change, or choose a mask.")
 
 
 def _beside(error: JobError, given: Given) -> Mistakes:
@@ -297,7 +302,8 @@ def words() -> dict[str, str]:
         "starting": gettext("Starting"),
         "loading": gettext("Loading the model"),
         "step": gettext("Step {step} of {steps}"),
-        "picture": gettext("Picture {n} of {count}"),
+        "picture": gettext("Picture {n} of {count}, step {step} of {steps}"),
+        "pictureSize": gettext("as the picture"),
         "left": gettext("about {time} left"),
         "sending": gettext("Sending"),
         "done": gettext("Done in {time}"),

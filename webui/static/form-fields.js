@@ -9,6 +9,8 @@ const follow = () => {
   const card = model();
   if (!card) return;
   for (const [name, value] of Object.entries(card.defaults)) if (field(name).tagName === 'INPUT') field(name).placeholder = value;
+  // What starts from a picture takes its size.
+  if (['img2img', 'inpaint'].includes(kind())) for (const name of ['width', 'height']) field(name).placeholder = say('pictureSize');
   const own = part('own-sampler');
   own.textContent = own.textContent.replace(/ \(.*\)$/, '') + ` (${card.defaults.sampler})`;
   part('family').textContent = card.family;
@@ -48,7 +50,11 @@ const mark = () => {
 form.addEventListener('click', event => {
   const chip = event.target.closest('[data-width]'), button = event.target.closest('[data-part]');
   if (chip) { put('width', chip.dataset.width); put('height', chip.dataset.height); }
-  if (button?.dataset.part === 'swap') { const [width, height] = size(); put('width', height); put('height', width); }
+  if (button?.dataset.part === 'swap') {
+    const [width, height] = size().map(side => parseInt(side) || '');
+    put('width', height);
+    put('height', width);
+  }
   if (button?.dataset.part === 'dice') {
     const input = button.parentElement.querySelector('input');
     input.value = crypto.getRandomValues(new Uint32Array(1))[0];
@@ -72,7 +78,7 @@ form.addEventListener('keydown', event => {
 });
 
 form.addEventListener('change', event => {
-  if (event.target.name === 'model') follow();
+  if (event.target === form || ['model', 'kind'].includes(event.target.name)) follow();
   if (event.target.name === 'sampler') schedules();
 });
 form.addEventListener('input', mark);

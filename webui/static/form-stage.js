@@ -22,8 +22,7 @@ const doing = job => {
   const at = job.progress;
   if (at?.phase === 'load') return say('loading');
   if (!at?.steps) return say('starting');
-  const which = at.count > 1 ? `${say('picture', { n: Math.min(at.image + 1, at.count), count: at.count })}, ` : '';
-  return which + say('step', at);
+  return at.count > 1 ? say('picture', { ...at, n: Math.min(at.image + 1, at.count) }) : say('step', at);
 };
 const ended = job => {
   if (job.status === 'cancelled') return say('cancelled');
@@ -61,7 +60,7 @@ const paint = job => {
   }
   // What was made before stays to be looked at until there is something of the new one.
   if (figures.length || !live) pictures.replaceChildren(...figures);
-  pictures.classList.toggle('many', figures.length > 1);
+  pictures.classList.toggle('several', figures.length > 1);
 };
 
 const turn = async () => {
