@@ -439,7 +439,7 @@ def test_a_mask_is_painted_with_the_mouse(page: Chrome, house: tuple[Spooler, st
     one(page, "undo").click()
     generate(page)
     wait_for(lambda: page.find_elements(By.ID, "mask-mistake"), "the page to ask for a mask")
-    ActionChains(page).move_to_element(canvas).click().perform()
+    ActionChains(page).move_to_element(in_view(page, canvas)).click().perform()
     one(page, "invert").click()
     _, folder = sent(page, house[0].spool, lambda: generate(page))
     assert painted(folder).getpixel((64, 64)) == 0 and painted(folder).getpixel((5, 5)) == 255
