@@ -110,18 +110,7 @@ def parse(text: str) -> dict[str, Any]:
     pass size`. What is not in a text stays away: the pictures of img2img, inpainting and ControlNet. A prompt of sdspool's own
     that has a line beginning with "Negative prompt:" cannot be told from a negative prompt.
     """
-    lines = text.strip().split("\n")
-    settings: dict[str, str] = {}
-    # Some extensions put lines of their own behind the settings, which begin with the steps.
-    steps_at = max((at for at, line in enumerate(lines) if line.startswith("Steps: ")), default=len(lines) - 1)
-    for at in dict.fromkeys((steps_at, len(lines) - 1)):
-        settings = dict(settings_of(lines[at]))
-        if len(settings) >= 3:
-            lines = lines[:at]
-            break
-    else:
-        settings = {}
-    prompt, negative = _prompts(lines)
+    prompt, negative, settings = split(text)
     fields: dict[str, Any] = {"prompt": prompt} if prompt else {}
     if negative:
         fields["negative_prompt"] = negative
@@ -156,6 +145,22 @@ def parse(text: str) -> dict[str, Any]:
     return fields
 
 
+def split(text: str) -> tuple[str, str, dict[str, str]]:
+    """The prompt, the negative prompt and the settings of a text, as they stand there."""
+    lines = text.strip().split("\n")
+    settings: dict[str, str] = {}
+    # Some extensions put lines of their own behind the settings, which begin with the steps.
+    steps_at = max((at for at, line in enumerate(lines) if line.startswith("Steps: ")), default=len(lines) - 1)
+    for at in dict.fromkeys((steps_at, len(lines) - 1)):
+        settings = dict(_settings(lines[at]))
+        if len(settings) >= 3:
+            lines = lines[:at]
+            break
+    else:
+        settings = {}
+    return *_prompts(lines), settings
+
+
 def _prompts(lines: list[str]) -> tuple[str, str]:
     """Prompt and negative prompt, the lines joined as they were."""
     parts: tuple[list[str], list[str]] = ([], [])
@@ -167,7 +172,7 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
     return "\n".join(parts[0]).strip(), "\n".join(parts[1]).strip()
 
 
-def settings_of(line: str) -> Iterator[tuple[str, str]]:
+def _settings(line: str) -> Iterator[tuple[str, str]]:
     """The pairs of a line `key: value, key: "quoted, value"`, as A1111 reads it but in one pass, however the line is made."""
     at = 0
     while at < len(line):

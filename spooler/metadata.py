@@ -71,14 +71,13 @@ def _of_parameters(text: str) -> Metadata | None:
     if text.lstrip().startswith("{"):
         return _of_swarm(text)
     fields = infotext.parse(text)
-    version = re.search(r"\bVersion: ([^,\n]{1,80})", text)
-    told = version[1] if version else ""
-    tool = "sdspool" if told.startswith("sdspool ") else "Forge" if told.startswith("f") else "A1111"
-    line = text.strip().rsplit("\n", 1)[-1]
-    left = [key for key, _ in infotext.settings_of(line) if key not in infotext.KEYS and not key.startswith("ControlNet")]
-    if "Denoising strength" in line and "strength" in fields:
+    *_, settings = infotext.split(text)
+    version = settings.get("Version", "")
+    tool = "sdspool" if version.startswith("sdspool ") else "Forge" if version.startswith("f") else "A1111"
+    left = [key for key in settings if key not in infotext.KEYS and not key.startswith("ControlNet")]
+    if "Denoising strength" in settings and "strength" in fields:
         left.append("the picture it started from")
-    if "ControlNet 0" in line:
+    if "ControlNet 0" in settings:
         left.append("ControlNet and its picture")
     return Metadata(tool, _seeded(fields, left), tuple(left[:MOST_LEFT]))
 

@@ -18,7 +18,6 @@ from spooler.job import Job, from_fields
 from spooler.mistakes import JobError, Mistake
 from webui import flat, origin
 from webui.aids import TokenCount, count_of
-from webui.errors import wants_json
 from webui.flat import Given
 from webui.office import FullError, NoRoomError, office
 from webui.pages import _frame as frame
@@ -73,16 +72,20 @@ def submit() -> AnyResponse:
         status, sentence, mistakes = HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"": [str(error)]}
     else:
         page = url_for("pages.job", job_id=job_id)
-        if wants_json():
+        if _asks_json():
             return Response(jsonify(id=job_id, page=page).data, 201, mimetype="application/json")
         return redirect(page, 303)
-    if wants_json():
+    if _asks_json():
         answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": mistakes})
         answer.status_code = status
         return answer
     if uploads:
         mistakes.setdefault("image", []).append("Please choose the picture again: a browser sends each file once only.")
     return Response(_page(flat.compact(typed), chosen, mistakes), status=status)
+
+
+def _asks_json() -> bool:
+    return request.accept_mimetypes.best == "application/json"
 
 
 def _with_uploads(typed: Given) -> tuple[Given, dict[str, bytes]]:
@@ -108,10 +111,9 @@ def _accept(given: Given, uploads: dict[str, bytes], chosen: list[str]) -> str:
             data, ending = origin.read(office(), given[f"{slot}.from"], slot)
             given[slot] = f"{slot.replace('.', '-')}.{ending}"
             inputs[given[slot]] = data
-    for name in flat.PROMPTS:
-        given[name] = applied(_styles(), chosen, given.get(name, ""), name)
-    if flat.kind(given) == "upscale" and not given["prompt"]:
-        given.pop("prompt")
+    if flat.kind(given) != "upscale":  # which has no prompt for a style to be laid over
+        for name in flat.PROMPTS:
+            given[name] = applied(_styles(), chosen, given.get(name, ""), name)
     fields = flat.fields(given)
     if person().name:
         fields["owner"] = person().name

@@ -49,14 +49,19 @@ export const send = async () => {
     const body = new FormData(form), painted = await mask();
     if (painted) body.set('mask', painted, 'mask.png');
     const answer = await fetch(form.action, { method: 'POST', body, headers: { Accept: 'application/json' } });
-    const told = await answer.json().catch(() => null);
+    const text = await answer.text(), isJson = answer.headers.get('Content-Type')?.startsWith('application/json');
+    const told = isJson ? JSON.parse(text) : null;
     if (answer.ok && told?.id) {
       forget();
       watch(told.id);
     } else if (told?.error) {
       const { fields, message } = told.error;
       blame(Object.keys(fields ?? {}).length ? fields : { '': [message] });
-    } else toast(say('failed', { why: `${answer.status} ${answer.statusText}` }));
+    } else {
+      // Refused before the form was looked at, with a page that says why: too large, say.
+      const why = new DOMParser().parseFromString(text, 'text/html').querySelector('h1')?.textContent;
+      toast(say('failed', { why: why ?? `${answer.status} ${answer.statusText}` }), [], 15);
+    }
   } catch (error) {
     toast(say('failed', { why: error.message }));
   } finally {
