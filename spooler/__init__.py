@@ -7,6 +7,7 @@ The way of the data, which is also the order to read the files in:
     mistakes.py   what is wrong with a job, in sentences
     moments.py    times as text, with their zone
     prompt.py     weights, BREAK and LoRAs in a prompt's text
+    tokens.py     how many tokens a prompt is, counted without a library
     samplers.py   the samplers and schedules that a job may name
     families.py   what each family of models can do
     catalogue.py  the models that a job may name, their defaults, what may be laid over them: the rules
@@ -47,6 +48,7 @@ The way of the data, which is also the order to read the files in:
     child.py      the spooler's handle on the engine's process
     engine/       the only package that imports torch: prompt in, pictures out
     infotext.py   the text inside each picture that other tools read, written and read back
+    metadata.py   the settings that other tools leave in their pictures
     png.py        the texts in a PNG, and whether all its bytes are there
     csv_table.py  a table of jobs, as spreadsheets write it
     batch_file.py a dropped file of several jobs: .jsonl, .csv, .txt, .png

@@ -47,6 +47,7 @@ class ModelCard(BaseModel):
     weight_bytes: int = Field(0, description="Bytes of its weights at half precision, as an estimate of the memory they need.")
     clip_skip: int = Field(12, description="The largest clip_skip that its text encoders have a layer for.")
     text_width: int | None = Field(None, description="Width of the text embeddings that its UNet reads.")
+    vocabulary: str | None = Field(None, description="By which its prompts are counted, where that is known: clip or demo.")
     inpainting: bool = Field(False, description="Whether it was trained to repaint: its UNet sees the mask.")
     prediction_type: str | None = Field(None, description="For a single file that does not say: epsilon or v_prediction.")
 

@@ -86,6 +86,13 @@ _FIELDS: tuple[tuple[str, str, type], ...] = (
     ("Mask blur", "mask_blur", int),
     ("Masked area padding", "inpaint_padding", int),
 )
+#: Keys of the line of settings that `parse` reads, or that change no picture.
+KEYS = frozenset(
+    {key for key, _, _ in _FIELDS}
+    | {"Size", "Sampler", "Schedule type", "Model", "Model hash", "VAE", "VAE hash", "Inpaint area", "Denoising strength"}
+    | {"Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "First pass size", "Refiner", "Refiner switch at"}
+    | {"Postprocess upscale by", "Postprocess upscaler", "RNG", "Version", "Lora hashes", "TI hashes"}
+)
 #: Ends of file names that A1111 and its heirs leave on a model's or VAE's name.
 _WEIGHTS = (".safetensors", ".ckpt", ".vae.pt", ".pt", ".bin", ".sft", ".gguf")
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
@@ -118,9 +125,9 @@ def parse(text: str) -> dict[str, Any]:
         if schedule := settings.get("Schedule type", schedule):
             fields["scheduler"] = schedule
     if model := settings.get("Model"):
-        fields["model"] = model if ours else _stem(model)
+        fields["model"] = model if ours else stem(model)
     if (vae := settings.get("VAE")) and (ours or vae not in ("None", "Automatic")):
-        fields["vae"] = vae if ours else _stem(vae)
+        fields["vae"] = vae if ours else stem(vae)
     if "Inpaint area" in settings:
         fields["inpaint_area"] = "masked" if settings["Inpaint area"] == "Only masked" else "whole"
     if hires := _hires(settings, fields):
@@ -128,7 +135,7 @@ def parse(text: str) -> dict[str, Any]:
     elif "Denoising strength" in settings:
         fields["strength"] = _number(settings["Denoising strength"], float)
     if refiner := settings.get("Refiner"):
-        fields["refiner"] = {"model": refiner if ours else _stem(refiner)}
+        fields["refiner"] = {"model": refiner if ours else stem(refiner)}
         if "Refiner switch at" in settings:
             fields["refiner"]["switch_at"] = _number(settings["Refiner switch at"], float)
     if "Postprocess upscale by" in settings:
@@ -235,7 +242,7 @@ def _number(value: str, kind: type) -> int | float | str:
     return value
 
 
-def _stem(value: str) -> str:
+def stem(value: str) -> str:
     """A model's name without its hash, its folders and its file's ending: so a server names it."""
     name = re.split(r"[\\/]", _HASH.sub("", value))[-1]
     for ending in _WEIGHTS:

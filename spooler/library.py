@@ -284,6 +284,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         "inpainting": entrance[1] == 9,
         "text_width": next((width for width, name in checkpoint.WIDTHS.items() if name == kind), None),
         "clip_skip": 11 if kind == "sdxl" else 12,
+        "vocabulary": "clip",
     }
 
 
@@ -312,6 +313,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
         "guidance_scale": family.guidance_scale,
         "inpainting": channels == 9,
         "text_width": text_width if isinstance(text_width, int) else None,
+        "vocabulary": _vocabulary(path) if family.name in ("sd1", "sd2", "sdxl") else None,
     }
     layers = [
         _read_json(file, f"The model {name!r}").get("num_hidden_layers") for file in path.glob("text_encoder*/config.json")
@@ -324,6 +326,14 @@ def _of_folder(path: Path) -> dict[str, Any]:
     except (checkpoint.CheckpointError, OSError) as error:
         raise ModelError(f"The weights of the model {name!r} cannot be read: {error}") from error
     return fields
+
+
+def _vocabulary(path: Path) -> str | None:
+    """By which the prompts of a folder's model are counted: CLIP's own has a size that no other has."""
+    if path.resolve() == DEMO.resolve():
+        return "demo"
+    sizes = {_read_json(file, "The text encoder").get("vocab_size") for file in path.glob("text_encoder*/config.json")}
+    return "clip" if sizes == {49408} else None
 
 
 def _read_json(path: Path, who: str) -> dict[str, Any]:

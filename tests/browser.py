@@ -73,6 +73,15 @@ def phone(browser: Chrome) -> None:
     _set_viewport(browser, *PHONE, mobile=True)
 
 
+def unfold(browser: Chrome) -> None:
+    """Make the window as high as the page, so that what sticks to its foot is at the foot of the page too."""
+    high, wide, mobile = browser.execute_script(
+        "return [document.documentElement.scrollHeight, innerWidth, matchMedia('(pointer: coarse)').matches]"
+    )
+    size = {"width": wide, "height": max(high, DESKTOP[1]), "deviceScaleFactor": 0, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 def _set_viewport(browser: Chrome, width: int, height: int, mobile: bool) -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 3 if mobile else 1, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

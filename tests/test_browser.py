@@ -54,6 +54,7 @@ def test_type_a_prompt_see_the_picture(browser: Chrome, house: tuple[Spooler, st
     prompt.send_keys("a large red circle on a blue background")
     browser.find_element(By.NAME, "seed").send_keys("5")
     prompt.send_keys(Keys.CONTROL + Keys.ENTER)
+    wait_for(lambda: browser.find_elements(By.LINK_TEXT, "Open"), "the picture, beside the form")[0].click()
     wait_for(lambda: "/jobs/" in browser.current_url, "the job's page")
     wait_for(lambda: seen(browser, "[data-part=badge]") == "done", "the page to show that it is done, by itself")
     shown = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "figure img"), "the picture")[0]

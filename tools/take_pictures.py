@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser import open_browser, phone, screenshot
+from browser import open_browser, phone, screenshot, unfold
 from house import drop, spooler, wait_running, wait_state
 
 from spooler.settings import Settings
@@ -60,6 +60,7 @@ def main() -> None:
 
             def take(name: str, path: str) -> None:
                 browser.get(f"{address}/{path}")
+                unfold(browser)
                 screenshot(browser, options.out / f"{name}.png")
 
             for number, prompt in enumerate(PROMPTS):

@@ -17,6 +17,12 @@ store.py      its SQLite file
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered
+form.py       the form at /, its links, and what a job begins with
+flat.py       a job as flat names and texts: the form's fields and a link's parameters
+origin.py     a form that begins with a job that there is, and its pictures
+aids.py       what the form asks meanwhile: tokens, the settings in a picture, styles
+styles.py     snippets of prompts under a name, kept in the spool
+packed.py     static texts go packed over the line
 server.py     waitress, with connections that may be slow
 __main__.py   the process
 """

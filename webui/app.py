@@ -9,7 +9,22 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, archives, batching, changing, errors, following, guard, login, pages, plain, tongues
+from webui import (
+    actions,
+    aids,
+    api,
+    archives,
+    batching,
+    changing,
+    errors,
+    following,
+    form,
+    guard,
+    login,
+    packed,
+    plain,
+    tongues,
+)
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -40,10 +55,12 @@ def create_app(settings: Settings) -> Flask:
     patience = Patience(spool, reports, settings.web_threads // 2)
     app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
     guard.install(app, settings)
+    packed.install(app)
     tongues.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
-    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(aids.blueprint)
+    app.register_blueprint(form.blueprint)  # the pages', which the form adds its own to
     app.register_blueprint(actions.blueprint)
     for part in (archives, batching, changing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)

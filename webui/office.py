@@ -49,8 +49,10 @@ class Office:
     deny_list: DenyList
     patience: Patience
 
-    def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
-        """Put the job into the queue, durably, and return its id. `inputs` are the pictures that it names.
+    def accept(
+        self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None, held: bool = False
+    ) -> str:
+        """Put the job into the queue, or among those held, durably, and return its id. `inputs` are the pictures that it names.
 
         Raises JobError for what no spooler can run, TakenError for an id that exists, FullError while too many wait,
         NoRoomError below the floor of free space, NotYoursError for one in somebody else's name, OSError when the disk will
@@ -67,7 +69,7 @@ class Office:
         if catalogue.models:
             catalogue.check(job, sizes)
         self.check_room([job])
-        return self.spool.submit(encode(job), wanted_id, given)
+        return self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
 
     def check_room(self, jobs: Sequence[Job]) -> None:
         """Raise FullError unless all of these may wait beside those that do, NoRoomError when the disk has less free than the

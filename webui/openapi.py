@@ -14,12 +14,14 @@ from spooler.ids import ID
 from spooler.job import Job
 from spooler.strict_json import MAX_BYTES
 from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
+from webui.aids import MetadataReport, Picture, StyleList, StyleTexts, TokenCounts, TokenQuestion
 from webui.batching import KINDS, BatchError
 from webui.changing import ActionReport, Actions, Deleted
 from webui.plain import Generating, Result
 from webui.recoded import TYPES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 from webui.search import CURSOR
+from webui.styles import Style
 
 
 class ErrorBody(BaseModel):
@@ -70,6 +72,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     Error,
     Health,
 )
+_OF_FORM = (TokenQuestion, TokenCounts, MetadataReport, Picture, Style, StyleList, StyleTexts)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -80,6 +83,7 @@ _FILE = {
 }
 _TEXT = {"type": "string"}
 _TIME = {"type": "string", "format": "date-time"}
+_STYLE = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -363,6 +367,44 @@ _ROUTES: tuple[_Route, ...] = (
         False,
         {200: ("With reasons.", RejectedList)},
     ),
+    (
+        "/api/v1/tokens",
+        "post",
+        "Count the tokens of prompts",
+        [],
+        "TokenQuestion",
+        {200: ("The counts.", TokenCounts), 400: ("No such question.", Error)},
+    ),
+    (
+        "/api/v1/metadata",
+        "post",
+        "Read the settings that A1111, SwarmUI, InvokeAI, ComfyUI or sdspool left in a PNG",
+        [],
+        "Picture",
+        {200: ("As fields of a job.", MetadataReport), 400: ("It tells none.", Error), 413: ("It is too large.", Error)},
+    ),
+    ("/api/v1/styles", "get", "List the styles, snippets of prompts", [], False, {200: ("By name.", StyleList)}),
+    (
+        "/api/v1/styles/{name}",
+        "put",
+        "Keep a style, in the place of one of that name",
+        [_STYLE],
+        "StyleTexts",
+        {
+            200: ("Kept.", Style),
+            400: ("No such style.", Error),
+            403: ("It is somebody else's.", Error),
+            409: ("There are as many as may be.", Error),
+        },
+    ),
+    (
+        "/api/v1/styles/{name}",
+        "delete",
+        "Forget a style",
+        [_STYLE],
+        False,
+        {204: ("Forgotten.", ""), 403: ("It is somebody else's.", Error), 404: ("There is none.", Error)},
+    ),
     ("/api/v1/schema/job.json", "get", "JSON Schema of a job file", [], False, {200: ("The schema.", "application/json")}),
     ("/api/v1/openapi.json", "get", "This document", [], False, {200: ("OpenAPI 3.1.", "application/json")}),
     (
@@ -397,7 +439,7 @@ _ROUTES: tuple[_Route, ...] = (
 def document() -> dict[str, Any]:
     """The whole document."""
     _, schemas = models_json_schema(
-        [(model, "serialization") for model in _MODELS], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in (*_MODELS, *_OF_FORM)], ref_template="#/components/schemas/{model}"
     )
     components = schemas["$defs"]
     submission = {**components["Job"], "title": "Submission", "properties": dict(components["Job"]["properties"])}
@@ -414,7 +456,8 @@ def document() -> dict[str, Any]:
             operation["requestBody"] = {"required": True, "content": takes_job}
         elif isinstance(takes_job, str):
             schema = {"schema": {"$ref": f"#/components/schemas/{takes_job}"}}
-            operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
+            kind = "multipart/form-data" if takes_job == "Picture" else "application/json"
+            operation["requestBody"] = {"required": True, "content": {kind: schema}}
         elif takes_job:
             operation["requestBody"] = {
                 "required": True,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, redirect, render_template, request, url_for
+from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from spooler import samplers
-from spooler.catalogue import ModelCard, loras_of
-from spooler.job import Job, from_fields
+from spooler.catalogue import loras_of
 from spooler.mistakes import JobError
 from spooler.record import EngineFacts
 from webui.office import office
@@ -23,109 +20,12 @@ from webui.search import Search
 blueprint = Blueprint("pages", __name__)
 
 PAGE = 24
-#: The form's fields that are numbers in a job file.
-NUMBERS = ("steps", "guidance_scale", "width", "height", "seed", "count", "priority", "strength", "clip_skip")
-TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "model", "vae", "owner")
-#: What a job may have and the form has no field for, in words: a link to the form leaves it out, and says so.
-NOT_IN_THE_FORM = {
-    "image": "its picture",
-    "mask": "its mask",
-    "loras": "LoRAs",
-    "hires": "hires fix",
-    "refiner": "the refiner",
-    "controls": "ControlNets",
-    "upscale": "upscaling",
-    "variation_strength": "the variation",
-    "sweep": "the sweep",
-}
-#: Those that are pictures.
-FILES = ("image", "mask")
-
-
-@blueprint.get("/")
-def create() -> str:
-    """The form, filled in from the query string."""
-    given = {name: request.args[name] for name in (*TEXTS, *NUMBERS) if name in request.args}
-    return _form(given, {})
-
-
-@blueprint.post("/")
-@needs(Rule.SUBMIT)
-def submit() -> AnyResponse:
-    """Put the form's job into the queue and go to its page; or show the form again, each mistake beside its field."""
-    given = {name: request.form.get(name, "") for name in (*TEXTS, *NUMBERS)}
-    try:
-        fields, inputs = _fields(given), {}
-        for name in FILES:
-            if (file := request.files.get(name)) and file.filename:
-                # The person's own name for the file is nobody's business, and may be no name that a job can have.
-                fields[name] = f"{name}.{file.filename.rpartition('.')[2].lower() or 'png'}"
-                inputs[fields[name]] = file.read()
-        if "image" not in fields:
-            fields.pop("strength", None)
-        job_id = office().accept(from_fields(fields), inputs=inputs)
-    except JobError as error:
-        mistakes: dict[str, list[str]] = {}
-        for mistake in error.mistakes:
-            mistakes.setdefault(mistake.field, []).append(mistake.message)
-        return Response(_form(given, mistakes), status=422)
-    return redirect(url_for("pages.job", job_id=job_id), 303)
-
-
-def _fields(given: dict[str, str]) -> dict[str, Any]:
-    """The form's texts as a job file's values. What was left empty is left out; what is no number stays text for the rules."""
-    fields: dict[str, Any] = {}
-    for name, text in given.items():
-        if name == "prompt":
-            fields[name] = text.replace("\r\n", "\n")
-        elif text.strip():
-            fields[name] = _number(text.strip()) if name in NUMBERS else text.replace("\r\n", "\n")
-    return fields
-
-
-def _number(text: str) -> Any:
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _form(given: dict[str, str], mistakes: dict[str, list[str]]) -> str:
-    ready = office().reports.ready()
-    card = ready.catalogue.card(given.get("model", ""))
-    return render_template(
-        "create.html",
-        given=given,
-        mistakes=mistakes,
-        card=card,
-        fields=Job.model_fields,
-        samplers=samplers.SAMPLERS,
-        schedules=samplers.SCHEDULE_NAMES,
-        sizes=_sizes(card),
-        finished=office().reports.ended(("done",), limit=8).jobs,
-        running=office().reports.jobs("claimed")[0],
-        **_frame(ready),
-    )
-
-
-def _sizes(card: ModelCard | None) -> list[tuple[str, int, int]]:
-    """Sizes worth offering: the model's own, and its area in the usual shapes, in steps of 8 pixels."""
-    if card is None:
-        return []
-    shapes = (("Square", 1.0), ("Landscape 3:2", 1.5), ("Portrait 2:3", 1 / 1.5), ("Wide 16:9", 16 / 9), ("Tall 9:16", 9 / 16))
-    area = card.width * card.height
-    return [(name, round((area * ratio) ** 0.5 / 8) * 8, round((area / ratio) ** 0.5 / 8) * 8) for name, ratio in shapes]
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     report = _report(job_id)
-    left_out = [words for name, words in NOT_IN_THE_FORM.items() if getattr(report.job, name)]
-    return render_template(
-        "job.html", job=report, again=_again(report), left_out=left_out, record=_record_rows(report), **_frame()
-    )
+    return render_template("job.html", job=report, again=_again(report), record=_record_rows(report), **_frame())
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -200,12 +100,8 @@ def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:
 
 def _again(report: JobReport) -> dict[str, str]:
     """Links to the form: with everything as it was run, and with another seed."""
-    shown = {*TEXTS, *NUMBERS} - {"owner", "priority"} - (set() if report.job.image else {"strength"})
-    used = (report.parameters or report.job).model_dump(exclude_none=True, exclude_defaults=True, include=shown)
-    return {
-        "same": url_for("pages.create") + "?" + urlencode(used),
-        "new": url_for("pages.create") + "?" + urlencode(used | {"seed": -1}),
-    }
+    same = f"{url_for('pages.create')}?from={report.id}&as=same"
+    return {"same": same, "new": same + "&seed=-1"}
 
 
 def _record_rows(report: JobReport) -> list[tuple[str, str]]:

@@ -3,31 +3,6 @@
 document.documentElement.classList.add('js');
 const part = (name, root = document) => root.querySelector(`[data-part="${name}"]`);
 
-// -- the form: Ctrl+Enter, sizes, dice ---------------------------------------------------------------------------------
-const form = part('create');
-if (form) {
-  const field = name => form.elements[name];
-  form.addEventListener('keydown', event => {
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-  });
-  const sizes = [...form.querySelectorAll('[data-width]')];
-  const mark = () => sizes.forEach(chip => chip.setAttribute('aria-pressed',
-    (field('width').value || field('width').placeholder) === chip.dataset.width &&
-    (field('height').value || field('height').placeholder) === chip.dataset.height));
-  const resize = (width, height) => { field('width').value = width; field('height').value = height; mark(); };
-  sizes.forEach(chip => chip.addEventListener('click', () => resize(chip.dataset.width, chip.dataset.height)));
-  part('swap', form)?.addEventListener('click', () => resize(
-    field('height').value || field('height').placeholder, field('width').value || field('width').placeholder));
-  form.addEventListener('input', mark);
-  mark();
-  part('dice', form).addEventListener('click', () => {
-    field('seed').value = crypto.getRandomValues(new Uint32Array(1))[0];
-  });
-  // A double click must not make two jobs; coming back with the browser's button must not find the form locked.
-  form.addEventListener('submit', () => setTimeout(() => { form.querySelector('button.main').disabled = true; }));
-  addEventListener('pageshow', () => { form.querySelector('button.main').disabled = false; });
-}
-
 // -- polling: quick while something moves, slow while it waits, slower when nobody looks or nobody answers ---------------
 const poll = (url, show) => {
   let etag = null, failures = 0;

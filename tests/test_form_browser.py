@@ -1,0 +1,566 @@
+"""The form in a real browser, over the real spooler and the demo model: each thing that a person does with it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import npm
+import pytest
+from browser import console, phone, screenshot
+from house import ROOT, Spooler, spooler, wait_for, wait_state
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from spooler.catalogue import Catalogue, ModelCard
+from spooler.job import Job
+from spooler.record import utc_now
+from spooler.settings import Settings
+from spooler.spool import Spool
+from spooler.status import SpoolerStatus
+from webui.app import create_app
+
+AXE = "4.14.1"
+RED = "a large red circle on a blue background"
+#: What another spooler offers, so that there is more to choose from than the demo model.
+OTHERS = Catalogue(
+    models=(
+        ModelCard(name="big", family="sdxl", width=1024, height=768, steps=30, guidance_scale=5.5, vocabulary="clip"),
+        ModelCard(name="flux", family="flux", width=1024, height=1024, steps=28, guidance_scale=3.5),
+    ),
+    controlnets=("canny", "depth"),
+    vaes=("soft",),
+)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, str]]:
+    """A warm spooler with a LoRA, and the address of a web app over its spool."""
+    root = tmp_path_factory.mktemp("form")
+    (root / "models" / "loras").mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "loras" / "green-ground.safetensors", root / "models" / "loras")
+    spool = Spool(root / "spool")
+    spool.create()
+    (spool.claimed / "other").mkdir()
+    now = utc_now()
+    spool.write_status(SpoolerStatus(spooler="other", host="h", started=now, beat=now, state="ready", catalogue=OTHERS))
+    server: BaseWSGIServer = make_server(
+        "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=root / "cache")), threaded=True
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with spooler(spool, f"--models={root / 'models'}") as running:
+            yield running, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def page(browser: Chrome, house: tuple[Spooler, str]) -> Iterator[Chrome]:
+    """The form, open and ready. Nothing may have been complained of in the end."""
+    browser.get(house[1])
+    is_ready(browser)
+    yield browser
+    assert console(browser) == []
+
+
+def is_ready(browser: Chrome) -> None:
+    wait_for(lambda: browser.execute_script("return document.documentElement.classList.contains('js')"), "the script")
+
+
+def field(browser: Chrome, name: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, f'.create [name="{name}"]')
+
+
+def one(browser: Chrome, part: str) -> WebElement:
+    found = browser.find_elements(By.CSS_SELECTOR, f'[data-part="{part}"]')
+    return in_view(browser, next(each for each in found if each.is_displayed()))
+
+
+def labelled(browser: Chrome, words: str) -> WebElement:
+    """The button, the label or the summary with those words."""
+    path = f"//*[self::button or self::label or self::summary][contains(., '{words}')]"
+    return in_view(browser, next(each for each in browser.find_elements(By.XPATH, path) if each.is_displayed()))
+
+
+def in_view(browser: Chrome, element: WebElement) -> WebElement:
+    """The element, in the middle of the window: where it is needed only, a driver leaves it under the foot of the form."""
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    return element
+
+
+def value(browser: Chrome, name: str) -> str:
+    return str(browser.execute_script("return document.querySelector('.create').elements.namedItem(arguments[0])?.value", name))
+
+
+def fill(browser: Chrome, **values: Any) -> None:
+    for name, text in values.items():
+        each = field(browser, name)
+        each.clear()
+        each.send_keys(str(text))
+
+
+def choose(browser: Chrome, name: str, wanted: str) -> None:
+    """A radio, a switch or an option, as a click on its label makes it."""
+    script = """const form = document.querySelector('.create'), each = form.elements.namedItem(arguments[0]);
+        if (each.tagName === 'SELECT') { each.value = arguments[1]; each.dispatchEvent(new Event('change', {bubbles: true})); }
+        else (each instanceof RadioNodeList ? [...each].find(one => one.value === arguments[1]) : each).click();"""
+    browser.execute_script(script, name, wanted)
+
+
+def says(browser: Chrome) -> str:
+    return str(browser.execute_script("return document.querySelector('[data-part=stage-says]').textContent"))
+
+
+def toast(browser: Chrome) -> str:
+    script = "const it = document.querySelector('[data-part=toast]'); return it.hidden ? '' : it.firstElementChild.textContent"
+    return str(browser.execute_script(script))
+
+
+def sent(browser: Chrome, spool: Spool, act: Any) -> tuple[Job, Path]:
+    """The job that `act` submits, and its folder when it has ended."""
+    before = ids(spool)
+    act()
+    job_id = wait_for(
+        lambda: next(iter(ids(spool) - before), None), f"a job; the page says {says(browser)!r} {toast(browser)!r}"
+    )
+    place = wait_state(spool, job_id, "done", "failed", "cancelled")
+    assert place.state == "done", spool.read_record(place)
+    return spool.read_job(place), place.path
+
+
+def ids(spool: Spool) -> set[str]:
+    return {place.id for state in ("pending", "claimed", "done", "failed", "cancelled") for place in spool.walk(state)}  # type: ignore[arg-type]
+
+
+def generate(browser: Chrome) -> None:
+    browser.execute_script("document.querySelector('[data-part=generate]').click()")
+
+
+def png(size: tuple[int, int] = (128, 128), color: str = "blue", **texts: str) -> bytes:
+    info, out = PngInfo(), io.BytesIO()
+    for keyword, text in texts.items():
+        info.add_text(keyword, text)
+    Image.new("RGB", size, color).save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def carry(browser: Chrome, kind: str, target: str, data: bytes, mime: str = "image/png") -> None:
+    """Drop (kind drop) or paste (kind paste) a file on an element."""
+    script = """const [kind, css, text, mime] = arguments, target = document.querySelector(css);
+        const bytes = Uint8Array.from(atob(text), each => each.charCodeAt(0)), carrier = new DataTransfer();
+        carrier.items.add(new File([bytes], 'a picture.png', {type: mime}));
+        const options = {bubbles: true, cancelable: true, dataTransfer: carrier, clipboardData: carrier};
+        if (kind === 'paste') target.dispatchEvent(new ClipboardEvent('paste', options));
+        else for (const name of ['dragenter', 'dragover', 'drop']) target.dispatchEvent(new DragEvent(name, options));"""
+    browser.execute_script(script, kind, target, base64.b64encode(data).decode(), mime)
+
+
+def pictured(browser: Chrome, slot: str) -> None:
+    script = f"return document.querySelector('[data-slot=\"{slot}\"] img').naturalWidth > 0"
+    wait_for(lambda: browser.execute_script(script), f"the picture of {slot} to be seen")
+
+
+# -- generate --------------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_enter_draws_a_picture_beside_the_form_and_its_seed_can_be_used_again(
+    page: Chrome, house: tuple[Spooler, str]
+) -> None:
+    spool, address = house[0].spool, page.current_url
+    prompt = page.switch_to.active_element
+    assert prompt.get_attribute("name") == "prompt", "the cursor is where the typing begins"
+    prompt.send_keys(RED)
+    job, folder = sent(page, spool, lambda: prompt.send_keys(Keys.CONTROL + Keys.ENTER))
+    assert job.prompt == RED and page.current_url == address
+    shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] figure a img"), "the picture")[0]
+    wait_for(lambda: says(page).startswith("Done in"), "the page to say that it is done")
+    assert page.execute_script("return arguments[0].naturalWidth", shown) == 128
+    one(page, "recycle").click()
+    record = json.loads((folder / "record.json").read_bytes())
+    assert value(page, "seed") == str(record["images"][0]["seed"])
+    page.refresh()
+    is_ready(page)
+    wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] img"), "the picture again after a reload")
+    assert value(page, "prompt") == RED
+
+
+def test_escape_cancels_the_last_job_and_only_that(page: Chrome, house: tuple[Spooler, str]) -> None:
+    spool = house[0].spool
+    fill(page, prompt="a green square", steps=150, count=9)
+    before = ids(spool)
+    generate(page)
+    first = wait_for(lambda: next(iter(ids(spool) - before), None), "the first job")
+    wait_for(lambda: "tep" in says(page), "its progress beside the form")
+    wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".stage progress:not([hidden])"), "the bar")
+    generate(page)
+    second = wait_for(lambda: next(iter(ids(spool) - before - {first}), None), "the second job")
+    wait_for(lambda: "more of yours" in says(page), "the second to be counted")
+    field(page, "prompt").send_keys(Keys.ESCAPE)
+    wait_state(spool, second, "cancelled")
+    assert spool.find(first).state == "claimed"  # type: ignore[union-attr]
+    field(page, "prompt").send_keys(Keys.ESCAPE)
+    wait_state(spool, first, "cancelled")
+    wait_for(lambda: says(page) == "Cancelled", "the page to say so")
+
+
+def test_a_mistake_is_shown_beside_its_field_gone_to_and_nothing_is_lost(page: Chrome, house: tuple[Spooler, str]) -> None:
+    choose(page, "kind", "img2img")
+    carry(page, "drop", '[data-slot="image"] .drop', png())
+    fill(page, prompt=RED, steps=0, clip_skip=99) if field(page, "clip_skip").is_displayed() else fill(
+        page, prompt=RED, steps=0
+    )
+    generate(page)
+    told = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".mistake"), "the mistake")
+    assert told[0].text == "`steps` must be greater than or equal to 1, but is 0."
+    assert page.switch_to.active_element.get_attribute("name") == "steps"
+    assert field(page, "steps").get_attribute("aria-describedby") == "steps-mistake"
+    fill(page, steps=3)
+    job, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert job.kind == "img2img" and (folder / "inputs" / "image.png").exists(), "the picture was kept"
+    wait_for(lambda: not page.find_elements(By.CSS_SELECTOR, ".mistake"), "the mistake to go")
+    assert [entry for entry in console(page) if "422" not in entry] == []
+
+
+# -- fields ----------------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_shapes_and_what_cannot_be_done_follow_the_model(page: Chrome) -> None:
+    assert field(page, "width").get_attribute("placeholder") == "128"
+    choose(page, "model", "big")
+    assert [field(page, name).get_attribute("placeholder") for name in ("width", "height", "steps")] == ["1024", "768", "30"]
+    labelled(page, "16:9").click()
+    assert (value(page, "width"), value(page, "height")) == ("1184", "664")
+    one(page, "swap").click()
+    assert (value(page, "width"), value(page, "height")) == ("664", "1184")
+    assert labelled(page, "9:16").get_attribute("aria-pressed") == "true"
+    choose(page, "model", "flux")
+    assert not field(page, "negative_prompt").is_enabled() and not field(page, "sampler").is_enabled()
+    choose(page, "model", "demo")
+    assert field(page, "negative_prompt").is_enabled()
+    choose(page, "sampler", "LCM")
+    assert (
+        page.execute_script("return [...document.querySelector('[name=scheduler]').options].filter(o => !o.disabled).length")
+        == 2
+    )
+
+
+def test_dice_and_arrow_keys(page: Chrome) -> None:
+    one(page, "dice").click()
+    assert 0 <= int(value(page, "seed")) < 2**32
+    fill(page, steps=20)
+    field(page, "steps").send_keys(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_DOWN)
+    field(page, "width").send_keys(Keys.ARROW_UP)
+    field(page, "guidance_scale").send_keys(Keys.ARROW_DOWN)
+    assert (value(page, "steps"), value(page, "width"), value(page, "guidance_scale")) == ("21", "136", "1.5")
+
+
+def test_tokens_are_counted_while_one_types(page: Chrome) -> None:
+    fill(page, prompt=RED)
+    counted = "return document.querySelector('#prompt-tokens').textContent"
+    wait_for(lambda: page.execute_script(counted) == "8/75", "the count")
+    choose(page, "model", "flux")
+    wait_for(lambda: page.execute_script(counted) == "", "no count where none is known")
+
+
+def test_weights_by_ctrl_and_the_arrow_keys(page: Chrome) -> None:
+    fill(page, prompt="a red circle, <lora:ink:0.5>")
+    prompt = field(page, "prompt")
+    up, down = Keys.CONTROL + Keys.ARROW_UP, Keys.CONTROL + Keys.ARROW_DOWN
+    page.execute_script("arguments[0].setSelectionRange(2, 12)", prompt)
+    for keys, text in ((up, "(red circle:1.1)"), (up, "(red circle:1.2)"), (down, "(red circle:1.1)"), (down, "red circle")):
+        prompt.send_keys(keys)
+        assert value(page, "prompt") == f"a {text}, <lora:ink:0.5>"
+    page.execute_script("arguments[0].setSelectionRange(4, 4)", prompt)
+    prompt.send_keys(down)
+    assert value(page, "prompt") == "a (red:0.9) circle, <lora:ink:0.5>"
+    page.execute_script("arguments[0].setSelectionRange(26, 26)", prompt)
+    prompt.send_keys(up)
+    assert value(page, "prompt") == "a (red:0.9) circle, <lora:ink:0.55>"
+
+
+def test_a_lora_and_a_sweep_are_drawn(page: Chrome, house: tuple[Spooler, str]) -> None:
+    fill(page, prompt=RED, seed=5)
+    page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary").click()
+    choose(page, "loras.0.name", "green-ground")
+    fill(page, **{"loras.0.weight": "0.8"})
+    choose(page, "sweep.on", "on")
+    fill(page, sweep="steps: 2, 4")
+    job, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert job.loras[0].name == "green-ground" and job.loras[0].weight == 0.8 and job.sweep == {"steps": [2, 4]}
+    assert (folder / "sheet.png").exists()
+    wait_for(
+        lambda: len(page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] img")) == 3, "the sheet and the pictures"
+    )
+    labelled(page, "Another LoRA").click()
+    assert field(page, "loras.1.name").is_displayed()
+
+
+def test_hires_fix_variation_and_enlarging_are_drawn(page: Chrome, house: tuple[Spooler, str]) -> None:
+    fill(page, prompt=RED, steps=2)
+    for switch in ("hires", "variation", "upscale"):
+        choose(page, f"{switch}.on", "on")
+    fill(page, **{"hires.scale": "1.5", "variation_strength": "0.2", "upscale.scale": "2"})
+    job, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert job.hires and job.variation_strength == 0.2 and job.upscale
+    with Image.open(folder / "0.png") as picture:
+        assert picture.size == (384, 384)
+
+
+# -- memory, links, styles -------------------------------------------------------------------------------------------------
+
+
+def test_settings_survive_a_reload_until_they_are_reset(page: Chrome) -> None:
+    fill(page, prompt="kept", steps=7)
+    choose(page, "hires.on", "on")
+    fill(page, **{"hires.scale": "3"})
+    choose(page, "sampler", "Heun")
+    page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary").click()
+    choose(page, "loras.0.name", "green-ground")
+    page.refresh()
+    is_ready(page)
+    kept = {name: value(page, name) for name in ("prompt", "steps", "hires.scale", "sampler", "loras.0.name")}
+    assert kept == {"prompt": "kept", "steps": "7", "hires.scale": "3", "sampler": "Heun", "loras.0.name": "green-ground"}
+    assert field(page, "hires.on").is_selected()
+    labelled(page, "Reset").click()
+    assert (value(page, "prompt"), value(page, "steps"), field(page, "hires.on").is_selected()) == ("", "", False)
+    labelled(page, "Undo").click()
+    assert value(page, "prompt") == "kept" and field(page, "hires.on").is_selected()
+
+
+def test_a_link_carries_the_whole_form_and_gives_one_s_own_back(page: Chrome, house: tuple[Spooler, str]) -> None:
+    page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    fill(page, prompt="a & b", steps=9, owner="ann") if field(page, "owner").is_displayed() else fill(
+        page, prompt="a & b", steps=9
+    )
+    choose(page, "sweep.on", "on")
+    fill(page, sweep="guidance_scale: 1, 2")
+    labelled(page, "Copy link").click()
+    wait_for(lambda: "clipboard" in toast(page), "the page to say so")
+    link = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert link.startswith(f"{house[1]}/?") and "hires" not in link
+    page.execute_script("localStorage.clear()")
+    fill(page, prompt="mine")
+    page.get(link)
+    is_ready(page)
+    assert (value(page, "prompt"), value(page, "steps"), value(page, "sweep")) == ("a & b", "9", "guidance_scale: 1, 2")
+    labelled(page, "Take mine back").click()
+    assert value(page, "prompt") == "mine"
+
+
+def test_styles_are_saved_laid_over_and_removed(page: Chrome, house: tuple[Spooler, str]) -> None:
+    fill(page, prompt="{prompt} on white", negative_prompt="blur")
+    page.find_element(By.CSS_SELECTOR, "[data-part=styles] summary").click()
+    page.find_element(By.ID, "style-name").send_keys("on white", Keys.ENTER)
+    chip = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".chosen input"), "the style")[0]
+    chip.click()
+    fill(page, prompt="a red ring", negative_prompt="", steps=2)
+    job, _ = sent(page, house[0].spool, lambda: generate(page))
+    assert (job.prompt, job.negative_prompt) == ("a red ring on white", "blur")
+    one(page, "apply-styles").click()
+    wait_for(lambda: value(page, "prompt") == "a red ring on white", "the style to be written into the prompt")
+    page.find_element(By.CSS_SELECTOR, ".chosen input").click()
+    one(page, "remove-style").click()
+    wait_for(lambda: not page.find_elements(By.CSS_SELECTOR, ".chosen input"), "the style to be gone")
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_png_dropped_anywhere_gives_its_settings(page: Chrome) -> None:
+    fill(page, prompt="before")
+    text = "a cat\nNegative prompt: dog\nSteps: 11, Sampler: Euler a, CFG scale: 6, Seed: 77, Size: 256x192, Model: nowhere"
+    carry(page, "drop", "main", png(parameters=text))
+    wait_for(lambda: "Settings taken from A1111" in toast(page), "the page to say whose settings they are")
+    taken = {name: value(page, name) for name in ("prompt", "negative_prompt", "steps", "sampler", "seed", "width", "height")}
+    assert list(taken.values()) == ["a cat", "dog", "11", "Euler a", "77", "256", "192"]
+    assert "model nowhere" in toast(page) and value(page, "model") == "demo"
+    page.find_element(By.XPATH, "//*[@data-part='toast']//button[.='Undo']").click()
+    assert value(page, "prompt") == "before" and value(page, "steps") == ""
+    carry(page, "drop", "main", png())
+    wait_for(lambda: "has no text at all" in toast(page), "the page to say that it tells nothing")
+    labelled(page, "Start from this picture").click()
+    pictured(page, "image")
+    assert [entry for entry in console(page) if "400" not in entry] == []
+
+
+def test_a_picture_from_the_clipboard_is_started_from(page: Chrome, house: tuple[Spooler, str]) -> None:
+    fill(page, prompt=RED, steps=3)
+    carry(page, "paste", "#prompt", png(color="green"))
+    pictured(page, "image")
+    job, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert job.kind == "img2img" and (folder / "inputs" / "image.png").read_bytes() == png(color="green")
+    one(page, "drop-picture").click()
+    assert page.execute_script("return document.querySelector('#image').files.length") == 0
+
+
+def painted(folder: Path) -> Image.Image:
+    with Image.open(folder / "inputs" / "mask.png") as mask:
+        return mask.convert("L")
+
+
+def easel(page: Chrome, address: str) -> WebElement:
+    choose(page, "kind", "inpaint")
+    carry(page, "drop", '[data-slot="image"] .drop', png())
+    pictured(page, "image")
+    fill(page, prompt=RED, steps=3)
+    canvas = wait_for(
+        lambda: next((e for e in page.find_elements(By.CSS_SELECTOR, "canvas") if e.is_displayed()), None), "the easel"
+    )
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    return canvas
+
+
+def test_a_mask_is_painted_with_the_mouse(page: Chrome, house: tuple[Spooler, str]) -> None:
+    canvas = easel(page, house[1])
+    stroke = ActionChains(page, duration=20).move_to_element_with_offset(canvas, -60, -60).click_and_hold()
+    stroke.move_by_offset(60, 0).move_by_offset(60, 0).release().perform()
+    job, folder = sent(page, house[0].spool, lambda: generate(page))
+    mask = painted(folder)
+    assert job.kind == "inpaint" and mask.size == (128, 128)
+    assert mask.getpixel((64, 100)) == 0, "what was not painted stays"
+    white = sum(mask.histogram()[200:])
+    assert 50 < white < 128 * 128 / 3
+
+    one(page, "undo").click()
+    generate(page)
+    wait_for(lambda: page.find_elements(By.ID, "mask-mistake"), "the page to ask for a mask")
+    ActionChains(page).move_to_element(in_view(page, canvas)).click().perform()
+    one(page, "invert").click()
+    _, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert painted(folder).getpixel((64, 64)) == 0 and painted(folder).getpixel((5, 5)) == 255
+    one(page, "eraser").click()
+    assert one(page, "eraser").get_attribute("aria-pressed") == "true"
+    one(page, "clear").click()
+    assert not one(page, "clear").is_enabled()
+    assert [entry for entry in console(page) if "422" not in entry] == []
+
+
+def test_a_mask_is_painted_with_a_finger_and_with_the_keyboard(page: Chrome, house: tuple[Spooler, str]) -> None:
+    phone(page)
+    canvas = easel(page, house[1])
+    box = page.execute_script(
+        "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height]", canvas
+    )
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+
+    touch("touchStart", (box[0] + box[2] / 2, box[1] + box[3] / 4))
+    touch("touchMove", (box[0] + box[2] / 2, box[1] + box[3] / 2))
+    touch("touchEnd")
+    _, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert painted(folder).getpixel((64, 48)) == 255 and painted(folder).getpixel((64, 120)) == 0
+    one(page, "clear").click()
+    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.SPACE, Keys.ARROW_DOWN, Keys.SPACE, Keys.CONTROL + "z")
+    _, folder = sent(page, house[0].spool, lambda: generate(page))
+    assert 20 < sum(painted(folder).histogram()[200:]) < 128 * 16
+
+
+def test_a_finished_picture_is_inpainted_and_its_mask_comes_along(page: Chrome, house: tuple[Spooler, str]) -> None:
+    canvas = easel(page, house[1])
+    ActionChains(page).move_to_element(canvas).click().perform()
+    _, folder = sent(page, house[0].spool, lambda: generate(page))
+    page.get(f"{house[1]}/?from={folder.name}&image=0&as=same")
+    is_ready(page)
+    pictured(page, "image")
+    pictured(page, "mask")
+    again, second = sent(page, house[0].spool, lambda: generate(page))
+    assert again.kind == "inpaint" and painted(second).getpixel((64, 64)) == 255 and painted(second).getpixel((5, 5)) == 0
+    page.get(f"{house[1]}/?from={folder.name}&image=0&as=upscale")
+    is_ready(page)
+    pictured(page, "image")
+    larger, third = sent(page, house[0].spool, lambda: generate(page))
+    assert larger.kind == "upscale"
+    with Image.open(third / "0.png") as picture:
+        assert picture.size == (256, 256)
+
+
+# -- for everybody ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_mark_lists_the_shortcuts(page: Chrome) -> None:
+    fill(page, prompt="what?")
+    assert value(page, "prompt") == "what?", "in a text it is a letter"
+    page.execute_script("document.activeElement.blur()")
+    page.find_element(By.TAG_NAME, "body").send_keys("?")
+    dialog = one(page, "shortcuts")
+    assert "Ctrl Enter" in dialog.text and "Cancel your last job" in dialog.text
+    dialog.find_element(By.XPATH, ".//button").click()
+    assert not dialog.is_displayed()
+
+
+def violations(page: Chrome) -> list[str]:
+    axe = npm.package("axe-core", AXE) / "node_modules" / "axe-core" / "axe.min.js"
+    page.execute_script(axe.read_text())
+    found = page.execute_async_script("axe.run().then(r => arguments[0](r.violations))")
+    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("width", ["desktop", "phone"])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    browser: Chrome, house: tuple[Spooler, str], tmp_path: Path, width: str, mode: str
+) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": mode}]})
+    if width == "phone":
+        phone(browser)
+    queries = (
+        "",
+        "prompt=x&hires.scale=2&variation_strength=0.2&sweep=a&refiner.model=big&controls.0.model=canny&vae=soft&after=x",
+    )
+    for number, query in enumerate((*queries, "kind=inpaint", "kind=upscale", "model=flux")):
+        browser.get(f"{house[1]}/?{query}")
+        is_ready(browser)
+        if query.startswith("prompt"):
+            browser.execute_script("document.querySelectorAll('.create details').forEach(each => { each.open = true; })")
+            generate(browser)
+            wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".mistake"), "mistakes")
+        if query == "kind=inpaint":
+            carry(browser, "drop", '[data-slot="image"] .drop', png())
+            pictured(browser, "image")
+        assert violations(browser) == [], query
+        inside, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert inside <= window, f"{query} scrolls sideways"
+        assert screenshot(browser, tmp_path / f"{number}.png").stat().st_size > 1000
+    browser.execute_script("document.querySelector('[data-part=help]').click()")
+    assert violations(browser) == []
+
+
+def test_on_a_phone_what_is_touched_is_large_enough(page: Chrome) -> None:
+    phone(page)
+    page.refresh()
+    is_ready(page)
+    script = """return [...document.querySelectorAll('.create button, .create select, .create summary, .kinds label, .switch')]
+        .filter(each => each.checkVisibility())
+        .map(each => [each.textContent.trim().slice(0, 20), each.getBoundingClientRect().height])
+        .filter(([, height]) => height < 44)"""
+    assert page.execute_script(script) == []
+
+
+def test_without_a_script_the_kinds_and_switches_show_what_belongs_to_them(
+    no_script_browser: Chrome, house: tuple[Spooler, str]
+) -> None:
+    browser = no_script_browser
+    browser.get(house[1])
+    assert not field(browser, "image").is_displayed() and not field(browser, "hires.scale").is_displayed()
+    labelled(browser, "Hires fix").click()
+    assert field(browser, "hires.scale").is_displayed()
+    labelled(browser, "Picture to picture").click()
+    assert field(browser, "image").is_displayed() and not field(browser, "hires.scale").is_displayed()
+    labelled(browser, "Enlarge").click()
+    assert field(browser, "upscale.scale").is_displayed() and not field(browser, "prompt").is_displayed()
