@@ -250,6 +250,12 @@ def remove(spool: Spool, job: Ended) -> bool:
     return True
 
 
+def delete(spool: Spool, state: End, job_id: str) -> bool:
+    """Remove an ended job because somebody said so. False when there is none in that state any more, or it has a star."""
+    job = _look(spool.root, state, job_id)
+    return job is not None and not job.starred and remove(spool, job)
+
+
 def agrees_with_disk(spool: Spool) -> bool:
     """Whether this host's clock and that of the file system are near each other. On a share the latter is another host's."""
     probe = spool.tmp / durable.unique_name()

@@ -135,8 +135,9 @@ def test_done_job_s_page_shows_picture_record_and_the_way_to_do_it_again(client:
     assert 'src="/api/v1/jobs/ring/images/0.png"' in page and "?download" in page and "http-equiv" not in page
     assert "demo [ababababab]" in page and "Seed" in page
     again = re.findall(r'href="(/\?[^"]+)"', page)
-    assert "seed=4" in again[0] and "seed=-1" in again[1] and "steps=20" in again[0]
-    assert 'placeholder="random"' in text(client, again[1].replace("&amp;", "&"))
+    ways = ("seed", "same", "vary", "img2img", "inpaint", "upscale")
+    assert all(f"/?from=ring&amp;image=0&amp;as={way}" in again for way in ways)
+    assert 'href="/api/v1/jobs/ring/archive.zip"' in page
 
 
 def test_a_model_whose_hash_is_not_known_yet_is_shown_without_one(client: FlaskClient, spool: Spool) -> None:

@@ -9,7 +9,7 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, tongues
+from webui import actions, api, bulk, editing, errors, frame, guard, live, pages, pictures, status, tongues
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
@@ -43,5 +43,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(actions.blueprint)
-    app.jinja_env.globals["verbs_for"] = actions.shown
+    app.register_blueprint(bulk.blueprint)
+    app.register_blueprint(editing.blueprint)
+    for part in (frame, live, pictures, status):
+        part.install(app)
     return app

@@ -14,6 +14,7 @@ from spooler.job import Job
 from spooler.mistakes import JobError
 from spooler.pending import Judged, Pending
 from spooler.place import Place
+from spooler.reader import PRIORITY
 from spooler.schedule import Waiting
 from spooler.spool import Spool
 from spooler.states import State
@@ -31,11 +32,12 @@ SHORT = 2000
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a waiting job stands: its place in the line from 1, when it is thought to start, and what keeps it back."""
+    """Where a waiting job stands: its place in the line from 1, when it is thought to start and end, what keeps it back."""
 
     position: int | None = None
     starts_in_s: float | None = None
     waits_for: str | None = None
+    ends_in_s: float | None = None
 
 
 class Line:
@@ -51,6 +53,8 @@ class Line:
         self._ordered: list[Waiting] = []
         self._positions: dict[str, int] = {}
         self._starts: list[float | None] = []
+        self._speeds: dict[str, float] = {}
+        self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
         self._next_order = float("-inf")
 
@@ -69,6 +73,22 @@ class Line:
         with self._lock:
             self._bring_up_to_date(told)
             return self._ordered
+
+    def may_run(self, told: list[tuple[SpoolerStatus, bool]]) -> tuple[list[Waiting], dict[str, int]]:
+        """The jobs that wait for nothing but their turn, in their order, and the owners' last turns that it goes by."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            return self._ordered[: len(self._starts)], self._turns
+
+    def hint(self, job_id: str) -> None:
+        """Look at the job's side file again: somebody changed its priority."""
+        with self._lock:
+            self._pending.hint(f"{job_id}{PRIORITY}")
+            self._next_order = float("-inf")
+
+    @property
+    def owner_cap(self) -> int:
+        return self._cap
 
     def place(self, waiting: Waiting) -> Place:
         return self._pending.place(waiting)
@@ -89,6 +109,12 @@ class Line:
             return max(1.0, min(600.0, starts[1]))
         return 10.0
 
+    def last_start_s(self, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
+        """Seconds until the last job of the line is thought to start; None when nobody knows, or none waits."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            return self._starts[-1] if self._starts else None
+
     def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]]) -> Standing:
         """Where the job stands; all unknown when the line does not have it."""
         with self._lock:
@@ -103,8 +129,15 @@ class Line:
                 return Standing()
             index = self._positions.get(waiting.name)
             starts = self._starts[index] if index is not None and index < len(self._starts) else None
+            speeds = self._speeds
         verdict = gate.judge(waiting, time.time(), self._where) if gate.is_conditional(waiting) else gate.READY
-        return Standing(None if index is None else index + 1, starts, verdict.why or None)
+        ends = None if starts is None else starts + waiting.work * _speed(speeds, waiting.model or self._catalogue.default)
+        return Standing(None if index is None else index + 1, starts, verdict.why or None, ends)
+
+    def left_s(self, place: Place, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
+        """Seconds that a running job probably still needs; None while no speed was measured."""
+        speeds = _speeds(told)
+        return self._left_s(place, speeds) if speeds else None
 
     def _where(self, job_id: str) -> State | None:
         place = self._spool.find_by_name(job_id)
@@ -119,7 +152,7 @@ class Line:
             job, progress = self._spool.read_job(place), self._spool.read_progress(place)
         except (OSError, JobError, UnreadableError):  # it ended just now
             return 0.0
-        speed = speeds.get(job.model or self._catalogue.default, sum(speeds.values()) / len(speeds))
+        speed = _speed(speeds, job.model or self._catalogue.default)
         return self._judge(job).work * speed * (1 - (progress.fraction if progress else 0.0))
 
     def _bring_up_to_date(self, told: list[tuple[SpoolerStatus, bool]]) -> None:
@@ -133,16 +166,26 @@ class Line:
         if now < self._next_order and len(self._pending) >= SHORT:
             return
         started = time.perf_counter()
-        turns: dict[str, int] = {}
+        self._turns = {}
         for status in alive:
-            turns |= status.last_turn
-        ready = schedule.order(self._pending.queue, turns, self._cap)
+            self._turns = self._turns | status.last_turn
+        ready = schedule.order(self._pending.queue, self._turns, self._cap)
         gated = sorted(self._pending.gated.values(), key=lambda each: each.arrival)
         self._ordered = [*ready, *gated]
         self._positions = {each.name: number for number, each in enumerate(self._ordered)}
         self._owners = Counter(each.owner for each in self._ordered)
         # While the queue is paused nobody knows when anything starts.
-        speeds = {} if self._spool.paused else {model: speed for status in alive for model, speed in status.speeds.items()}
+        self._speeds = speeds = {} if self._spool.paused else _speeds(told)
         left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
         self._starts = estimate.starts(ready, self._catalogue.default, speeds, left_s, spoolers=len(alive) or 1)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
+
+
+def _speeds(told: list[tuple[SpoolerStatus, bool]]) -> dict[str, float]:
+    """Measured seconds a megapixel-step by model, of the spoolers that live."""
+    return {model: speed for status, lives in told if lives for model, speed in status.speeds.items()}
+
+
+def _speed(speeds: dict[str, float], model: str) -> float:
+    """Of that model; one that was not measured is taken for as fast as the mean of the others. `speeds` is not empty."""
+    return speeds.get(model, sum(speeds.values()) / len(speeds))

@@ -13,7 +13,9 @@ from spooler.ids import ID
 from spooler.job import Job
 from spooler.strict_json import MAX_BYTES
 from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
+from webui.live import LiveReport
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
+from webui.status import StatusReport
 
 
 class ErrorBody(BaseModel):
@@ -42,7 +44,10 @@ class Health(BaseModel):
     status: str
 
 
-_MODELS = (Job, JobReport, JobList, RejectedList, ReadyReport, QueueReport, BatchReport, Catalogue, Priority, Error, Health)
+_MODELS = (
+    *(Job, JobReport, JobList, RejectedList, ReadyReport, QueueReport, BatchReport, Catalogue, Priority, Error, Health),
+    *(LiveReport, StatusReport),
+)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -182,6 +187,22 @@ _ROUTES: tuple[_Route, ...] = (
         [_ID],
         False,
         {200: ("The preview.", "image/jpeg"), 204: ("There is none just now.", ""), **_NOT_FOUND},
+    ),
+    (
+        "/api/v1/live",
+        "get",
+        "Tell what moves, for pages that ask again and again; Poll-After-Ms says after how long, 304 answers If-None-Match",
+        [{"name": "job", "in": "query", "schema": {"type": "string"}, "description": "Tell of this job too."}],
+        False,
+        {200: ("What moves.", LiveReport), 304: ("Not changed.", "")},
+    ),
+    (
+        "/api/v1/status",
+        "get",
+        "Tell how the server is: spoolers, engines, disk, queue, and the last day; answers 304 to a matching If-None-Match",
+        [],
+        False,
+        {200: ("How it is.", StatusReport), 304: ("Not changed.", "")},
     ),
     (
         "/api/v1/models",
