@@ -26,8 +26,10 @@ RESCAN_S = 10.0
 #: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
 ORDER_SHARE = 0.1
 KEEP_UP_S = 1.0
-#: A line of fewer jobs is listed and put into order for each who asks: what came just now is in it.
-SHORT = 2000
+#: A line of fewer than FEW jobs is listed and put into order for each who asks: what came just now is in it. One of fewer than
+#: SHORT, too, but then it rests for so many times as long as that took: else many submits would do nothing but list.
+FEW, SHORT = 100, 2000
+EXACT_RESTS = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Line:
         self._speeds: dict[str, float] = {}
         self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
-        self._next_order = float("-inf")
+        self._next_order = self._next_exact = float("-inf")
 
     def keep_up(self, stop: threading.Event) -> None:
         """Keep the line up to date until told to stop: the work of a thread of its own, so that no request has much to do."""
@@ -84,7 +86,7 @@ class Line:
         """Look at the job's side file again: somebody changed its priority."""
         with self._lock:
             self._pending.hint(f"{job_id}{PRIORITY}")
-            self._next_order = float("-inf")
+            self._next_order = self._next_exact = float("-inf")
 
     @property
     def owner_cap(self) -> int:
@@ -160,10 +162,12 @@ class Line:
         alive = [status for status, lives in told if lives]
         if alive:
             self._catalogue = alive[0].catalogue
-        if len(self._pending) < SHORT:
+        number, began = len(self._pending), time.perf_counter()
+        is_exact = number < FEW or (number < SHORT and now >= self._next_exact)
+        if is_exact:
             self._pending.distrust()
         self._pending.refresh(now, LOOK_S, RESCAN_S)
-        if now < self._next_order and len(self._pending) >= SHORT:
+        if now < self._next_order and not is_exact:
             return
         started = time.perf_counter()
         self._turns = {}
@@ -179,6 +183,7 @@ class Line:
         left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
         self._starts = estimate.starts(ready, self._catalogue.default, speeds, left_s, spoolers=len(alive) or 1)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
+        self._next_exact = time.monotonic() + (time.perf_counter() - began) * EXACT_RESTS
 
 
 def _speeds(told: list[tuple[SpoolerStatus, bool]]) -> dict[str, float]:
