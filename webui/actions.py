@@ -17,7 +17,7 @@ from spooler.spool import Spool
 from spooler.states import ENDS, STATES, State
 from spooler.strict_json import parse_object
 from webui import moves
-from webui.bulk import may_change
+from webui.bulk import give, may_change
 from webui.errors import answer
 from webui.frame import local
 from webui.office import office
@@ -187,9 +187,7 @@ def page_move(job_id: str) -> AnyResponse:
     before = request.form.get("before") or None
     if job_id in ids and (before is None or before in ids):
         move = moves.plan(line, job_id, before, turns, desk.line.owner_cap, may_touch_others=person().operator)
-        for each, value in move.changes if move else ():
-            desk.spool.set_priority(each, value)
-            desk.line.hint(each)
+        give(move.changes if move else ())
     # When it left the line meanwhile, the page that follows shows where it is.
     return redirect(local(request.form.get("back") or url_for("pages.queue")), 303)
 

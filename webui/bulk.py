@@ -6,6 +6,8 @@ the page that follows says how many were not done.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -17,10 +19,12 @@ from spooler.durable import UnreadableError
 from spooler.ids import ID
 from spooler.mistakes import JobError
 from spooler.place import Place
+from spooler.reader import PRIORITY, mtime_ns
 from spooler.states import ENDS
 from webui import zips
 from webui.errors import answer
 from webui.frame import around, local
+from webui.moves import Value
 from webui.office import office
 from webui.people import person
 
@@ -28,8 +32,8 @@ blueprint = Blueprint("bulk", __name__)
 
 #: Jobs of one selection.
 MOST = 500
-#: Verbs that only read, so anybody may.
-READING = frozenset({"zip", "compare"})
+#: Seconds between two looks at a file system's clock, and their number.
+TICK_S, TICKS = 0.004, 25
 
 
 @blueprint.post("/gallery/bulk")
@@ -62,8 +66,10 @@ def queue() -> AnyResponse:
     ids, verb, back = _ids(), request.form.get("do", ""), _back("pages.queue")
     if verb not in ("cancel", "hold", "release", "top"):
         return answer(400, "bad_request", "There is no such thing to do.")
-    # The last one to be raised is on top: the selection keeps its order.
-    done = sum(_do_waiting(each, verb) for each in (reversed(ids) if verb == "top" else ids))
+    if verb == "top":  # the last one to be raised is on top: the selection keeps its order
+        done = give((each, "top") for each in reversed(ids) if _may_raise(each))
+    else:
+        done = sum(_do_waiting(each, verb) for each in ids)
     return _did(back, done, len(ids))
 
 
@@ -116,12 +122,35 @@ def _do_waiting(job_id: str, verb: str) -> bool:
     if verb == "cancel":
         after = spool.cancel(job_id)
         return after is not None and after.state in ("cancelled", "claimed")
-    if verb == "top":
-        spool.set_priority(job_id, "top")
-        office().line.hint(job_id)
-        return place.state in ("pending", "held")
     after = spool.hold(job_id) if verb == "hold" else spool.release(job_id)
     return after is not None and after.state == ("held" if verb == "hold" else "pending")
+
+
+def _may_raise(job_id: str) -> bool:
+    place = office().spool.find_by_name(job_id)
+    return place is not None and place.state in ("pending", "held") and may_change(place)
+
+
+def give(changes: Iterable[tuple[str, Value]]) -> int:
+    """Give jobs their priorities, one after the other; how many there were.
+
+    A later "top" is above an earlier one by the times of two files, and a file system's clock stands still for milliseconds: so
+    it is written again until its time is another, or for so long that the clock must be one of the coarsest, and then it stays.
+    """
+    desk, last_ns, given = office(), 0, 0
+    for job_id, value in changes:
+        given += 1
+        for _ in range(TICKS):
+            desk.spool.set_priority(job_id, value)
+            if value != "top":
+                break
+            at_ns = mtime_ns(desk.spool.pending / f"{job_id}{PRIORITY}")
+            if at_ns != last_ns:
+                last_ns = at_ns
+                break
+            time.sleep(TICK_S)
+        desk.line.hint(job_id)
+    return given
 
 
 def _ids() -> list[str]:

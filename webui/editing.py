@@ -65,10 +65,12 @@ def _given(job: Job) -> dict[str, str]:
 
 def _value(name: str, text: str) -> Any:
     """The field's value; None takes it out, so that it has its default. What is no number stays text for the rules."""
-    if name in TEXTS:
+    if name == "prompt":
         return text
     if not text.strip():
         return None
+    if name in TEXTS:
+        return text
     if re.fullmatch(r"\s*[+-]?\d{1,15}\s*", text, re.ASCII):
         return int(text)
     return float(text) if re.fullmatch(r"\s*[+-]?\d{0,9}\.\d{1,9}\s*", text, re.ASCII) else text

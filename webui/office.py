@@ -22,7 +22,6 @@ from webui.line import Line
 from webui.patience import Patience
 from webui.reports import Reports
 
-
 #: So near to the bound of waiting jobs they are counted exactly.
 NEAR = 2000
 
