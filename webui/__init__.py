@@ -9,8 +9,17 @@ index.py      finding finished jobs among a million: a throw-away copy of what l
 search.py     what may be asked of it: words, filters, cursors, pages
 finished.py   what it keeps of a job
 store.py      its SQLite file
+live.py       what moves, for the open pages: one small answer for all of them
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered
+frame.py      what is around every page, and what a browser is remembered by
+facts.py      a job's record as rows for people
+gallery.py    what a person asks of the gallery
+actions.py    what people do to a job and to the queue; bulk.py to many at once; editing.py to one that waits
+moves.py      what moving a job before another means
+pictures.py   pictures for the pages; thumbnails.py makes the small ones; zips.py packs them
+status.py     how the server is; day.py counts the last day, plots.py draws it
+tongues.py    the languages of the pages
 __main__.py   waitress
 """
