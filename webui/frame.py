@@ -27,7 +27,7 @@ REMEMBERED_S = 365 * 86_400
 
 def install(app: Flask) -> None:
     app.register_blueprint(blueprint)
-    app.context_processor(lambda: {"theme": theme(), "me": me(), "person": person(), "back": here()})
+    app.context_processor(lambda: {"theme": theme(), "my_name": me(), "person": person(), "back": here()})
 
 
 def around(ready: ReadyReport | None = None) -> dict[str, Any]:
