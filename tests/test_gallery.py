@@ -77,7 +77,7 @@ def test_filters_find_what_they_say(client: FlaskClient, spool: Spool) -> None:
 def test_pictures_have_their_place_before_they_come(client: FlaskClient, spool: Spool) -> None:
     done(spool, "cat")
     page = text(client, "/gallery")
-    assert 'width="128" height="128"' in page and "/jobs/cat/thumbnails/256/0.png 256w" in page
+    assert 'width="128" height="128"' in page and "/jobs/cat/thumbnails/256/0.png?of=2" in page and "Z 256w" in page
 
 
 # -- thumbnails ------------------------------------------------------------------------------------------------------------

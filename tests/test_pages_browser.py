@@ -337,12 +337,20 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
             if page > window:
                 found.append(f"{path} scrolls sideways, {direction}: {page} > {window}")
         assert screenshot(browser, tmp_path / f"{number}.png").stat().st_size > 1000
-    for opener in (".prefs summary", ".tools summary"):
+    for opener in (".prefs summary", ".tools summary", ".danger summary", "a[data-zoom]"):
         browser.get(f"{desk.address}/jobs/cat")
         one(browser, opener).click()
         browser.execute_script(axe)
         told = browser.execute_async_script("axe.run().then(r => arguments[0](r.violations))")
         found += [f"{opener}: {each['id']}: {node['html'][:160]}" for each in told for node in each["nodes"]]
+    browser.get(f"{desk.address}/gallery")
+    browser.execute_script(
+        "document.querySelector('[name=job]').click(); document.querySelector('.bulk [value=delete]').click()"
+    )
+    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".sure"), "the question")
+    browser.execute_script(axe)
+    told = browser.execute_async_script("axe.run().then(r => arguments[0](r.violations))")
+    found += [f"sure: {each['id']}: {node['html'][:160]}" for each in told for node in each["nodes"]]
     assert not found, "\n".join(found)
 
 

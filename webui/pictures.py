@@ -33,9 +33,12 @@ def install(app: Flask) -> None:
     app.jinja_env.globals["thumb"] = thumb
 
 
-def thumb(job_id: str, file: str, side: int = SIZES[0]) -> str:
-    """Where the thumbnail of a job's picture is had."""
-    return url_for("pictures.thumbnail", job_id=job_id, name=file, side=side)
+def thumb(job_id: str, file: str, side: int = SIZES[0], completed: str | None = None) -> str:
+    """Where the thumbnail of a job's picture is had.
+
+    A browser keeps it for ever, and a deleted job's id may be given again: so `completed`, when the job ended, is part of it.
+    """
+    return url_for("pictures.thumbnail", job_id=job_id, name=file, side=side, of=completed)
 
 
 @blueprint.get("/jobs/<job_id>/thumbnails/<int:side>/<name>")

@@ -41,6 +41,7 @@ const poll = (url, show) => {
     let least = 0;
     try {
       const answer = await fetch(url, { headers: etag ? { 'If-None-Match': etag } : {}, cache: 'no-store' });
+      if (answer.status === 401) { location.reload(); return; } // the session is over: the server leads to the login
       if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
       failures = 0;
       least = Number(answer.headers.get('Poll-After-Ms'));
