@@ -16,7 +16,7 @@ from PIL import Image
 from test_pages import app, client, finish, spool, text
 
 from spooler.spool import Spool
-from webui import live
+from webui import live, pages
 from webui.frame import local
 from webui.gallery import asked
 from webui.people import Person
@@ -211,6 +211,15 @@ def test_mine_are_those_of_the_name_that_the_browser_remembers(client: FlaskClie
     assert client.post("/owner", data={"owner": "Zoë", "back": "/queue"}).headers["Location"] == "/queue"
     page = text(client, "/queue?of=mine")
     assert "hers" in page and "his" not in page and ">hers<" in text(client, "/queue")
+
+
+def test_mine_are_found_behind_any_number_of_others(client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "SHOWN", 2)
+    for name in "abcz":
+        owner = "ann" if name == "z" else "bert"
+        spool.submit(json.dumps({"prompt": name, "owner": owner, "priority": -1 if name == "z" else 0}).encode(), name)
+    client.set_cookie("owner", "ann")
+    assert 'href="/jobs/z"' in text(client, "/queue?of=mine") and 'href="/jobs/z"' not in text(client, "/queue")
 
 
 def test_a_waiting_job_is_edited_in_its_place(client: FlaskClient, spool: Spool) -> None:

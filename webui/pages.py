@@ -165,7 +165,10 @@ def queue() -> str:
     running = reports.jobs("claimed")[0]
     waiting, held = reports.jobs("pending", limit=SHOWN)[0], reports.jobs("held", limit=SHOWN)[0]
     lists = {"waiting": waiting, "held": held}
-    own = {name: [each for each in jobs if each.job.owner == me()] for name, jobs in lists.items()}
+    own = {
+        "waiting": reports.waiting_of(me(), SHOWN) if me() else [],
+        "held": [each for each in held if each.job.owner == me()],
+    }
     return render_template(
         "queue.html",
         running=running,

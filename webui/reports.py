@@ -153,6 +153,11 @@ class Reports:
         places = self._spool.places(state)
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
 
+    def waiting_of(self, owner: str, limit: int = 50) -> list[JobReport]:
+        """The first waiting jobs of that owner, however far behind in the line."""
+        places = [self._line.place(each) for each in self.waiting() if each.owner == owner][:limit]
+        return [report for place in places if (report := self._try(place)) and report.job.owner == owner]
+
     def ended(
         self, states: Sequence[Ended], wanted: Search | None = None, cursor: str | None = None, limit: int = 50, offset: int = 0
     ) -> JobList:
