@@ -48,6 +48,7 @@ class Reader:
         self.claimed = root / "claimed"
         self.rejected_folder = root / "rejected"
         self.batches = root / "batches"
+        self._statuses: dict[Path, tuple[tuple[int, int, int], SpoolerStatus]] = {}
 
     # -- where a job is ----------------------------------------------------------------------------------------------------
 
@@ -182,9 +183,19 @@ class Reader:
         found = []
         for folder in self.spooler_folders():
             with contextlib.suppress(FileNotFoundError, ValidationError):
-                status = SpoolerStatus.model_validate_json((folder / "spooler.json").read_bytes())
-                found.append((status, self.alive(folder.name)))
+                found.append((self._status(folder / "spooler.json"), self.alive(folder.name)))
         return found
+
+    def _status(self, path: Path) -> SpoolerStatus:
+        """What the file says. It is read anew when it is another: each is a new file, renamed into place."""
+        info = path.stat()
+        version = (info.st_ino, info.st_mtime_ns, info.st_size)
+        known = self._statuses.get(path)
+        if known is None or known[0] != version:
+            # RACE: should it be replaced between the two, what is read is newer than its version, and is read once more.
+            known = (version, SpoolerStatus.model_validate_json(path.read_bytes()))
+            self._statuses[path] = known
+        return known[1]
 
     def spooler_folders(self) -> list[Path]:
         """The folders of claimed/, one of each spooler that ever was."""

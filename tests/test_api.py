@@ -326,6 +326,9 @@ def test_the_document_describes_every_route_and_every_answer_fits_it(app: Flask,
         ("/api/v1/jobs/none", "get", "Error"),
         ("/api/v1/rejected", "get", "RejectedList"),
         ("/readyz", "get", "ReadyReport"),
+        ("/api/v1/live", "get", "LiveReport"),
+        ("/api/v1/live?job=cat", "get", "LiveReport"),
+        ("/api/v1/status", "get", "StatusReport"),
         ("/healthz", "get", "Health"),
     ):
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}

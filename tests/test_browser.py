@@ -62,10 +62,8 @@ def test_type_a_prompt_see_the_picture(browser: Chrome, house: tuple[Spooler, st
     place = wait_state(running.spool, browser.current_url.rsplit("/", 1)[1], "done")
     drawn = look(picture(place.path / "0.png"))
     assert (drawn.colour, drawn.shape, drawn.background) == ("red", "circle", "blue")
-    browser.find_element(By.PARTIAL_LINK_TEXT, "Use these settings").click()
-    wait_for(lambda: browser.find_elements(By.NAME, "seed"), "the form")
-    assert browser.find_element(By.NAME, "seed").get_attribute("value") == "5"
-    assert browser.find_element(By.NAME, "prompt").get_attribute("value") == "a large red circle on a blue background"
+    again = browser.find_element(By.LINK_TEXT, "Reuse everything").get_attribute("href")
+    assert again and again.endswith(f"/?from={place.id}&image=0&as=same")
     assert console(browser) == []
 
 
@@ -82,9 +80,9 @@ def test_see_the_place_in_the_queue_then_progress_then_cancel(browser: Chrome, h
     mine = browser.current_url
 
     browser.get(f"{address}/queue")
-    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".row")) == 3, "one running and two waiting")
+    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, "[data-job]")) == 3, "one running and two waiting")
     running.spool.cancel("between")
-    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".row")) == 2, "the queue to follow")
+    wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, "[data-job]")) == 2, "the queue to follow")
     browser.get(mine)
     wait_for(lambda: seen(browser, "[data-part=doing]") == "Next in line", "the position to move up")
     running.spool.cancel("before")

@@ -78,9 +78,12 @@ def test_done_job_s_page_shows_picture_record_and_the_way_to_do_it_again(client:
     assert 'src="/api/v1/jobs/ring/images/0.png"' in page and "?download" in page and "http-equiv" not in page
     assert "demo [ababababab]" in page and "Seed" in page
     again = re.findall(r'href="(/\?[^"]+)"', page)
-    first, fresh = (text(client, each.replace("&amp;", "&")) for each in again[:2])
+    first, fresh = (text(client, f"/?from=ring&as=same{more}") for more in ("", "&seed=-1"))
     assert 'name="seed" inputmode="numeric" autocomplete="off" value="4"' in first and 'value="20"' in first
     assert 'name="seed" inputmode="numeric" autocomplete="off" value=""' in fresh and 'value="20"' in fresh
+    ways = ("seed", "same", "vary", "img2img", "inpaint", "upscale")
+    assert all(f"/?from=ring&amp;image=0&amp;as={way}" in again for way in ways)
+    assert 'href="/api/v1/jobs/ring/archive.zip"' in page
 
 
 def test_a_model_whose_hash_is_not_known_yet_is_shown_without_one(client: FlaskClient, spool: Spool) -> None:

@@ -14,6 +14,7 @@ index.py      finding finished jobs among a million: a throw-away copy of what l
 search.py     what may be asked of it: words, filters, cursors, pages
 finished.py   what it keeps of a job
 store.py      its SQLite file
+live.py       what moves, for the open pages: one small answer for all of them
 api.py        /api/v1, /healthz, /readyz
 openapi.py    the API's own description, made from the models
 pages.py      the pages, server-rendered
@@ -23,6 +24,14 @@ origin.py     a form that begins with a job that there is, and its pictures
 aids.py       what the form asks meanwhile: tokens, the settings in a picture, styles
 styles.py     snippets of prompts under a name, kept in the spool
 packed.py     static texts go packed over the line
+frame.py      what is around every page, and what a browser is remembered by
+facts.py      a job's record as rows for people
+gallery.py    what a person asks of the gallery
+actions.py    what people do to a job and to the queue; bulk.py to many at once; editing.py to one that waits
+moves.py      what moving a job before another means
+pictures.py   pictures for the pages; thumbnails.py makes the small ones; zips.py packs them
+status.py     how the server is; day.py counts the last day, plots.py draws it
+tongues.py    the languages of the pages
 server.py     waitress, with connections that may be slow
 __main__.py   the process
 """

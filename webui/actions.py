@@ -16,9 +16,14 @@ from spooler.place import Place
 from spooler.spool import Spool
 from spooler.states import ENDS, STATES, State
 from spooler.strict_json import parse_object
+from webui import moves
+from webui.answers import may_change
+from webui.bulk import give
 from webui.errors import answer
+from webui.frame import local
 from webui.office import office
-from webui.reports import STATUS, JobReport
+from webui.people import person
+from webui.reports import STATUS
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("actions", __name__)
@@ -154,6 +159,10 @@ def page_act(job_id: str, verb: str) -> AnyResponse:
     place = do(office().spool, job_id)
     if place is None:
         return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
+    if verb == "top":
+        office().line.hint(job_id)
+    if "back" in request.form:
+        return redirect(local(request.form["back"]), 303)
     where = "pages.queue" if "pending" in wanted or "held" in wanted else "pages.job"
     # When it was too late, the page that follows shows where the job is.
     return redirect(url_for(where) if where == "pages.queue" else url_for(where, job_id=place.id), 303)
@@ -170,6 +179,27 @@ def page_priority(job_id: str) -> AnyResponse:
     return redirect(url_for("pages.queue"), 303)
 
 
+@blueprint.post("/jobs/<job_id>/move")
+@needs(Rule.OWNER)
+def page_move(job_id: str) -> AnyResponse:
+    """Move a waiting job before another, `before`, or to the end of the line; webui/moves.py says what that means."""
+    desk = office()
+    told = desk.spool.spoolers()
+    place = desk.spool.find_by_name(job_id)
+    if place is None:
+        return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
+    if not may_change(place):
+        return answer(403, "not_yours", "The job belongs to somebody else.")
+    line, turns = desk.line.may_run(told)
+    ids = {each.id for each in line}
+    before = request.form.get("before") or None
+    if job_id in ids and (before is None or before in ids):
+        move = moves.plan(line, job_id, before, turns, desk.line.owner_cap, may_touch_others=person().operator)
+        give(move.changes if move else ())
+    # When it left the line meanwhile, the page that follows shows where it is.
+    return redirect(local(request.form.get("back") or url_for("pages.queue")), 303)
+
+
 @blueprint.post("/queue/<any(pause, resume):verb>")
 @needs(Rule.OPERATOR)
 def page_pause(verb: str) -> AnyResponse:
@@ -182,10 +212,3 @@ def _pause(verb: str) -> None:
         office().spool.pause()
     else:
         office().spool.resume()
-
-
-def shown(report: JobReport) -> list[tuple[str, str]]:
-    """The verbs that a row of the queue offers, each with its label."""
-    if report.status == "waiting":
-        return [("top", "To the top"), ("hold", "Hold")]
-    return [("release", "Release")] if report.status == "held" else []

@@ -15,14 +15,20 @@ from webui import (
     api,
     archives,
     batching,
+    bulk,
     changing,
+    editing,
     errors,
     following,
     form,
+    frame,
     guard,
+    live,
     login,
     packed,
+    pictures,
     plain,
+    status,
     tongues,
 )
 from webui.index import Index
@@ -62,8 +68,9 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(aids.blueprint)
     app.register_blueprint(form.blueprint)  # the pages', which the form adds its own to
     app.register_blueprint(actions.blueprint)
-    for part in (archives, batching, changing, following, login, openai_views, plain):
+    for part in (archives, batching, bulk, changing, editing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
+    for page in (frame, live, pictures, status):
+        page.install(app)
     sdapi.install(app)
-    app.jinja_env.globals["verbs_for"] = actions.shown
     return app

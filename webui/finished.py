@@ -46,6 +46,7 @@ class Finished:
     batch: str
     starred: bool
     seconds: float | None  # from the start of its last attempt to its end
+    waited: float | None  # seconds in the queue before it; null: unknown, or it never ran
     failure: str  # code of the failure; empty: none
     has_record: bool  # whether record.json is there: a job that is cancelled while it waits gets it a moment later
 
@@ -78,6 +79,7 @@ def read(place: Place, state: Ended) -> Finished:
         batch=_text(_get(asked, "batch")),
         starred="starred" in names,
         seconds=(completed - started) / 1000 if completed is not None and started is not None else None,
+        waited=_waited(record, started),
         failure=_text(_get(record, "failure", "code")),
         has_record="record.json" in names,
     )
@@ -121,6 +123,13 @@ def _text(value: Any) -> str:
 def _whole(value: Any) -> int | None:
     """A whole number that a database can hold."""
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62 else None
+
+
+def _waited(record: dict[str, Any], started_ms: int | None) -> float | None:
+    """Seconds from the submission, or the last retry, to the start of the last attempt."""
+    retried = _get(record, "retried")
+    came = _moment_ms(retried[-1] if isinstance(retried, list) and retried else _get(record, "queued"))
+    return max(0.0, (started_ms - came) / 1000) if started_ms is not None and came is not None else None
 
 
 def _moment_ms(value: Any) -> int | None:

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -390,6 +391,24 @@ class Index:
         """The bytes of all files of the jobs in the index, by state. Raises sqlite3.Error when there is no index."""
         with self._store.read(QUESTION_S) as reader:
             return {state: folder.bytes for state, folder in reader.folders().items()}
+
+    def values(self, state: Ended, field: Literal["owner", "model"], most: int = 200) -> list[str]:
+        """The owners, or the models, of the jobs of that state; none while there is no index."""
+        with contextlib.suppress(sqlite3.Error), self._store.read(QUESTION_S) as reader:
+            return [value for value in reader.values(state, field, most) if value]
+        return []
+
+    def beside(self, state: Ended, job_id: str) -> tuple[str | None, str | None]:
+        """The ids of the next newer and the next older job of that state, as far as the index knows."""
+        with contextlib.suppress(sqlite3.Error), self._store.read(QUESTION_S) as reader:
+            return reader.beside(state, job_id)
+        return None, None
+
+    def since(self, moment_ms: int, most: int) -> list[store.Outcome]:
+        """The jobs that ended since then, the newest first, at most so many; none while there is no index."""
+        with contextlib.suppress(sqlite3.Error), self._store.read(QUESTION_S) as reader:
+            return reader.since(moment_ms, most)
+        return []
 
     def find_batch(self, batch: str) -> list[Place]:
         """The finished jobs of a batch, by id. Raises sqlite3.Error when there is no index."""

@@ -14,6 +14,7 @@ from spooler.job import Job
 from spooler.mistakes import JobError
 from spooler.pending import Judged, Pending
 from spooler.place import Place
+from spooler.reader import PRIORITY
 from spooler.schedule import Waiting
 from spooler.spool import Spool
 from spooler.states import State
@@ -25,17 +26,20 @@ RESCAN_S = 10.0
 #: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
 ORDER_SHARE = 0.1
 KEEP_UP_S = 1.0
-#: A line of fewer jobs is listed and put into order for each who asks: what came just now is in it.
-SHORT = 2000
+#: A line of fewer than FEW jobs is listed and put into order for each who asks: what came just now is in it. One of fewer than
+#: SHORT, too, but then it rests for so many times as long as that took: else many submits would do nothing but list.
+FEW, SHORT = 100, 2000
+EXACT_RESTS = 4
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a waiting job stands: its place in the line from 1, when it is thought to start, and what keeps it back."""
+    """Where a waiting job stands: its place in the line from 1, when it is thought to start and end, what keeps it back."""
 
     position: int | None = None
     starts_in_s: float | None = None
     waits_for: str | None = None
+    ends_in_s: float | None = None
 
 
 class Line:
@@ -51,8 +55,10 @@ class Line:
         self._ordered: list[Waiting] = []
         self._positions: dict[str, int] = {}
         self._starts: list[float | None] = []
+        self._speeds: dict[str, float] = {}
+        self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
-        self._next_order = float("-inf")
+        self._next_order = self._next_exact = float("-inf")
 
     def keep_up(self, stop: threading.Event) -> None:
         """Keep the line up to date until told to stop: the work of a thread of its own, so that no request has much to do."""
@@ -69,6 +75,22 @@ class Line:
         with self._lock:
             self._bring_up_to_date(told)
             return self._ordered
+
+    def may_run(self, told: list[tuple[SpoolerStatus, bool]]) -> tuple[list[Waiting], dict[str, int]]:
+        """The jobs that wait for nothing but their turn, in their order, and the owners' last turns that it goes by."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            return self._ordered[: len(self._starts)], self._turns
+
+    def hint(self, job_id: str) -> None:
+        """Look at the job's side file again: somebody changed its priority."""
+        with self._lock:
+            self._pending.hint(f"{job_id}{PRIORITY}")
+            self._next_order = self._next_exact = float("-inf")
+
+    @property
+    def owner_cap(self) -> int:
+        return self._cap
 
     def place(self, waiting: Waiting) -> Place:
         return self._pending.place(waiting)
@@ -89,6 +111,12 @@ class Line:
             return max(1.0, min(600.0, starts[1]))
         return 10.0
 
+    def last_start_s(self, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
+        """Seconds until the last job of the line is thought to start; None when nobody knows, or none waits."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            return self._starts[-1] if self._starts else None
+
     def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]]) -> Standing:
         """Where the job stands; all unknown when the line does not have it."""
         with self._lock:
@@ -103,8 +131,15 @@ class Line:
                 return Standing()
             index = self._positions.get(waiting.name)
             starts = self._starts[index] if index is not None and index < len(self._starts) else None
+            speeds = self._speeds
         verdict = gate.judge(waiting, time.time(), self._where) if gate.is_conditional(waiting) else gate.READY
-        return Standing(None if index is None else index + 1, starts, verdict.why or None)
+        ends = None if starts is None else starts + waiting.work * _speed(speeds, waiting.model or self._catalogue.default)
+        return Standing(None if index is None else index + 1, starts, verdict.why or None, ends)
+
+    def left_s(self, place: Place, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
+        """Seconds that a running job probably still needs; None while no speed was measured."""
+        speeds = _speeds(told)
+        return self._left_s(place, speeds) if speeds else None
 
     def _where(self, job_id: str) -> State | None:
         place = self._spool.find_by_name(job_id)
@@ -119,7 +154,7 @@ class Line:
             job, progress = self._spool.read_job(place), self._spool.read_progress(place)
         except (OSError, JobError, UnreadableError):  # it ended just now
             return 0.0
-        speed = speeds.get(job.model or self._catalogue.default, sum(speeds.values()) / len(speeds))
+        speed = _speed(speeds, job.model or self._catalogue.default)
         return self._judge(job).work * speed * (1 - (progress.fraction if progress else 0.0))
 
     def _bring_up_to_date(self, told: list[tuple[SpoolerStatus, bool]]) -> None:
@@ -127,22 +162,35 @@ class Line:
         alive = [status for status, lives in told if lives]
         if alive:
             self._catalogue = alive[0].catalogue
-        if len(self._pending) < SHORT:
+        number, began = len(self._pending), time.perf_counter()
+        is_exact = number < FEW or (number < SHORT and now >= self._next_exact)
+        if is_exact:
             self._pending.distrust()
         self._pending.refresh(now, LOOK_S, RESCAN_S)
-        if now < self._next_order and len(self._pending) >= SHORT:
+        if now < self._next_order and not is_exact:
             return
         started = time.perf_counter()
-        turns: dict[str, int] = {}
+        self._turns = {}
         for status in alive:
-            turns |= status.last_turn
-        ready = schedule.order(self._pending.queue, turns, self._cap)
+            self._turns = self._turns | status.last_turn
+        ready = schedule.order(self._pending.queue, self._turns, self._cap)
         gated = sorted(self._pending.gated.values(), key=lambda each: each.arrival)
         self._ordered = [*ready, *gated]
         self._positions = {each.name: number for number, each in enumerate(self._ordered)}
         self._owners = Counter(each.owner for each in self._ordered)
         # While the queue is paused nobody knows when anything starts.
-        speeds = {} if self._spool.paused else {model: speed for status in alive for model, speed in status.speeds.items()}
+        self._speeds = speeds = {} if self._spool.paused else _speeds(told)
         left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
         self._starts = estimate.starts(ready, self._catalogue.default, speeds, left_s, spoolers=len(alive) or 1)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
+        self._next_exact = time.monotonic() + (time.perf_counter() - began) * EXACT_RESTS
+
+
+def _speeds(told: list[tuple[SpoolerStatus, bool]]) -> dict[str, float]:
+    """Measured seconds a megapixel-step by model, of the spoolers that live."""
+    return {model: speed for status, lives in told if lives for model, speed in status.speeds.items()}
+
+
+def _speed(speeds: dict[str, float], model: str) -> float:
+    """Of that model; one that was not measured is taken for as fast as the mean of the others. `speeds` is not empty."""
+    return speeds.get(model, sum(speeds.values()) / len(speeds))

@@ -24,6 +24,9 @@ from webui.patience import Patience
 from webui.people import hurry, person
 from webui.reports import Reports
 
+#: So near to the bound of waiting jobs they are counted exactly.
+NEAR = 2000
+
 
 class FullError(RuntimeError):
     """As many jobs wait as may: met by whoever submits one more, with the seconds after which to try again."""
@@ -78,6 +81,10 @@ class Office:
         if free < floor:
             rule = f"The disk must have {floor >> 20} MiB free, but has {free >> 20}"
             raise NoRoomError(f"{rule}: the job was not accepted. Try again when there is space.")
+        cap, most = self.settings.owner_waiting, self.settings.max_waiting
+        # Far from the bound the line need not be brought up to date: its thread does that every second.
+        if not cap and (not most or len(self.line) < most - NEAR):
+            return
         told = self.spool.spoolers()
         line = self.line.jobs(told)
         retry_s = self.line.next_start_s(told)

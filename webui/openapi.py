@@ -17,10 +17,12 @@ from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
 from webui.aids import MetadataReport, Picture, StyleList, StyleTexts, TokenCounts, TokenQuestion
 from webui.batching import KINDS, BatchError
 from webui.changing import ActionReport, Actions, Deleted
+from webui.live import LiveReport
 from webui.plain import Generating, Result
 from webui.recoded import TYPES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 from webui.search import CURSOR
+from webui.status import StatusReport
 from webui.styles import Style
 
 
@@ -71,8 +73,10 @@ _MODELS: tuple[type[BaseModel], ...] = (
     Priority,
     Error,
     Health,
+    LiveReport,
+    StatusReport,
 )
-_OF_FORM = (TokenQuestion, TokenCounts, MetadataReport, Picture, Style, StyleList, StyleTexts)
+_OF_FORM: tuple[type[BaseModel], ...] = (TokenQuestion, TokenCounts, MetadataReport, Picture, Style, StyleList, StyleTexts)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
     "name": "name",
@@ -350,6 +354,22 @@ _ROUTES: tuple[_Route, ...] = (
         [_ID],
         False,
         {200: ("The preview.", "image/jpeg"), 204: ("There is none just now.", ""), **_NOT_FOUND},
+    ),
+    (
+        "/api/v1/live",
+        "get",
+        "Tell what moves, for pages that ask again and again; Poll-After-Ms says after how long, 304 answers If-None-Match",
+        [{"name": "job", "in": "query", "schema": {"type": "string"}, "description": "Tell of this job too."}],
+        False,
+        {200: ("What moves.", LiveReport), 304: ("Not changed.", "")},
+    ),
+    (
+        "/api/v1/status",
+        "get",
+        "Tell how the server is: spoolers, engines, disk, queue, and the last day; answers 304 to a matching If-None-Match",
+        [],
+        False,
+        {200: ("How it is.", StatusReport), 304: ("Not changed.", "")},
     ),
     (
         "/api/v1/models",

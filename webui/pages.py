@@ -7,25 +7,55 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, abort, redirect, render_template, request, url_for
+from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
-from spooler.catalogue import loras_of
 from spooler.mistakes import JobError
-from spooler.record import EngineFacts
+from webui import facts
+from webui.frame import around, local, me
+from webui.gallery import FILTERS, SIDES, asked
 from webui.office import office
+from webui.people import person
 from webui.reports import JobReport, ReadyReport
 from webui.rules import Rule, needs
-from webui.search import Search
+from webui.search import ENDED
 
 blueprint = Blueprint("pages", __name__)
 
+#: Jobs on a page of the gallery, and rows of each list of the queue.
 PAGE = 24
+SHOWN = 200
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     report = _report(job_id)
-    return render_template("job.html", job=report, again=_again(report), record=_record_rows(report), **_frame())
+    newer, older = office().index.beside(report.status, job_id) if report.status in ENDED else (None, None)
+    return render_template(
+        "job.html",
+        job=report,
+        record=facts.rows(report),
+        inputs=_inputs(report),
+        newer=newer,
+        older=older,
+        mine=person().may_change(report.job.owner),
+        **_frame(),
+    )
+
+
+@blueprint.get("/compare")
+def compare() -> str:
+    """Two pictures over each other. `a` and `b` are `<job>/<number of the picture>`."""
+    sides = []
+    for name in ("a", "b"):
+        job_id, _, number = request.args.get(name, "").partition("/")
+        report = _report(job_id)
+        at = int(number) if number.isdecimal() and len(number) < 5 else 0
+        if at >= len(report.images):
+            abort(404, gettext("The job has no such picture."))
+        sides.append((report, at))
+    reports = list({report.id: report for report, _ in sides}.values())
+    return render_template("compare.html", sides=sides, reports=reports, **_frame())
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -34,6 +64,8 @@ def cancel(job_id: str) -> AnyResponse:
     place = office().spool.cancel(job_id)
     if place is None:
         abort(404)
+    if "back" in request.form:
+        return redirect(local(request.form["back"]), 303)
     return redirect(url_for("pages.job", job_id=place.id), 303)
 
 
@@ -48,25 +80,46 @@ def retry(job_id: str) -> AnyResponse:
 @blueprint.get("/queue")
 def queue() -> str:
     reports = office().reports
+    whose = "mine" if request.args.get("of") == "mine" and me() else "all"
+    running = reports.jobs("claimed")[0]
+    waiting, held = reports.jobs("pending", limit=SHOWN)[0], reports.jobs("held", limit=SHOWN)[0]
+    lists = {"waiting": waiting, "held": held}
+    own = {
+        "waiting": reports.waiting_of(me(), SHOWN) if me() else [],
+        "held": [each for each in held if each.job.owner == me()],
+    }
     return render_template(
         "queue.html",
-        running=reports.jobs("claimed")[0],
-        waiting=reports.jobs("pending", limit=200)[0],
-        held=reports.jobs("held", limit=200)[0],
+        running=running,
+        shown=own if whose == "mine" else lists,
+        own=sum(map(len, own.values())) if me() else None,
+        whose=whose,
         paused=office().spool.paused,
+        left=_whole("left"),
         **_frame(),
     )
 
 
 @blueprint.get("/gallery")
 def gallery() -> str:
-    given = {name: request.args[name] for name in ("q", "owner", "model", "batch") if request.args.get(name)}
-    wanted = Search(given.get("q", ""), given.get("owner"), given.get("model"), given.get("batch"))
+    wanted = asked(request.args)
     try:
-        found = office().reports.ended(("done",), wanted, request.args.get("cursor"), PAGE, _page() * PAGE)
+        found = office().reports.ended(("done",), wanted.search, request.args.get("cursor"), PAGE, _whole("page") * PAGE)
     except JobError as error:
         abort(404, str(error))
-    return render_template("gallery.html", found=found, given=given, **_frame())
+    index = office().index
+    choices = {"model": index.values("done", "model"), "owner": index.values("done", "owner")}
+    return render_template(
+        "gallery.html",
+        found=found,
+        wanted=wanted,
+        given=wanted.given,
+        choices=choices,
+        filters=FILTERS,
+        sides=SIDES,
+        left=_whole("left"),
+        **_frame(),
+    )
 
 
 @blueprint.get("/failed")
@@ -81,80 +134,29 @@ def failed() -> str:
     )
 
 
-def _page() -> int:
-    text = request.args.get("page", "0")
-    return int(text) if text.isdecimal() and len(text) < 9 else 0
+def _whole(name: str) -> int:
+    """A whole number of the query string, 0 when it is none."""
+    text = request.args.get(name, "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
 
 
 def _report(job_id: str) -> JobReport:
     report = office().reports.job(job_id)
     if report is None:
-        abort(404, "There is no such job: it may have been removed from the spool.")
+        abort(404, gettext("There is no such job: it may have been removed from the spool."))
     return report
 
 
 def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:
     """What the frame around every page shows."""
-    return {"ready": ready or office().reports.ready(), "queue_length": len(office().reports.waiting())}
+    return around(ready)
 
 
-def _again(report: JobReport) -> dict[str, str]:
-    """Links to the form: with everything as it was run, and with another seed."""
-    same = f"{url_for('pages.create')}?from={report.id}&as=same"
-    return {"same": same, "new": same + "&seed=-1"}
-
-
-def _record_rows(report: JobReport) -> list[tuple[str, str]]:
-    """The record as rows for people, the interesting ones first."""
-    used, engine, rows = report.parameters or report.job, report.engine, []
-    for label, value in (
-        ("Negative prompt", used.negative_prompt),
-        ("Size", f"{used.width} × {used.height} pixels" if used.width and used.height else None),  # noqa: RUF001
-        ("Steps", used.steps),
-        ("Guidance scale", f"{used.guidance_scale:g}" if used.guidance_scale is not None else None),
-        (
-            "Sampler",
-            used.sampler and (used.sampler + (f", {used.scheduler}" if used.scheduler not in (None, "Automatic") else "")),
-        ),
-        ("Seed", None if used.seed == -1 else _span(used.seed, used.count)),
-        ("Kind", None if used.kind == "txt2img" else used.kind),
-        ("Strength", f"{used.strength:g}" if used.image and not used.upscales_only else None),
-        ("LoRA", ", ".join(f"{lora.name} {lora.weight:g}" for lora in loras_of(used))),
-        ("VAE", used.vae),
-        ("ControlNet", ", ".join(f"{control.model} {control.weight:g}" for control in used.controls)),
-        ("Hires fix", used.hires and f"{used.hires.scale:g} times, strength {used.hires.strength:g}, {used.hires.upscaler}"),
-        ("Refiner", used.refiner and f"{used.refiner.model} from {used.refiner.switch_at:g}"),
-        ("Enlarged", used.upscale and f"{used.upscale.scale:g} times, {used.upscale.upscaler}"),
-        ("Sweep", "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in used.sweep.items())),
-        ("Model", f"{engine.model} [{engine.hash[:10]}]" if engine else used.model),
-        ("Device", f"{engine.device_name}, {engine.precision}" if engine else None),
-        ("Memory", _memory(engine) if engine and report.completed else None),
-        ("Time", _seconds(report) if report.completed and report.timings.denoise else None),
-        ("Owner", used.owner),
-        ("Priority", used.priority or None),
-        ("Attempts", len(report.attempts) if len(report.attempts) > 1 else None),
-        ("Spooler", report.spooler),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in engine.versions.items()) if engine else None),
-    ):
-        if value not in (None, "") and label.lower().replace(" ", "_") not in used.sweep:  # what is swept is told there
-            rows.append((label, str(value)))
-    return rows
-
-
-def _memory(engine: EngineFacts) -> str:
-    peak = f", at most {engine.peak_bytes / 2**30:.1f} GiB in use" if engine.peak_bytes else ""
-    return engine.memory + peak + (f"; memory was short, so: {engine.rung}" if engine.rung else "")
-
-
-def _span(seed: int, count: int) -> str:
-    return str(seed) if count == 1 else f"{seed} to {(seed + count - 1) % 2**32}"
-
-
-def _seconds(report: JobReport) -> str:
-    timings = report.timings
-    work = timings.denoise + timings.decode + timings.encode
-    parts = f"denoise {timings.denoise:.1f}, decode {timings.decode:.1f}, encode {timings.encode:.1f}"
-    return f"{work:.1f} s ({parts}), after {timings.queue:.1f} s in the queue"
+def _inputs(report: JobReport) -> list[tuple[str, str]]:
+    """What a job began with: what each picture is, and its name."""
+    named = {report.job.image: gettext("Picture"), report.job.mask: gettext("Mask")}
+    named |= {control.image: gettext("ControlNet %(model)s", model=control.model) for control in report.job.controls}
+    return [(named.get(name, gettext("Picture")), name) for name in report.job.inputs]
 
 
 @blueprint.app_template_filter("ago")
@@ -164,11 +166,11 @@ def ago(moment: str | None) -> str:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     if seconds < 10:
-        return "just now"
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        return str(gettext("just now"))
+    for words, length in ((gettext("%(n)s d ago"), 86_400), (gettext("%(n)s h ago"), 3_600), (gettext("%(n)s min ago"), 60)):
         if seconds >= length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{int(seconds)} s ago"
+            return str(words % {"n": int(seconds // length)})
+    return str(gettext("%(n)s s ago", n=int(seconds)))
 
 
 @blueprint.app_template_filter("span")

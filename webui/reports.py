@@ -57,6 +57,9 @@ class JobReport(BaseModel):
     starts_in_s: float | None = Field(
         None, description="Seconds until it is thought to start, from the speeds measured so far; null when unknown."
     )
+    ends_in_s: float | None = Field(
+        None, description="Seconds until a waiting or running job is thought to be done; null when unknown."
+    )
     waits_for: str | None = Field(None, description="What keeps a waiting job back besides the queue, in a sentence.")
     starred: bool = Field(False, description="Whether it is spared from retention.")
     progress: ProgressReport | None = None
@@ -150,6 +153,11 @@ class Reports:
         places = self._spool.places(state)
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
 
+    def waiting_of(self, owner: str, limit: int = 50) -> list[JobReport]:
+        """The first waiting jobs of that owner, however far behind in the line."""
+        places = [self._line.place(each) for each in self.waiting() if each.owner == owner][:limit]
+        return [report for place in places if (report := self._try(place)) and report.job.owner == owner]
+
     def ended(
         self, states: Sequence[Ended], wanted: Search | None = None, cursor: str | None = None, limit: int = 50, offset: int = 0
     ) -> JobList:
@@ -183,12 +191,14 @@ class Reports:
         if place.state in ("pending", "held"):
             images = ()  # a record there may be a stranger's
         standing = self._line.standing(place.id, self._spool.spoolers()) if place.state == "pending" else Standing()
+        ends_in_s = self._line.left_s(place, self._spool.spoolers()) if place.state == "claimed" else standing.ends_in_s
         return JobReport(
             id=place.id,
             status=STATUS[place.state],
             job=job,
             position=standing.position,
             starts_in_s=standing.starts_in_s,
+            ends_in_s=ends_in_s,
             waits_for=standing.waits_for,
             starred=place.state in ENDS and (place.path / "starred").exists(),
             progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,

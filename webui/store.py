@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from webui.finished import Finished
 from webui.search import ENDED, MAX_COUNTED, MAX_NUMBER, Cursor, Ended, Search, first_number, match_expression, number
 
 #: Of the tables below. One more whenever they, or what is put into them, change.
-VERSION = 1
+VERSION = 2
 #: Memory for pages, in KiB: of the file for the writer and for each reader, and of the writer's temporary tables.
 WRITER_CACHE_KIB = 32_768
 TEMPORARY_CACHE_KIB = 16_384
@@ -50,7 +50,7 @@ CREATE TABLE job (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, state TEXT NOT NULL, completed_ms INTEGER NOT NULL, owner TEXT NOT NULL,
     model TEXT NOT NULL, prompt TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, seed INTEGER,
     pictures INTEGER NOT NULL, bytes INTEGER NOT NULL, batch TEXT NOT NULL, starred INTEGER NOT NULL, seconds REAL,
-    failure TEXT NOT NULL, has_record INTEGER NOT NULL
+    waited REAL, failure TEXT NOT NULL, has_record INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX job_by_id ON job (state, id);
 CREATE INDEX job_by_time ON job (state);
@@ -102,6 +102,18 @@ class Folder:
     bytes: int
     unread: int  # jobs that were listed and are still to be read
     was_listed: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: what the page of the status counts."""
+
+    completed_ms: int
+    state: Ended
+    pictures: int
+    waited: float | None  # seconds
+    seconds: float | None
+    failure: str
 
 
 class NotYetError(sqlite3.OperationalError):
@@ -320,6 +332,36 @@ class Reader:
                 raise
             return None
         return found if found <= MAX_COUNTED else None
+
+    def values(self, state: Ended, field: Literal["owner", "model"], most: int) -> list[str]:
+        """The owners, or the models, of the jobs of that state, by name; it leaps from one to the next."""
+        asked = (
+            f"WITH RECURSIVE leap (it) AS (SELECT min({field}) FROM job WHERE state = :state UNION ALL "
+            f"SELECT (SELECT min({field}) FROM job WHERE state = :state AND {field} > leap.it) FROM leap WHERE it IS NOT NULL) "
+            "SELECT it FROM leap WHERE it IS NOT NULL LIMIT :n"
+        )
+        return [value for (value,) in self._ask(self._limit_s / 10, asked, {"state": state, "n": most})]
+
+    def beside(self, state: Ended, job_id: str) -> tuple[str | None, str | None]:
+        """The ids of the next newer and the next older job of that state; None where there is none, or this one is unknown."""
+        asked = "SELECT number FROM job WHERE state = :state AND id = :id"
+        rows = self._ask(self._limit_s, asked, {"state": state, "id": job_id})
+        if not rows:
+            return None, None
+        found: list[str | None] = []
+        for sign, order in ((">", "ASC"), ("<", "DESC")):
+            asked = f"SELECT id FROM job WHERE state = :state AND number {sign} :number ORDER BY number {order} LIMIT 1"
+            other = self._ask(self._limit_s, asked, {"state": state, "number": rows[0][0]})
+            found.append(other[0][0] if other else None)
+        return found[0], found[1]
+
+    def since(self, moment_ms: int, most: int) -> list[Outcome]:
+        """The jobs that ended since then, the newest first."""
+        asked = (
+            "SELECT completed_ms, state, pictures, waited, seconds, failure FROM job WHERE number >= :edge "
+            "ORDER BY number DESC LIMIT :n"
+        )
+        return [Outcome(*row) for row in self._ask(self._limit_s, asked, {"edge": first_number(moment_ms), "n": most})]
 
     def folders(self) -> dict[Ended, Folder]:
         rows = self._ask(self._limit_s, "SELECT state, jobs, bytes, unread FROM folder", {})

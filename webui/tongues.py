@@ -11,7 +11,7 @@ from flask import Flask, request
 from flask_babel import Babel, get_locale
 
 #: Each language with its own name. The first is what is spoken when the browser asks for none of them.
-TONGUES = {"en": "English"}
+TONGUES = {"en": "English", "de": "Deutsch"}
 COOKIE = "tongue"
 
 

@@ -1,0 +1,99 @@
+"""The pages' other languages: every text has its translation, and a page in German says none of them in English."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from house import ROOT
+from test_pages import app, client, finish, spool, text
+
+from spooler.spool import Spool
+from webui.tongues import TONGUES
+
+__all__ = ["app", "client", "spool"]
+
+
+@pytest.fixture(scope="module")
+def translate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("translate", ROOT / "tools" / "translate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_text_has_a_translation_in_every_language(translate: ModuleType) -> None:
+    template = translate.gathered()
+    assert len(template) > 200, "the texts were found"
+    paths = list(translate.languages())
+    assert {path.parent.parent.name for path in paths} == set(TONGUES) - {"en"}
+    for path in paths:
+        assert translate.missing(template, translate.read(path)) == [], "run tools/translate.py, then fill them in"
+
+
+def test_catalogues_are_compiled_and_say_nothing_that_nobody_asks(translate: ModuleType) -> None:
+    template = translate.gathered()
+    for path in translate.languages():
+        catalog = translate.read(path)
+        assert path.with_suffix(".mo").read_bytes() == translate.compiled(catalog), "run tools/translate.py"
+        assert [message.id for message in catalog if message.id and message.id not in template] == []
+
+
+def test_placeholders_are_the_same_in_every_language(translate: ModuleType) -> None:
+    for path in translate.languages():
+        for message in translate.read(path):
+            ids = message.id if isinstance(message.id, tuple) else (message.id,)
+            strings = message.string if isinstance(message.string, tuple) else (message.string,)
+            wanted = {frozenset(re.findall(r"%\(\w+\)s|%%", each)) for each in ids}
+            assert {frozenset(re.findall(r"%\(\w+\)s|%%", each)) for each in strings} <= wanted or not message.id, message.id
+
+
+def test_a_german_page_has_no_english_in_what_is_translated(
+    app: Flask, client: FlaskClient, spool: Spool, translate: ModuleType
+) -> None:
+    spool.submit(b'{"prompt": "katze"}', "katze")
+    finish(spool, "katze")
+    spool.submit(b'{"prompt": "hund"}', "hund")
+    (catalog,) = [translate.read(path) for path in translate.languages() if path.parent.parent.name == "de"]
+    ours = {
+        name: message.string[0] if isinstance(message.string, tuple) else message.string
+        for message in catalog
+        if message.id
+        for name in [message.id[0] if isinstance(message.id, tuple) else message.id]
+    }
+    same = {german for english, german in ours.items() if english == german}
+    english = {
+        each for each in ours if each not in same and ours[each] not in ours and "%(" not in each and each not in ours.values()
+    }
+    client.set_cookie("tongue", "de")
+    for path in (
+        "/queue",
+        "/gallery",
+        "/failed",
+        "/status",
+        "/jobs/katze",
+        "/jobs/hund",
+        "/jobs/hund/edit",
+        "/compare?a=katze/0&b=katze/0",
+    ):
+        page = text(client, path)
+        assert '<html lang="de"' in page, path
+        body = re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL)
+        said = {html.unescape(each).strip() for each in re.findall(r">([^<>]+)<", body)}
+        said |= {html.unescape(each) for each in re.findall(r'(?:aria-label|title|placeholder|alt)="([^"]*)"', body)}
+        assert not said & english, path
+
+
+def test_a_browser_that_asks_for_german_gets_it_and_the_choice_goes_before(client: FlaskClient, spool: Spool) -> None:
+    head = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
+    assert "Galerie" in client.get("/gallery", headers=head).get_data(as_text=True)
+    client.post("/tongue", data={"tongue": "en", "back": "/gallery"})
+    assert "Galerie" not in client.get("/gallery", headers=head).get_data(as_text=True)
+    client.post("/tongue", data={"tongue": "xx"})
+    assert "Galerie" in client.get("/gallery", headers=head).get_data(as_text=True)
