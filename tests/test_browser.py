@@ -54,7 +54,7 @@ def test_type_a_prompt_see_the_picture(browser: Chrome, house: tuple[Spooler, st
     prompt.send_keys("a large red circle on a blue background")
     browser.find_element(By.NAME, "seed").send_keys("5")
     prompt.send_keys(Keys.CONTROL + Keys.ENTER)
-    wait_for(lambda: browser.find_elements(By.LINK_TEXT, "Open"), "the picture, beside the form")[0].click()
+    wait_for(lambda: browser.find_elements(By.LINK_TEXT, "Open"), "the job, beside the form")[0].click()
     wait_for(lambda: "/jobs/" in browser.current_url, "the job's page")
     wait_for(lambda: seen(browser, "[data-part=badge]") == "done", "the page to show that it is done, by itself")
     shown = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "figure img"), "the picture")[0]
@@ -76,6 +76,7 @@ def test_see_the_place_in_the_queue_then_progress_then_cancel(browser: Chrome, h
     browser.get(f"{address}/?steps=150&count=9")
     browser.find_element(By.NAME, "prompt").send_keys("a small yellow star on a black background")
     browser.find_element(By.CSS_SELECTOR, "button.main").click()
+    wait_for(lambda: browser.find_elements(By.LINK_TEXT, "Open"), "the job, beside the form")[0].click()
     wait_for(lambda: seen(browser, "[data-part=doing]") == "Number 2 in line", "the position")
     mine = browser.current_url
 

@@ -316,7 +316,6 @@ def words() -> dict[str, str]:
         "gone": gettext("The job was removed"),
         "offline": gettext("No answer from the server; trying again"),
         "more": gettext("and {n} more of yours"),
-        "open": gettext("Open"),
         "seed": gettext("seed {seed}"),
         "preview": gettext("Preview of the picture at work"),
         "copied": gettext("The link is in the clipboard: it carries the whole form, but no pictures."),

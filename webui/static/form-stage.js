@@ -3,7 +3,7 @@ import { make, part, say } from './form-desk.js';
 
 const KEY = 'sdspool.jobs', MOST = 50;
 const stage = part('stage'), says = part('stage-says'), bar = part('stage-bar'), pictures = part('stage-pictures');
-const cancels = part('stage-cancel');
+const cancels = part('stage-cancel'), opens = part('stage-open');
 const title = document.title;
 const ENDED = ['done', 'failed', 'cancelled'];
 
@@ -35,8 +35,14 @@ const ended = job => {
 const page = id => `jobs/${encodeURIComponent(id)}`;
 const figure = (job, image) => {
   const img = make('img', { src: image.url, alt: (job.job.prompt || '').slice(0, 120), width: image.width, height: image.height });
-  return make('figure', {}, make('a', { href: `${page(job.id)}#picture-${image.index}` }, img), make('figcaption', {},
-    make('span', { textContent: say('seed', { seed: image.seed }) }), make('a', { href: page(job.id), textContent: say('open') })));
+  return make('figure', {}, make('a', { href: `${page(job.id)}#picture-${image.index}` }, img),
+    make('figcaption', {}, make('span', { textContent: say('seed', { seed: image.seed }) })));
+};
+// A picture that is shown stays the same element while others come: nothing flickers, and nobody's click goes astray.
+const figures = new Map();
+const kept = (job, image) => {
+  if (!figures.has(image.url)) figures.set(image.url, figure(job, image));
+  return figures.get(image.url);
 };
 const paint = job => {
   const live = !ENDED.includes(job.status);
@@ -50,17 +56,19 @@ const paint = job => {
   cancels.hidden = !live;
   document.title = job.status === 'running' && job.progress ? `${Math.round(job.progress.fraction_done * 100)} % · ${title}` : title;
   const shown = job.sheet && !live ? [{ url: job.sheet, seed: job.parameters?.seed, index: 0 }, ...job.images] : job.images;
-  const key = JSON.stringify([job.id, shown.map(image => image.url), live && job.preview && job.progress?.step]);
+  const key = JSON.stringify([job.id, shown.map(image => image.url), live && job.preview ? job.progress?.step : null]);
+  opens.href = page(job.id);
+  opens.hidden = false;
   if (key === painted) return;
   painted = key;
-  const figures = shown.map(image => figure(job, image));
+  const seen = shown.map(image => kept(job, image));
   if (live && job.preview) {
     const preview = make('img', { className: 'rough', alt: say('preview'), src: `${job.preview}?at=${job.progress?.image}-${job.progress?.step}` });
-    figures.push(make('figure', {}, preview));
+    seen.push(make('figure', {}, preview));
   }
   // What was made before stays to be looked at until there is something of the new one.
-  if (figures.length || !live) pictures.replaceChildren(...figures);
-  pictures.classList.toggle('several', figures.length > 1);
+  if (seen.length || !live) pictures.replaceChildren(...seen);
+  pictures.classList.toggle('several', seen.length > 1);
 };
 
 const turn = async () => {
@@ -99,7 +107,7 @@ export const watch = id => {
   ids = [...ids, id].slice(-MOST);
   keep();
   stage.hidden = false;
-  if (ids.length === 1) { says.textContent = say('waiting'); bar.hidden = false; bar.value = 0; cancels.hidden = false; }
+  if (ids.length === 1) { says.textContent = say('waiting'); bar.hidden = false; bar.value = 0; cancels.hidden = false; opens.href = page(id); opens.hidden = false; }
   stage.scrollIntoView?.({ block: 'nearest', behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
   turn();
 };
