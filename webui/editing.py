@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from spooler import edit
 from spooler.job import Job
 from spooler.mistakes import JobError
-from webui.bulk import may_change
+from webui.answers import may_change
 from webui.errors import answer
 from webui.frame import around
 from webui.office import office
