@@ -190,7 +190,7 @@ def test_a_waiting_job_is_changed_in_its_place(client: FlaskClient, spool: Spool
     assert changed.status_code == 200 and changed.json and changed.json["position"] == 1
     assert changed.json["job"]["steps"] is None and changed.json["job"]["guidance_scale"] == 5.0
     assert json.loads((spool.pending / "one" / "submitted.json").read_bytes())["steps"] == 9
-    mistakes: tuple[dict[str, Any], ...] = ({"steps": 0}, {"model": "dmo"}, {"image": "x.png"}, {"id": "x"})
+    mistakes: tuple[dict[str, Any], ...] = ({"steps": 0}, {"model": "dmo"}, {"image": "x.png"}, {"id": "x"}, {"foo": None})
     for bad in mistakes:
         refused = client.patch("/api/v1/jobs/one", json=bad)
         assert refused.status_code == 400 and [*bad] == [*refused.json["error"]["fields"]], bad  # type: ignore[index]

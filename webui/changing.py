@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from spooler import durable, edit, pictures, retention
 from spooler.batch_file import lay_over
 from spooler.catalogue import Sizes
-from spooler.job import Job, JobId, from_fields
+from spooler.job import NAMES, Job, JobId, from_fields
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
 from spooler.states import ENDS
@@ -179,6 +179,9 @@ def again(job_id: str) -> Response:
 
 
 def _changed(before: Job, values: dict[str, Any]) -> Job:
+    """The job with these values. Raises JobError for what is no job then, and for a name that no job has: null hides it."""
+    if unknown := [name for name in values if name not in NAMES]:
+        raise JobError(Mistake(unknown[0], f"`{show(unknown[0])[1:-1]}` is not a field of a job."))
     return from_fields(lay_over(before.model_dump(exclude_unset=True), values))
 
 
