@@ -82,11 +82,11 @@ get_test_tools() {
   # Without its dependency torchvision, of which there is no CPU build that fits: the tests have a stand-in for it.
   "$python" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("spandrel") and u.find_spec("einops")))' ||
     "$python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps spandrel==0.4.2 einops==0.8.2
-  command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && command -v npm >/dev/null &&
+  command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && command -v npm >/dev/null && command -v curl >/dev/null &&
     "$python" -c 'from PIL import ImageFont; ImageFont.truetype("DejaVuSans.ttf")' 2>/dev/null && return
   local root_here=(sudo -n) packages=(chromium chromium-driver strace fonts-dejavu-core)
   [ "$(id -u)" != 0 ] || root_here=()
-  command -v npm >/dev/null || packages+=(nodejs npm) # for the clients of the APIs that are written in JavaScript
+  { command -v npm && command -v curl; } >/dev/null || packages+=(curl nodejs npm) # for the clients of the APIs that are written in JavaScript
   say "Installing what the tests need: ${packages[*]} ..."
   if ! { "${root_here[@]}" apt-get -qq update && "${root_here[@]}" apt-get -qq -y -o DPkg::Lock::Timeout=300 install \
     --no-install-recommends "${packages[@]}"; } </dev/null >/dev/null; then
