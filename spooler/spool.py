@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
 
 CLAIM_LOCK_WAIT_S = 30.0
+#: Seconds between two looks at a clock that stands still, and how often it is looked at.
+TICK_S, TICKS = 0.004, 25
 #: Beside the jobs in a spooler's folder; hidden, for a job may be named like any file that is not.
 EPOCH = ".epoch"
 #: What a rejected file's reason ends with, and so no rejected file.
@@ -53,6 +56,9 @@ class TakenError(SpoolError):
 
 class Spool(Reader):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
+
+    #: The time of the "top" that was given last, in nanoseconds.
+    _last_top_ns = 0
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -538,11 +544,24 @@ class Spool(Reader):
             if priority is None:
                 _forget(side)
             else:
-                draft = self.tmp / durable.unique_name()
-                durable.write_new(draft, f"{priority}\n".encode())
-                draft.replace(side)
+                self._draft_of(priority).replace(side)
             durable.sync_folder(self.pending)
         return place
+
+    def _draft_of(self, priority: int | str) -> Path:
+        """A draft of a side file. A later "top" is above an earlier one by their times, and a file system's clock stands still
+        for milliseconds: it is written again until its time is another, or for so long that the clock must be a coarse one."""
+        for attempt in range(TICKS):
+            draft = self.tmp / durable.unique_name()
+            durable.write_new(draft, f"{priority}\n".encode())
+            at_ns = draft.stat().st_mtime_ns
+            if priority != "top" or at_ns != self._last_top_ns or attempt == TICKS - 1:
+                break
+            _forget(draft)
+            time.sleep(TICK_S)
+        if priority == "top":
+            self._last_top_ns = at_ns
+        return draft
 
     def star(self, job_id: str, starred: bool) -> Place | None:
         """Mark a finished job, which spares it from retention, or take the mark away. None: no such finished job."""

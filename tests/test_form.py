@@ -149,7 +149,9 @@ def seen(client: FlaskClient, path: str) -> Fields:
 def filled(fields: Fields) -> dict[str, str]:
     """The values without those of an empty form."""
     return {
-        name: value for name, value in fields.values.items() if value and name not in ("form", "inpaint_area", "model", "kind")
+        name: value
+        for name, value in fields.values.items()
+        if value and name not in ("form", "inpaint_area", "model", "kind", "back")
     }
 
 

@@ -6,7 +6,6 @@ the page that follows says how many were not done.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -17,7 +16,6 @@ from werkzeug.wrappers import Response as AnyResponse
 from spooler import retention
 from spooler.ids import ID
 from spooler.place import Place
-from spooler.reader import PRIORITY, mtime_ns
 from spooler.states import ENDS
 from webui import zips
 from webui.answers import may_change
@@ -31,8 +29,6 @@ blueprint = Blueprint("bulk", __name__)
 
 #: Jobs of one selection.
 MOST = 500
-#: Seconds between two looks at a file system's clock, and their number.
-TICK_S, TICKS = 0.004, 25
 
 
 @blueprint.post("/gallery/bulk")
@@ -123,23 +119,11 @@ def _may_raise(job_id: str) -> bool:
 
 
 def give(changes: Iterable[tuple[str, Value]]) -> int:
-    """Give jobs their priorities, one after the other; how many there were.
-
-    A later "top" is above an earlier one by the times of two files, and a file system's clock stands still for milliseconds: so
-    it is written again until its time is another, or for so long that the clock must be one of the coarsest, and then it stays.
-    """
-    desk, last_ns, given = office(), 0, 0
+    """Give jobs their priorities, one after the other; how many there were."""
+    desk, given = office(), 0
     for job_id, value in changes:
         given += 1
-        for _ in range(TICKS):
-            desk.spool.set_priority(job_id, value)
-            if value != "top":
-                break
-            at_ns = mtime_ns(desk.spool.pending / f"{job_id}{PRIORITY}")
-            if at_ns != last_ns:
-                last_ns = at_ns
-                break
-            time.sleep(TICK_S)
+        desk.spool.set_priority(job_id, value)
         desk.line.hint(job_id)
     return given
 
