@@ -117,7 +117,7 @@ def _accept(given: Given, uploads: dict[str, bytes], chosen: list[str]) -> str:
         for name in flat.PROMPTS:
             given[name] = applied(_styles(), chosen, given.get(name, ""), name)
     fields = flat.fields(given)
-    if person().name:
+    if person().name and not fields.get("owner"):
         fields["owner"] = person().name
     missing = list(_missing(given, fields))
     try:

@@ -53,13 +53,13 @@ def here() -> str:
 
 
 @blueprint.post("/theme")
-@needs(Rule.ANYONE)
+@needs(Rule.LET_IN)
 def set_theme() -> AnyResponse:
     return _remember("theme", request.form.get("theme", ""), set(THEMES))
 
 
 @blueprint.post("/tongue")
-@needs(Rule.ANYONE)
+@needs(Rule.LET_IN)
 def set_tongue() -> AnyResponse:
     return _remember(tongues.COOKIE, request.form.get("tongue", ""), set(tongues.TONGUES))
 
