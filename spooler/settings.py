@@ -34,9 +34,7 @@ class Settings:
     spool: Path = _row(Path("spool"), "The folder that holds the jobs; all of it on one file system.")
     host: str = _row("127.0.0.1", "Address that the web app listens on; 0.0.0.0 lets the whole LAN in, without a password.")
     port: int = _row(7860, "TCP port that the web app listens on.")
-    web_threads: int = _row(
-        32, "Number of requests that the web app answers at the same time; half of them may be such that wait for a job."
-    )
+    web_threads: int = _row(8, "Number of requests that the web app answers at the same time.")
     models: Path = _row(
         Path("models"), "The folder of the models, LoRAs, VAEs and so on; its layout is told in docs/engine.md."
     )

@@ -9,11 +9,10 @@ from flask import Flask
 from spooler.denylist import DenyList
 from spooler.settings import Settings
 from spooler.spool import Spool
-from webui import actions, api, errors, guard, pages, tongues
+from webui import actions, api, errors, guard, pages
 from webui.index import Index
 from webui.line import Line
 from webui.office import Office
-from webui.patience import Patience
 from webui.reports import Reports
 
 #: Room for three pictures of the largest size that is accepted.
@@ -33,12 +32,8 @@ def create_app(settings: Settings) -> Flask:
     app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     line = Line(spool, settings.owner_waiting)
-    reports = Reports(spool, line, index)
-    # Half of the threads may wait for jobs; the others answer at once.
-    patience = Patience(spool, reports, settings.web_threads // 2)
-    app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
+    app.extensions["office"] = Office(settings, spool, Reports(spool, line, index), line, index, deny_list)
     guard.install(app)
-    tongues.install(app)
     errors.install(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(pages.blueprint)

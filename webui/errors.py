@@ -13,7 +13,6 @@ from werkzeug.exceptions import HTTPException
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
-from webui.patience import NoSeatError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ def install(app: Flask) -> None:
     app.register_error_handler(TakenError, _taken)
     app.register_error_handler(FullError, _full)
     app.register_error_handler(NoRoomError, lambda error: answer(507, "no_space", str(error)))
-    app.register_error_handler(NoSeatError, _no_seat)
     app.register_error_handler(OSError, _disk)
     app.register_error_handler(HTTPException, _http)
 
@@ -65,12 +63,6 @@ def _taken(error: TakenError) -> Response:
 def _full(error: FullError) -> Response:
     response = answer(429, "queue_full", str(error))
     response.headers["Retry-After"] = str(math.ceil(error.retry_s))
-    return response
-
-
-def _no_seat(error: NoSeatError) -> Response:
-    response = answer(503, "busy", str(error))
-    response.headers["Retry-After"] = "2"
     return response
 
 

@@ -19,7 +19,6 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.index import Index
 from webui.line import Line
-from webui.patience import Patience
 from webui.reports import Reports
 
 
@@ -45,7 +44,6 @@ class Office:
     line: Line
     index: Index
     deny_list: DenyList
-    patience: Patience
 
     def accept(self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> str:
         """Put the job into the queue, durably, and return its id. `inputs` are the pictures that it names.

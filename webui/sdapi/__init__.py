@@ -1,1 +1,0 @@
-"""The API of AUTOMATIC1111's web UI, on the same spool."""
