@@ -143,7 +143,7 @@ def test_log_in_make_a_job_and_log_out(browser: Chrome, tmp_path: Path) -> None:
         address = f"http://127.0.0.1:{server.server_port}"
         browser.get(f"{address}/queue")
         assert browser.current_url == f"{address}/login?next=%2Fqueue"
-        # A page for strangers asks for nothing that they may not have: an answer that leads to the login would reload it for ever.
+        # A page for strangers asks for nothing that they may not have: each answer would lead to the login, for ever.
         assert browser.execute_script("return document.body.dataset.live ?? null") is None and seen(browser, ".tabs") == ""
         for secret in ("wrong", "a-secret-0123456789"):
             name = browser.find_element(By.NAME, "name")
