@@ -75,10 +75,10 @@ def phone(browser: Chrome) -> None:
 
 def unfold(browser: Chrome) -> None:
     """Make the window as high as the page, so that what sticks to its foot is at the foot of the page too."""
-    high, wide, mobile = browser.execute_script(
-        "return [document.documentElement.scrollHeight, innerWidth, matchMedia('(pointer: coarse)').matches]"
-    )
-    size = {"width": wide, "height": max(high, DESKTOP[1]), "deviceScaleFactor": 0, "mobile": mobile}
+    wide, mobile = browser.execute_script("return [innerWidth, matchMedia('(pointer: coarse)').matches]")
+    _set_viewport(browser, *(PHONE if mobile else DESKTOP), mobile=mobile)  # a page is never less high than its window
+    high = browser.execute_script("return document.documentElement.scrollHeight")
+    size = {"width": wide, "height": max(high, (PHONE if mobile else DESKTOP)[1]), "deviceScaleFactor": 0, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
