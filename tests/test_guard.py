@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import itertools
 import json
 import re
@@ -19,6 +20,7 @@ import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
 from house import ROOT, listing
+from PIL import Image
 from test_api import Web, finish
 from werkzeug.test import TestResponse
 
@@ -67,6 +69,12 @@ def spool(app: Flask, tmp_path: Path) -> Spool:
     made = Spool(tmp_path / "spool")
     (made.claimed / "me").mkdir()
     return made
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    return file.getvalue()
 
 
 def log_in(client: FlaskClient, name: str, secret: str, **form: str) -> TestResponse:
@@ -716,6 +724,48 @@ def test_s5_who_submits_faster_than_may_is_429_and_the_others_are_not(tmp_path: 
     assert 1 <= int(refused.headers["Retry-After"]) <= 12
     assert client.post("/api/v1/jobs", json=PROMPT, headers=bearer(BOB)).status_code == 201
     assert client.get("/api/v1/jobs", headers=bearer(ANN)).status_code == 200
+
+
+def test_s5_every_way_in_for_a_job_counts_its_jobs(tmp_path: Path) -> None:
+    """Each route whose rule is SUBMIT, for whoever has used up what one may submit."""
+    app = make_app(tmp_path, KEYS, client_submits=5)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    (spool.claimed / "me").mkdir()
+    spool.submit(json.dumps({**PROMPT, "owner": "ann"}).encode(), "old")
+    spool.cancel("old")
+    texts, job = "\n".join("abcdef"), {**PROMPT, "force_task_id": "x"}
+    batch = {"data": texts, "content_type": "text/plain"}
+    assert client.post("/api/v1/batches", **batch, headers=bearer(BOB)).status_code == 201, "a full bucket is enough"
+    for who, first in ((ANN, 201), (BOB, 429)):
+        small = client.post("/api/v1/batches", data="a\nb\nc", content_type="text/plain", headers=bearer(who))
+        assert small.status_code == first
+    assert client.post("/api/v1/batches", data="a\nb\nc", content_type="text/plain", headers=bearer(ANN)).status_code == 429
+    [client.post("/api/v1/jobs", json=PROMPT, headers=bearer(ANN)) for _ in range(2)]
+    raw = picture()
+    png = base64.b64encode(raw).decode()
+    ways: dict[str, dict[str, Any]] = {
+        "/": {"data": {"form": "1", "kind": "txt2img", "prompt": "a"}},
+        "/api/v1/jobs": {"json": PROMPT},
+        "/api/v1/batches": batch,
+        "/api/v1/jobs/old/again": {"json": {}},
+        "/generate": {"json": PROMPT},
+        "/v1/images/generations": {"json": PROMPT},
+        "/v1/images/edits": {"data": {**PROMPT, "image": (io.BytesIO(raw), "a.png")}},
+        "/sdapi/v1/txt2img": {"json": job},
+        "/sdapi/v1/img2img": {"json": {**job, "init_images": [png]}},
+        "/sdapi/v1/extra-single-image": {"json": {"image": png}},
+        "/sdapi/v1/extra-batch-images": {"json": {"imageList": [{"data": png, "name": "a"}]}},
+    }
+    there = {
+        str(rule).replace("<job_id>", "old")
+        for rule in app.url_map.iter_rules()
+        if rule_of(app.view_functions[rule.endpoint]) is Rule.SUBMIT
+    }
+    assert there == set(ways)
+    for path, sent in ways.items():
+        refused = client.post(path, **sent, headers=bearer(ANN))
+        assert refused.status_code == 429, (path, refused.status_code, refused.text)
+        assert path == "/" or int(refused.headers["Retry-After"]) > 0
 
 
 def test_where_nobody_needs_a_key_it_is_the_address_that_counts_and_this_machine_s_may(tmp_path: Path) -> None:
