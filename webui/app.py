@@ -33,6 +33,7 @@ from webui import (
 )
 from webui.index import Index
 from webui.line import Line
+from webui.news import News
 from webui.office import Office
 from webui.openai_api import views as openai_views
 from webui.patience import Patience
@@ -58,8 +59,8 @@ def create_app(settings: Settings) -> Flask:
     line = Line(spool, settings.owner_waiting)
     reports = Reports(spool, line, index)
     # Half of the threads may wait for jobs; the others answer at once.
-    patience = Patience(spool, reports, settings.web_threads // 2)
-    app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
+    patience = Patience(reports, settings.web_threads // 2)
+    app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience, News(reports.status))
     guard.install(app, settings)
     packed.install(app)
     tongues.install(app)

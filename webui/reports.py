@@ -144,6 +144,11 @@ class Reports:
                 return None
         return None
 
+    def status(self, job_id: str) -> Status | None:
+        """Which folder the job is in; None when there is none."""
+        place = self._spool.find_by_name(job_id) or self._spool.find(job_id)
+        return STATUS[place.state] if place else None
+
     def jobs(self, state: State, offset: int = 0, limit: int = 50) -> tuple[list[JobReport], int]:
         """One page of the jobs of a state that is no end, and how many there are; those that came into it last are first."""
         if state == "pending":
