@@ -132,6 +132,9 @@ def _accept(given: Given, uploads: dict[str, bytes], chosen: list[str]) -> str:
 def _missing(given: Given, fields: dict[str, Any]) -> Iterator[Mistake]:
     """What the chosen kind of job needs and has not: without it another kind would be drawn, which would be a surprise."""
     wanted = given.get("kind", "")
+    if not given.get("prompt", "").strip() and "prompt" not in fields.get("sweep", {}) and flat.kind(given) != "upscale":
+        # A job may have an empty prompt; an empty form is sent by mistake.
+        yield Mistake("prompt", "`prompt` must not be empty: write one first.")
     if wanted in ("img2img", "inpaint", "upscale") and "image" not in fields:
         yield Mistake("image", f"`image` is required for {wanted}: choose, drop or paste a picture.")
     elif wanted == "inpaint" and "mask" not in fields:
