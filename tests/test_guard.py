@@ -6,6 +6,7 @@ The rules that the oracles below were written from are S1 to S5 and S12 of the t
 from __future__ import annotations
 
 import base64
+import html
 import http.client
 import io
 import itertools
@@ -711,6 +712,47 @@ def test_a_route_that_was_forgotten_is_shut(app: Flask) -> None:
     assert client.post("/api/v1/forgotten").status_code == 401
     assert client.post("/api/v1/forgotten", headers=bearer(ANN)).status_code == 403
     assert client.post("/api/v1/forgotten", headers=bearer(OPS)).status_code == 200
+
+
+def test_no_page_offers_anybody_what_they_may_not_do(tmp_path: Path) -> None:
+    """Every form that a page shows to somebody who is no operator is answered with something else than 403."""
+    app = make_app(tmp_path, KEYS)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    (spool.claimed / "me").mkdir()
+    pages = ["/", "/queue", "/queue?of=mine", "/gallery", "/failed", "/status", "/login"]
+    for owner in ("ann", "bob"):
+        for state in ("waiting", "held", "running", "done", "failed", "cancelled"):
+            job_id = f"{owner}-{state}"
+            spool.submit(json.dumps({**PROMPT, "owner": owner}).encode(), job_id)
+            if state == "held":
+                spool.hold(job_id)
+            elif state == "cancelled":
+                spool.cancel(job_id)
+            elif state == "running":
+                assert spool.claim(f"{job_id}.json", "me")
+            elif state != "waiting":
+                finish(spool, job_id, state)
+            pages.append(f"/jobs/{job_id}")
+        batch = client.post("/api/v1/batches", json=[PROMPT, PROMPT], headers=bearer(ANN if owner == "ann" else BOB)).json
+        assert batch
+        spool.cancel(batch["jobs"][0])
+        pages += [f"/batches/{batch['id']}", f"/jobs/{batch['jobs'][1]}/edit"]
+    pages += ["/compare?a=ann-done/0&b=bob-done/0"]
+    log_in(client, "bob", BOB)
+    shown = {page: client.get(page) for page in pages}
+    assert {answer.status_code for page, answer in shown.items() if not page.endswith("/edit") and page != "/login"} == {200}
+    forms: dict[str, str] = {}
+    for page, answer in shown.items():
+        for form in re.findall(r"<form\b[^>]*>.*?</form>", answer.text, re.DOTALL):
+            found = re.search(r'method="post".* action="([^"]*)"', form)
+            if found and "/login" not in found[1] and "/logout" not in found[1]:
+                forms.setdefault(html.unescape(found[1]), page)
+    assert any("bob-waiting/cancel" in action for action in forms) and len(forms) > 20
+    assert not [action for action in forms if "/ann-" in action]
+    for action, page in forms.items():
+        answer = client.post(action, headers={"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code != 403, (page, action, answer.text)
+    assert all(spool.find(f"ann-{state}").state == state for state in ("done", "failed", "cancelled"))
 
 
 # -- how much ------------------------------------------------------------------------------------------------------------------

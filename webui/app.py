@@ -14,6 +14,7 @@ from webui import (
     aids,
     api,
     archives,
+    batch_page,
     batching,
     bulk,
     changing,
@@ -28,6 +29,7 @@ from webui import (
     packed,
     pictures,
     plain,
+    sentences,
     status,
     tongues,
 )
@@ -69,9 +71,9 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(aids.blueprint)
     app.register_blueprint(form.blueprint)  # the pages', which the form adds its own to
     app.register_blueprint(actions.blueprint)
-    for part in (archives, batching, bulk, changing, editing, following, login, openai_views, plain):
+    for part in (archives, batch_page, batching, bulk, changing, editing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
-    for page in (frame, live, pictures, status):
+    for page in (frame, live, pictures, sentences, status):
         page.install(app)
     sdapi.install(app)
     return app

@@ -45,7 +45,7 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
 
 def _priority(report: JobReport) -> str | int | None:
     if report.top:
-        return gettext("top of the queue")
+        return str(gettext("top of the queue"))
     return (report.job.priority if report.priority is None else report.priority) or None
 
 

@@ -24,6 +24,7 @@ from webui.pages import _frame as frame
 from webui.pages import blueprint as blueprint
 from webui.people import person
 from webui.rules import Rule, needs
+from webui.sentences import translated
 from webui.styles import Style, StyleError, Styles, applied
 
 #: The form's places for a picture, besides those of ControlNets.
@@ -78,7 +79,8 @@ def submit() -> AnyResponse:
             return Response(jsonify(id=job_id, page=page).data, 201, mimetype="application/json")
         return redirect(page, 303)
     if _asks_json():
-        answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": mistakes})
+        told = {field: [translated(each) or each for each in sentences] for field, sentences in mistakes.items()}
+        answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": told})
         answer.status_code = status
         return answer
     if uploads:
