@@ -416,7 +416,7 @@ _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/metadata",
         "post",
-        "Read the settings that A1111, SwarmUI, InvokeAI, ComfyUI or sdspool left in a PNG",
+        "Read the settings that A1111, SwarmUI, InvokeAI, ComfyUI or sdspool left in a picture",
         [],
         "Picture",
         {200: ("As fields of a job.", MetadataReport), 400: ("It tells none.", Error), 413: ("It is too large.", Error)},
