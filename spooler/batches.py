@@ -54,15 +54,20 @@ class Batch(BaseModel):
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch is: how many of its jobs are in each state; `gone` are those that nobody has any more."""
+    """How far a batch is: how many of its jobs are in each state.
+
+    `coming` are those that are not in the queue yet, `gone` those that nobody has any more.
+    """
 
     batch: Batch
     counts: dict[State, int]
+    coming: int
     gone: int
 
     @property
     def ended(self) -> bool:
-        return not any(self.counts[state] for state in ("pending", "held", "claimed")) and bool(self.batch.jobs)
+        left = self.coming + sum(self.counts[state] for state in ("pending", "held", "claimed"))
+        return not left and bool(self.batch.jobs)
 
 
 class Batches:
@@ -127,12 +132,11 @@ class Batches:
             durable.sync_folder(spool.pending)
         finally:
             draft.unlink(missing_ok=True)
-        taken = self.take(name, len(rows), owner)
-        if taken is None:  # RACE: a spooler was faster, and submits the rows
-            if batch := self.read(batch_id):
-                return batch
+        # RACE: a spooler may be faster. Its rows are ours: both submit them, for whoever is told of them looks for them next.
+        taken = self.take(name, len(rows), owner) or self.read(batch_id)
+        if taken is None:
             raise FileNotFoundError(target)
-        jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or owner}) for row in rows]
+        jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or taken.owner}) for row in rows]
         begin: int | None = 0
         while begin is not None and begin < ROWS_IN_REQUEST:
             begin = self.submit_some(taken, jobs, begin)
@@ -203,6 +207,20 @@ class Batches:
         durable.write_new_if_missing(self._root / batch.id / "queued", b"")
         return None
 
+    def coming(self, job_id: str) -> Job | None:
+        """The job of a row that was taken in and is not in the queue yet; None: there is no such row, or it was there."""
+        batch = self.read(job_id.rpartition(".")[0]) or self.read(job_id)
+        if batch is None or job_id not in batch.jobs or self._queued(batch):
+            return None
+        try:
+            return self.rows(batch)[batch.jobs.index(job_id)]
+        except (OSError, JobError) as error:
+            log.warning("batches/%s: cannot be read: %s", batch.id, error)
+            return None
+
+    def _queued(self, batch: Batch) -> bool:
+        return durable.exists(self._root / batch.id / "queued")
+
     def rows(self, batch: Batch) -> list[Job]:
         """The batch's jobs, as its file says, each with its owner and the batch's id.
 
@@ -255,13 +273,14 @@ class Batches:
         if batch is None:
             return None
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
-        gone = 0
+        nowhere = 0
+        queued = self._queued(batch)  # before the look at the jobs: one that comes meanwhile is not taken for gone
         for job_id in batch.jobs:
             if place := self._spool.find_by_name(job_id):
                 counts[place.state] += 1
             else:
-                gone += 1
-        return BatchProgress(batch, counts, gone)
+                nowhere += 1
+        return BatchProgress(batch, counts, coming=0 if queued else nowhere, gone=nowhere if queued else 0)
 
 
 def _job_ids(batch_id: str, rows: int, single: bool) -> tuple[str, ...]:

@@ -111,13 +111,17 @@ class FolderDoor:
 
     def job(self, job_id: str) -> JobView:
         for _ in range(10):  # RACE: it may move on between the look for it and the look at it
-            place = self._find(job_id)
+            place = self._spool.find(job_id)
+            if place is None:
+                break
             try:
                 return self._view(place)
             except FileNotFoundError:
                 continue
             except (JobError, durable.UnreadableError) as error:
                 raise client.NoSuchJobError(f"The job {show(job_id)} cannot be read: {error}") from error
+        if row := Batches(self._spool).coming(job_id):  # accepted, and not in the queue yet
+            return JobView(id=job_id, status="waiting", job=row)
         raise client.NoSuchJobError(f"There is no job {show(job_id)}.")
 
     def jobs(self, status: Status | None, owner: str | None, limit: int) -> list[JobView]:

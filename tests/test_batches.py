@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
+from pathlib import Path
 
+import pytest
 from house import drop
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from spooler.batches import ROWS_AT_ONCE, Batches
+from spooler.batches import ROWS_AT_ONCE, Batch, Batches
+from spooler.client import Client
 from spooler.doorman import Doorman
 from spooler.job import Job
 from spooler.pending import Judged, Pending
+from spooler.settings import Settings
 from spooler.spool import Spool
+from webui.app import create_app
 
 CIRCLE = json.dumps({"prompt": "a red circle"}).encode()
 
@@ -247,3 +252,43 @@ def test_a_side_file_of_a_held_job_stays(spool: Spool) -> None:
     spool.release("a")
     desk.turn()
     assert desk.pending.waiting[0].priority == 7
+
+
+def test_a_batch_that_a_spooler_takes_first_is_in_the_queue_when_its_submitter_is_told(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = Batches(spool), Batches(spool)
+    take = ours.take
+
+    def slower(name: str, rows: int, owner: str) -> Batch | None:
+        assert theirs.take(name, rows, "ann")
+        return take(name, rows, owner)
+
+    monkeypatch.setattr(ours, "take", slower)
+    told = ours.submit([Job(prompt="a red circle"), Job(prompt="a blue star")], "two", "bob")
+    assert told.owner == "ann" and [spool.find_by_name(job_id) is not None for job_id in told.jobs] == [True, True]
+
+
+def test_a_row_that_is_not_in_the_queue_yet_is_coming_and_not_gone(spool: Spool, tmp_path: Path) -> None:
+    drop(spool, "late.jsonl", b"\n".join([CIRCLE] * (ROWS_AT_ONCE + 1)))
+    desk = Desk(spool)
+    desk.turn(whole="late.jsonl")
+    last = f"late.{ROWS_AT_ONCE + 1:04}"
+    batches = Batches(spool)
+    half = batches.progress("late")
+    assert half and (half.counts["pending"], half.coming, half.gone, half.ended) == (ROWS_AT_ONCE, 1, 0, False)
+    row = batches.coming(last)
+    assert row and (row.prompt, row.batch) == ("a red circle", "late")
+    assert [batches.coming(name) for name in ("late.0001.0001", "late.0099", "late", "other.0001", "..")] == [None] * 5
+
+    client = create_app(Settings(spool=spool.root, cache=tmp_path / "cache")).test_client()
+    told = client.get(f"/api/v1/jobs/{last}")
+    assert (told.status_code, told.get_json()["status"]) == (200, "waiting")
+    assert Client(spool.root).job(last).status == "waiting"
+
+    desk.turn()
+    assert batches.coming(last) is None and spool.find_by_name(last)
+    (spool.pending / f"{last}.json").unlink()
+    whole = batches.progress("late")
+    assert whole and (whole.coming, whole.gone) == (0, 1)
+    assert client.get(f"/api/v1/jobs/{last}").status_code == 404

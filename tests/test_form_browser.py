@@ -295,7 +295,7 @@ def test_weights_by_ctrl_and_the_arrow_keys(page: Chrome) -> None:
 
 def test_a_lora_and_a_sweep_are_drawn(page: Chrome, house: tuple[Spooler, str]) -> None:
     fill(page, prompt=RED, seed=5)
-    page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary").click()
+    in_view(page, page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary")).click()
     choose(page, "loras.0.name", "green-ground")
     fill(page, **{"loras.0.weight": "0.8"})
     choose(page, "sweep.on", "on")
@@ -329,7 +329,7 @@ def test_settings_survive_a_reload_until_they_are_reset(page: Chrome) -> None:
     choose(page, "hires.on", "on")
     fill(page, **{"hires.scale": "3"})
     choose(page, "sampler", "Heun")
-    page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary").click()
+    in_view(page, page.find_element(By.CSS_SELECTOR, "[data-part=loras] summary")).click()
     choose(page, "loras.0.name", "green-ground")
     page.refresh()
     is_ready(page)
@@ -364,7 +364,7 @@ def test_a_link_carries_the_whole_form_and_gives_one_s_own_back(page: Chrome, ho
 
 def test_styles_are_saved_laid_over_and_removed(page: Chrome, house: tuple[Spooler, str]) -> None:
     fill(page, prompt="{prompt} on white", negative_prompt="blur")
-    page.find_element(By.CSS_SELECTOR, "[data-part=styles] summary").click()
+    in_view(page, page.find_element(By.CSS_SELECTOR, "[data-part=styles] summary")).click()
     page.find_element(By.ID, "style-name").send_keys("on white", Keys.ENTER)
     chip = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".chosen input"), "the style")[0]
     chip.click()

@@ -51,7 +51,8 @@ def make_app(tmp_path: Path, keys: str = "", **settings: Any) -> Flask:
     if keys:
         (tmp_path / "keys").write_text(keys)
         (tmp_path / "keys").chmod(0o600)
-    made = {"spool": tmp_path / "spool", "cache": tmp_path / "cache", "keys": tmp_path / "keys", **settings}
+    # Some of these requests wait for a job, and no spooler runs here.
+    made = {"spool": tmp_path / "spool", "cache": tmp_path / "cache", "keys": tmp_path / "keys", "wait_s": 0.05, **settings}
     return create_app(Settings(**made))
 
 

@@ -65,6 +65,7 @@ class BatchReport(BaseModel):
     done: int
     failed: int
     cancelled: int
+    coming: int = Field(description="Jobs that are accepted and not in the queue yet.")
     gone: int = Field(description="Jobs that nobody has any more.")
 
 
@@ -145,7 +146,7 @@ def batch_report(batch_id: str) -> BatchReport | None:
     if progress is None:
         return None
     counts: dict[str, Any] = {STATUS[state]: number for state, number in progress.counts.items()}
-    return BatchReport(**progress.batch.model_dump(), **counts, gone=progress.gone)
+    return BatchReport(**progress.batch.model_dump(), **counts, coming=progress.coming, gone=progress.gone)
 
 
 # -- the pages' forms ------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def install(app: Flask, settings: Settings) -> None:
     app.after_request(_add_headers)
     app.after_request(_leave_when_sent)
     app.teardown_request(_leave)
-    app.context_processor(lambda: {"me": person()})
+    app.context_processor(lambda: {"me": person(), "stranger": person() is NOBODY})
 
 
 def _check() -> AnyResponse | None:

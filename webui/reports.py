@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spooler.batches import Batches
 from spooler.catalogue import Catalogue, merged
 from spooler.durable import UnreadableError
 from spooler.job import Job
@@ -140,7 +141,7 @@ class Reports:
         for _ in range(10):  # RACE: a job may move on between the look for it and the look at it, and again
             place = self._spool.find(job_id)
             if place is None:
-                return None
+                return self._coming(job_id)
             if place.state in ENDED:
                 self._index.note(place.id)  # whoever looks at it will look for it in the gallery next
             try:
@@ -153,8 +154,15 @@ class Reports:
 
     def status(self, job_id: str) -> Status | None:
         """Which folder the job is in; None when there is none."""
-        place = self._spool.find_by_name(job_id) or self._spool.find(job_id)
-        return STATUS[place.state] if place else None
+        if place := self._spool.find_by_name(job_id) or self._spool.find(job_id):
+            return STATUS[place.state]
+        return "waiting" if self._coming(job_id) else None
+
+    def _coming(self, job_id: str) -> JobReport | None:
+        """A job of a batch that was accepted and is not in the queue yet: to whoever was told of it, it waits."""
+        if row := Batches(self._spool).coming(job_id):
+            return JobReport(id=job_id, status="waiting", job=row, waits_for="It is being put into the queue.")
+        return None
 
     def jobs(self, state: State, offset: int = 0, limit: int = 50) -> tuple[list[JobReport], int]:
         """One page of the jobs of a state that is no end, and how many there are; those that came into it last are first."""

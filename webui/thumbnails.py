@@ -126,11 +126,13 @@ def make(picture: Path, target: Path, side: int) -> None:
 def prune(folder: Path, max_bytes: int) -> int:
     """Remove the oldest thumbnails until they take LEFT of that many bytes, if they take more; how many were removed."""
     found: list[tuple[float, int, str]] = []
-    with contextlib.suppress(OSError):
-        for inner in os.scandir(folder):
-            if inner.is_dir(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):  # RACE: another process prunes too
-                    for entry in os.scandir(inner.path):
+    with contextlib.suppress(OSError), os.scandir(folder) as folders:
+        for inner in folders:
+            if not inner.is_dir(follow_symlinks=False):
+                continue
+            with os.scandir(inner.path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # RACE: another process prunes too
                         info = entry.stat(follow_symlinks=False)
                         found.append((info.st_mtime, info.st_size, entry.path))
     total = sum(size for _, size, _ in found)

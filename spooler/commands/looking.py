@@ -143,7 +143,7 @@ def _show(options: argparse.Namespace) -> int:
     place = spool.find(options.id)
     batch = Batches(spool).progress(options.id) if place is None else None
     if batch:
-        say_json({**batch.batch.model_dump(), "counts": batch.counts, "gone": batch.gone})
+        say_json({**batch.batch.model_dump(), "counts": batch.counts, "coming": batch.coming, "gone": batch.gone})
         return DONE
     if place is None:
         return missing(options.id)
