@@ -796,8 +796,8 @@ def test_s5_every_way_in_for_a_job_counts_its_jobs(tmp_path: Path) -> None:
         "/v1/images/edits": {"data": {**PROMPT, "image": (io.BytesIO(raw), "a.png")}},
         "/sdapi/v1/txt2img": {"json": job},
         "/sdapi/v1/img2img": {"json": {**job, "init_images": [png]}},
-        "/sdapi/v1/extra-single-image": {"json": {"image": png}},
-        "/sdapi/v1/extra-batch-images": {"json": {"imageList": [{"data": png, "name": "a"}]}},
+        "/sdapi/v1/extra-single-image": {"json": {"image": png, "upscaler_1": "Lanczos"}},
+        "/sdapi/v1/extra-batch-images": {"json": {"imageList": [{"data": png, "name": "a"}], "upscaler_1": "Lanczos"}},
     }
     there = {
         str(rule).replace("<job_id>", "old")

@@ -318,7 +318,8 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     desk.spool.reject(desk.spool.pending / "bad.json", "It is no job.")
     pages = (
         "queue", "queue?of=mine", "gallery", "gallery?q=nothing&starred=1", "failed", "status", "jobs/cat", "jobs/dog",
-        "batches/many", "jobs/failed", "jobs/running", "jobs/first", "jobs/held", "jobs/first/edit", "compare?a=cat/0&b=cat/1", "nowhere",
+        "jobs/failed", "jobs/running", "jobs/first", "jobs/held", "jobs/first/edit", "compare?a=cat/0&b=cat/1",
+        "batches/many", "nowhere",
     )  # fmt: skip
     browser.get(f"{desk.address}/queue")
     browser.add_cookie({"name": "owner", "value": "ann"})

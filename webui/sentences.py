@@ -29,6 +29,7 @@ KNOWN = (
     msgid("The engine of %(spooler)s cannot start: %(reason)s"),
     msgid("The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."),
     msgid("The engine is loading its model."),
+    msgid("It is being put into the queue."),
     # spooler/gate.py
     msgid("It waits for %(job)s, of which there is no job yet."),
     msgid("It waits until %(job)s is done."),
