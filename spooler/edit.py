@@ -48,7 +48,8 @@ def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -
 
     try:
         compiled = regex.compile(pattern)
-        compiled.sub(replacement, "")  # a group that is not there is told of now, not in the middle of the work
+        # It always finds something, so a group that is not there is told of now, not in the middle of the work.
+        regex.sub(f"{pattern}|", replacement, "")
     except (regex.error, IndexError) as error:
         rule = f"`find` must be a regular expression, but {show(pattern)} is none: {error}."
         raise JobError(Mistake("find", rule)) from error

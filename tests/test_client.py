@@ -80,7 +80,7 @@ def test_a_job_may_be_a_record_with_an_id_and_pictures(there: Client, spool: Spo
     ("job", "field"),
     [
         ({"prompt": "x", "steps": 0}, "steps"),
-        ({"prompt": ""}, "prompt"),
+        ({"steps": 9}, "prompt"),
         ({"prompt": "x", "model": "dmo"}, "model"),
         ({"prompt": "x", "image": "a.png"}, "image"),
     ],
