@@ -108,6 +108,17 @@ class JobView(BaseModel):
         return self.status in ENDED
 
 
+class ChangeView(BaseModel):
+    """Something that happened to a job: it came (`was` is null), went on, ended, or is gone (`status` is null)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    status: Status | None = Field(description="How it is now; null: it was removed.")
+    was: Status | None = Field(description="How it was told to be before; null: it came just now.")
+    progress: ProgressView | None = Field(None, description="Of a running job.")
+
+
 class BatchView(BaseModel):
     """A batch: its id, and the ids of its jobs in their order."""
 
@@ -126,6 +137,7 @@ class Door(Protocol):
     def job(self, job_id: str) -> JobView: ...
     def jobs(self, status: Status | None, owner: str | None, limit: int) -> list[JobView]: ...
     def looks(self, job_id: str, timeout_s: float | None) -> Iterator[JobView]: ...
+    def watch(self, timeout_s: float | None) -> Iterator[ChangeView | None]: ...
     def act(self, job_id: str, verb: Verb) -> None: ...
     def edit(self, job_id: str, changes: dict[str, Any]) -> None: ...
     def again(self, job_id: str, changes: dict[str, Any], new_id: str) -> str: ...
@@ -177,6 +189,14 @@ class Client:
     def events(self, job_id: str, timeout_s: float | None = None) -> Iterator[JobView]:
         """The job now and at each change, until it ended or `timeout_s` seconds are over."""
         return self._door.looks(job_id, timeout_s)
+
+    def watch(self, timeout_s: float | None = None) -> Iterator[ChangeView | None]:
+        """What happens to all the jobs, until `timeout_s` seconds are over.
+
+        None, first of all and whenever something may have been missed, means: what you know of the jobs may be old, so list
+        them now. Raises BusyError when the server has no seat.
+        """
+        return self._door.watch(timeout_s)
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> JobView:
         """The job when it has ended. Raises WaitError when that takes longer than `timeout_s` seconds, NoSuchJobError."""

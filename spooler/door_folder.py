@@ -13,7 +13,8 @@ from spooler import client, durable, edit, pictures, retention
 from spooler.batch_file import lay_over
 from spooler.batches import Batches
 from spooler.catalogue import Catalogue, Sizes, merged
-from spooler.client import BatchView, JobView, ProgressView, Status, Verb
+from spooler.changes import Changes, Seen
+from spooler.client import BatchView, ChangeView, JobView, ProgressView, Status, Verb
 from spooler.ids import is_id
 from spooler.job import Job, encode, from_fields
 from spooler.mistakes import JobError, Mistake, show
@@ -23,6 +24,7 @@ from spooler.reader import RESULT
 from spooler.record import Image, Record
 from spooler.spool import Spool, SpoolError, TakenError
 from spooler.states import ENDS, State
+from spooler.status import Progress
 
 STATUS: dict[State, Status] = {
     "pending": "waiting",
@@ -150,6 +152,30 @@ class FolderDoor:
                 return
             time.sleep(SOON_S if waited < PATIENT_AFTER_S else LATER_S)
 
+    def watch(self, timeout_s: float | None) -> Iterator[ChangeView | None]:
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        changes = Changes(self._seen(), self._status)
+        yield None
+        while end is None or time.monotonic() < end:
+            began = time.monotonic()
+            told = changes.look(self._seen())
+            yield from [None] if told is None else told
+            # A long queue takes a while to list: it is looked at in a tenth of the time.
+            now = time.monotonic()
+            rest_s = max(LATER_S, 9 * (now - began))
+            time.sleep(rest_s if end is None else max(0.0, min(rest_s, end - now)))
+
+    def _seen(self) -> Seen:
+        # In the order of a job's way: one that goes on meanwhile is seen in two places, not in none.
+        waiting = frozenset(place.id for place in self._spool.walk("pending"))
+        held = frozenset(place.id for place in self._spool.walk("held"))
+        running = {place.id: _view_of(self._spool.read_progress(place) or Progress()) for place in self._spool.walk("claimed")}
+        return Seen(waiting, held, running)
+
+    def _status(self, job_id: str) -> Status | None:
+        place = self._spool.find_by_name(job_id) or self._spool.find(job_id)
+        return STATUS[place.state] if place else None
+
     def act(self, job_id: str, verb: Verb) -> None:
         place = self._find(job_id)
         after: Place | None
@@ -260,7 +286,7 @@ class FolderDoor:
             status=STATUS[place.state],
             job=job,
             parameters=record.parameters,
-            progress=ProgressView(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
+            progress=_view_of(progress) if progress else None,
             images=tuple(image for image in images if image.file),
             starred=place.state in ENDS and (place.path / "starred").exists(),
             failure=record.failure,
@@ -268,6 +294,10 @@ class FolderDoor:
             started=record.started,
             completed=record.completed,
         )
+
+
+def _view_of(progress: Progress) -> ProgressView:
+    return ProgressView(**progress.model_dump(), fraction_done=round(progress.fraction, 4))
 
 
 def _not_for(verb: str, place: Place) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from spooler import client
 from spooler.catalogue import Catalogue
-from spooler.client import BatchView, JobView, Status, Verb
+from spooler.client import BatchView, ChangeView, JobView, Status, Verb
 from spooler.mistakes import Mistake
 from spooler.record import Image
 
@@ -127,6 +127,38 @@ class HttpDoor:
                 connection.close()
             if (last and last.ended) or (end is not None and time.monotonic() >= end):
                 return
+
+    def watch(self, timeout_s: float | None) -> Iterator[ChangeView | None]:
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        last_id = ""
+        broken = 0  # times in a row
+        while end is None or time.monotonic() < end:
+            left_s = POLL_S if end is None else max(0.05, min(POLL_S, end - time.monotonic()))
+            connection = self._connect(min(self._timeout_s, max(left_s, 1.0)))
+            try:
+                answer = self._send(connection, "GET", "/api/v1/events", more={"Last-Event-ID": last_id} if last_id else None)
+                if answer.status >= 400:
+                    _refuse(answer.status, answer.read(), answer.headers)
+                for event_id, kind, data in _parsed(answer):
+                    broken = 0
+                    last_id = event_id or last_id
+                    if kind == "begin" and not json.loads(data)["resumed"]:
+                        yield None
+                    elif kind == "job":
+                        yield ChangeView.model_validate_json(data)
+                    if end is not None and time.monotonic() >= end:
+                        return
+            except client.BusyError as error:
+                if not last_id:
+                    raise
+                time.sleep(error.retry_s)  # somebody else has the seat that this stream had
+            except (TimeoutError, _LostError, http.client.HTTPException, ConnectionError):
+                broken += 1
+                if broken > (PATIENT_TRIES if last_id else TRIES):
+                    raise client.UnreachableError(f"{self._netloc} does not answer any more.") from None
+                time.sleep(REST_S)
+            finally:
+                connection.close()
 
     def act(self, job_id: str, verb: Verb) -> None:
         if verb == "cancel":
@@ -249,6 +281,23 @@ def _events(answer: http.client.HTTPResponse, end: float | None) -> Iterator[Job
             raise client.NoSuchJobError("The job is gone: somebody removed it.")
         if end is not None and time.monotonic() >= end:
             return
+
+
+def _parsed(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, bytes]]:
+    """Id, kind and data of each server-sent event; a comment, which says that the server lives, as an empty one."""
+    event_id = kind = ""
+    data = b""
+    for line in answer:
+        name, _, value = line.rstrip(b"\r\n").partition(b": ")
+        if name == b"id":
+            event_id = value.decode()
+        elif name == b"event":
+            kind = value.decode()
+        elif name == b"data":
+            data = value
+        elif not line.strip():
+            yield event_id, kind, data
+            event_id, kind, data = "", "", b""
 
 
 def _refuse(status: int, data: bytes, headers: http.client.HTTPMessage) -> NoReturn:

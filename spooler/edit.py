@@ -28,6 +28,8 @@ from spooler.spool import Spool
 
 Change = Callable[[Job], Job]
 TEXTS = ("prompt", "negative_prompt")
+#: Seconds that a regular expression may take with one text.
+FIND_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Edited:
 
 
 def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -> Change:
-    """The change that replaces what the regular expression finds. Raises JobError for one that is none."""
+    """The change that replaces what the regular expression finds. Raises JobError for one that is none; so does the change,
+    for one that takes too long: some go through a text in more ways than anybody can wait for."""
+    import regex  # which can be stopped, as `re` cannot; only here, for the web app needs it not
+
     try:
-        compiled = re.compile(pattern)
-        re.sub(compiled, replacement, "")  # a group that is not there is told of now, not in the middle of the work
-    except (re.error, IndexError) as error:
+        compiled = regex.compile(pattern)
+        # It always finds something, so a group that is not there is told of now, not in the middle of the work.
+        regex.sub(f"{pattern}|", replacement, "")
+    except (regex.error, IndexError) as error:
         rule = f"`find` must be a regular expression, but {show(pattern)} is none: {error}."
         raise JobError(Mistake("find", rule)) from error
 
@@ -52,7 +58,11 @@ def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -
         given = before.model_dump(exclude_unset=True)
         for name in fields:
             if isinstance(text := getattr(before, name), str):
-                after = compiled.sub(replacement, text)
+                try:
+                    after = compiled.sub(replacement, text, timeout=FIND_S)
+                except TimeoutError:
+                    rule = f"`find` must be done with a text within {FIND_S:g} s, but {show(pattern)} is not with this one."
+                    raise JobError(Mistake("find", rule)) from None
                 if after != text:
                     given[name] = after
         return from_fields(given)

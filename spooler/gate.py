@@ -15,6 +15,10 @@ JUMP_S = 30.0
 SETTLE_S = 60.0
 
 
+#: Jobs of the longest circle that is looked for, and those that the reason names.
+LONGEST_CIRCLE, TOLD = 10_000, 5
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the gate says: the job may run, must wait, or can never run; and why, in a sentence."""
@@ -43,6 +47,32 @@ def judge(job: Waiting, now: float | None, where: Callable[[str], State | None])
     if job.not_before is not None and (now is None or now < job.not_before):
         return Verdict("later", "It waits for its `not_before`." if now is not None else "The clock was set just now.")
     return READY
+
+
+def circle(
+    job: Waiting, waiting: Callable[[str], Waiting | None], known: dict[str, tuple[str, ...]] | None = None
+) -> tuple[str, ...]:
+    """The ids of the jobs that wait for each other in a circle with this one; empty when it is in none.
+
+    Of each job the first that it waits for is followed, by `waiting`: a job by its id if it waits for others, too. The ones
+    before that in its list will end, and then it is the first. `known` is what was found before for an id, and this adds to it,
+    so that looking at each of many jobs takes no longer than going over all of them once.
+    """
+    known = {} if known is None else known
+    way: dict[str, None] = {}
+    here: Waiting | None = job
+    while here is not None and here.id not in known and here.id not in way and len(way) < LONGEST_CIRCLE:
+        way[here.id] = None
+        here = next((found for each in here.after if (found := waiting(each))), None)
+    ids = tuple(way)
+    at = ids.index(here.id) if here is not None and here.id in way else len(ids)
+    known.update(dict.fromkeys(ids[:at], ()) | dict.fromkeys(ids[at:], ids[at:]))
+    return known[job.id]
+
+
+def in_circle(ids: tuple[str, ...]) -> Verdict:
+    told = ", ".join(repr(each) for each in ids[:TOLD]) + (f" and {len(ids) - TOLD} more" if len(ids) > TOLD else "")
+    return Verdict("never", f"It can never run, for these jobs wait for each other in a circle: {told}.")
 
 
 def conditional(jobs: Iterable[Waiting]) -> list[Waiting]:

@@ -66,6 +66,7 @@ class Intake:
         self._last_turn: dict[str, int] = {}  # by owner
         self._turns = 0
         self._owners: dict[str, str] = {}  # of claimed jobs, by id
+        self._circles: dict[str, tuple[str, ...]] = {}  # what this round found of jobs that wait for each other
         self._to_judge: deque[Waiting] = deque()  # what is left of this round through the waiting jobs with conditions
         self.hopeless: list[tuple[Waiting, str]] = []  # whose conditions can never be met any more, and why
 
@@ -146,7 +147,7 @@ class Intake:
             waiting, why = self.hopeless.pop()
             if self.pending.gated.get(waiting.name) is not waiting:
                 continue
-            if gate.judge(waiting, self.clock.now(), self._where).answer != "never":
+            if self._verdict(waiting, self.clock.now(), self._where).answer != "never":
                 continue  # its predecessor was sent back to the queue meanwhile
             if place := self._claim(waiting):
                 return place, waiting, why
@@ -189,13 +190,31 @@ class Intake:
         where = cache(self._where)  # many may wait for the same; not kept for the next call, by which it may have moved
         if not self._to_judge:
             self._to_judge.extend(self.pending.gated.values())
+            self._circles = {}
             self.hopeless = []
         while self._to_judge:
             waiting = self._to_judge.popleft()
             if waiting.mine and self.pending.gated.get(waiting.name) is waiting:
-                self._mind_condition(waiting, gate.judge(waiting, wall, where))
+                self._mind_condition(waiting, self._verdict(waiting, wall, where, self._circles))
             if time.perf_counter() >= until:
                 return
+
+    def _verdict(
+        self,
+        waiting: Waiting,
+        wall: float | None,
+        where: Callable[[str], State | None],
+        known: dict[str, tuple[str, ...]] | None = None,
+    ) -> gate.Verdict:
+        """What the gate says; a job that waits for itself by way of others will never run."""
+        verdict = gate.judge(waiting, wall, where)
+        if verdict.answer == "later" and waiting.after and (ids := gate.circle(waiting, self._gated, known)):
+            return gate.in_circle(ids)
+        return verdict
+
+    def _gated(self, job_id: str) -> Waiting | None:
+        waiting = self.pending.get(job_id)
+        return waiting if waiting and waiting.after and waiting.name in self.pending.gated else None
 
     def _mind_condition(self, waiting: Waiting, verdict: gate.Verdict) -> None:
         if verdict.answer == "ready":

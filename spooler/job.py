@@ -212,7 +212,8 @@ class Job(_Part):
 
     prompt: Prompt = Field(
         "",
-        description="What the picture shows; `(word:1.3)` weighs a word, `BREAK` begins a chunk. Required but for upscaling.",
+        description="What the picture shows; `(word:1.3)` weighs a word, `BREAK` begins a chunk. It may be empty, "
+        "and may be left out for upscaling only.",
         examples=["a large red circle on a blue background"],
     )
     negative_prompt: Prompt = Field("", description="What to steer away from.")
@@ -317,9 +318,9 @@ class Job(_Part):
         def need(field: str, why: str) -> PydanticCustomError:
             return PydanticCustomError("together", "{why}", {"field": field, "why": why})
 
-        if not self.prompt.strip() and not self.upscales_only and "prompt" not in self.sweep:
-            given = "prompt" in self.model_fields_set
-            raise need("prompt", "`prompt` must not be empty." if given else NO_PROMPT)
+        # An empty prompt is drawn as any other, but who left it out forgot it.
+        if "prompt" not in self.model_fields_set and not self.upscales_only and "prompt" not in self.sweep:
+            raise need("prompt", NO_PROMPT)
         if self.mask and not self.image:
             raise need("mask", f"`mask` needs an `image` to repaint, but only {show(self.mask)} is given.")
         if self.hires and self.image:

@@ -2,7 +2,7 @@
 
 | tool | where | what |
 |---|---|---|
-| sdspool, A1111, Forge | PNG text `parameters` | A1111's lines (infotext.py) |
+| sdspool, A1111, Forge | PNG text `parameters`; JPEG and WebP: EXIF UserComment | A1111's lines (infotext.py) |
 | SwarmUI | `parameters`, JSON with `sui_image_params` | its parameters |
 | InvokeAI | `invokeai_metadata`; before 3.0 `sd-metadata` | its parameters |
 | ComfyUI | `prompt`, the graph | the first sampler found, and what leads to it |
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from spooler import infotext, png, samplers
+from spooler import infotext, pictures, png, samplers
 from spooler.job import MAX_SEED, Job
 from spooler.mistakes import JobError, Mistake, show
 from spooler.strict_json import parse_object
@@ -31,6 +31,8 @@ Fields = dict[str, Any]
 MOST_NODES = 200
 #: Names of what was not understood: a page shows them, so not thousands.
 MOST_LEFT = 30
+#: Characters of the text in a JPEG or WebP.
+MOST_TEXT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Metadata:
 
 
 def read(data: bytes) -> Metadata:
-    """The settings in a PNG or a job file. Raises JobError for a file that tells none, is no whole PNG, or is too large."""
+    """The settings in a picture or a job file. Raises JobError for one that tells none, is not whole, or is too large."""
     if data[:1] == b"{" or data[:4] == b"\xef\xbb\xbf{":
         return _of_record(parse_object(data, "The file"))
+    if data[:3] == b"\xff\xd8\xff" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return _of_comment(data)
     for keyword, of in _READERS:
         text, keywords = png.read_text(data, keyword)
         if text is not None and (found := of(text)):
@@ -53,6 +57,20 @@ def read(data: bytes) -> Metadata:
     has = f"has only {', '.join(map(show, keywords[:8]))}" if keywords else "has no text at all"
     known = ", ".join(keyword for keyword, _ in _READERS)
     raise JobError(Mistake("", f"The picture must tell how it was made, in one of the texts {known}, but it {has}."))
+
+
+def _of_comment(data: bytes) -> Metadata:
+    """The settings that A1111 and its heirs leave in a JPEG or WebP."""
+    try:
+        text = pictures.comment(data)
+    except pictures.InputError as error:
+        raise JobError(Mistake("", str(error))) from error
+    if text is not None and len(text) > MOST_TEXT:
+        raise JobError(Mistake("", f"The text in a picture must have at most {MOST_TEXT} characters, but has {len(text)}."))
+    if text is None or (found := _of_parameters(text.strip("\0"))) is None:
+        has = "has none" if text is None else "there is something else"
+        raise JobError(Mistake("", f"The picture must tell how it was made, in the UserComment of its EXIF, but {has}."))
+    return found
 
 
 def _of_record(record: Fields) -> Metadata:

@@ -8,6 +8,7 @@ as it is given time for, so that a hundred thousand files never hold up the next
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pwd
 import time
@@ -18,7 +19,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-from spooler import durable, gate, pictures, schedule
+from spooler import durable, gate, pictures, priority, schedule
 from spooler.ids import ID, clean_id
 from spooler.job import Job
 from spooler.mistakes import IncompleteError, JobError, Mistake
@@ -26,6 +27,8 @@ from spooler.moments import seconds
 from spooler.place import Place
 from spooler.reader import PRIORITY, Reader
 from spooler.schedule import Waiting
+
+log = logging.getLogger(__name__)
 
 #: Identity of a file's content as far as a look from outside tells: inode, size, modification time.
 Signature = tuple[int, int, int]
@@ -501,16 +504,12 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 def _side(path: Path, info: os.stat_result, now: float) -> Side:
     """What a side file says; one that says nothing of use changes nothing."""
     job_id = path.name.removesuffix(PRIORITY)
-    try:
-        text = durable.read_small(path, 32).decode().strip()
-    except (UnicodeDecodeError, durable.UnreadableError):
-        return Side(job_id, None, 0, now)
-    if text == "top":
+    given = priority.read(path)
+    if given.mistake:  # told once for each time that the file changed
+        log.warning("job %s: %s", job_id, given.mistake)
+    if given.value == "top":
         return Side(job_id, None, max(1, info.st_mtime_ns), now)
-    try:
-        return Side(job_id, max(-100, min(100, int(text))), 0, now)
-    except ValueError:
-        return Side(job_id, None, 0, now)
+    return Side(job_id, given.value, 0, now)
 
 
 def _signature(place: Place) -> Signature:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Image as Picture
 from PIL.Image import Transpose
 
@@ -109,6 +109,29 @@ def _decoding(name: str) -> Iterator[None]:
             yield
         except (*DAMAGED, MemoryError) as error:
             raise InputError(f"`{name}` must be a whole picture, but cannot be decoded: {error}.") from error
+
+
+def comment(data: bytes) -> str | None:
+    """The text in the EXIF UserComment of a JPEG or WebP, where A1111 leaves its settings; None without one.
+
+    Nothing is decoded but the EXIF. Raises InputError for what is no such picture, or too large.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as image:
+                raw = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        except (UnidentifiedImageError, *DAMAGED, Image.DecompressionBombError, MemoryError) as error:
+            raise InputError(f"The picture must be a whole PNG, JPEG or WebP, but cannot be read: {error}.") from error
+    if isinstance(raw, str):
+        return raw
+    if not isinstance(raw, bytes) or len(raw) < 8:
+        return None
+    kind, text = raw[:8], raw[8:]
+    if kind.startswith(b"UNICODE"):
+        # EXIF does not say in which order; the zero of a Latin letter does.
+        return text.decode("utf-16-be" if text[:1] == b"\0" else "utf-16-le" if text[1:2] == b"\0" else "utf-16", "replace")
+    return text.decode("utf-8", "replace") if kind.startswith(b"ASCII") or kind == bytes(8) else None
 
 
 def _orientation(image: Picture) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from spooler import durable, job
+from spooler import durable, job, priority
 from spooler.ids import ID, clean_id
 from spooler.place import Place, Rejected
 from spooler.record import Record, iso
@@ -85,6 +85,15 @@ class Reader:
         found = [(mtime_ns(place.path), place) for place in self.walk(state)]
         found.sort(key=lambda pair: (pair[0], pair[1].id), reverse=state not in ("pending", "held"))
         return [place for _, place in found]
+
+    def read_priority(self, job_id: str) -> priority.Given:
+        """What the side file of a waiting job says."""
+        try:
+            return priority.read(self.pending / f"{job_id}{PRIORITY}")
+        except FileNotFoundError:
+            return priority.Given()
+        except OSError as error:
+            return priority.Given(mistake=f"Its .priority file cannot be read: {error.strerror}.")
 
     def walk(self, state: State) -> Iterator[Place]:
         """The jobs of a state in no order, one by one as the folder is read: however many there are, none is kept."""

@@ -96,7 +96,7 @@ def test_201_names_the_job_and_the_job_is_in_pending(client: FlaskClient, spool:
         (b'{"prompt": "x", "guidance_scale": NaN}', None, "finite numbers"),
         (b'{"prompt": "x", "steps": 0}', "steps", "but is 0"),
         (b'{"prompt": "x", "width": 100}', "width", "multiple of 8, but is 100"),
-        (b'{"prompt": ""}', "prompt", "must not be empty"),
+        (b"{}", "prompt", "is required, but is missing"),
         (b'{"prompt": "' + b"x" * 1_000_000 + b'"}', "prompt", "at most 10000 characters, but has 1000000"),
         (b'{"prompt": "x", "model": "dmo"}', "model", "did you mean demo?"),
         (b'{"prompt": "x", "promt": "y"}', "promt", "did you mean prompt?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import socket
@@ -18,6 +19,7 @@ from PIL import Image
 from test_api import PROMPT, Web, app, client, finish, spool, with_demo_model
 
 from spooler.batches import Batches
+from spooler.pending import Pending
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
@@ -69,6 +71,48 @@ def test_events_tell_each_change_up_to_the_end(client: FlaskClient, spool: Spool
     assert {event[0] for event in events} == {"event: job"}
     states = [json.loads(event[1].removeprefix("data: "))["status"] for event in events]
     assert states[0] == "waiting" and states[-1] == "done" and client.get("/api/v1/jobs/none/events").status_code == 404
+
+
+def test_a_report_tells_the_priority_that_counts(client: FlaskClient, spool: Spool) -> None:
+    make(spool, "cat", priority=3)
+
+    def told() -> tuple[Any, Any, Any]:
+        report = client.get("/api/v1/jobs/cat").json
+        assert report and report["job"]["priority"] == 3
+        return report["priority"], report["top"], report["note"]
+
+    assert told() == (3, False, None)
+    client.post("/api/v1/jobs/cat/priority", json={"priority": -7})
+    assert told() == (-7, False, None)
+    client.post("/api/v1/jobs/cat/top")
+    assert told() == (3, True, None)
+    side = spool.pending / "cat.priority"
+    side.write_text("soon \x1b[31m")
+    value, top, note = told()
+    assert (value, top) == (3, False) and "must have a whole number from -100 to 100, or `top`, but has" in note
+    assert "\x1b" not in note and note in html.unescape(client.get("/jobs/cat").text) + html.unescape(client.get("/queue").text)
+    side.unlink()
+    side.mkdir()
+    assert told()[2].startswith("Its .priority file has no effect")
+    side.rmdir()
+    client.post("/api/v1/jobs/cat/hold")
+    assert told() == (3, False, None)
+    client.post("/api/v1/jobs/cat/release")
+    finish(spool, "cat")
+    assert told() == (None, False, None)
+
+
+def test_a_priority_file_of_nonsense_is_logged_once(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    make(spool, "cat")
+    pending = Pending(spool, decode=False)
+    (spool.pending / "cat.priority").write_text("soon")
+    for now in range(5):
+        pending.distrust()
+        pending.refresh(float(now), 1.0, 0.0)
+    assert [record.getMessage() for record in caplog.records if "priority" in record.getMessage()] == [
+        'job cat: Its .priority file has no effect: it must have a whole number from -100 to 100, or `top`, but has "soon".'
+    ]
+    assert (waiting := pending.get("cat")) and waiting.priority == 0 and not waiting.top
 
 
 # -- the list ------------------------------------------------------------------------------------------------------------------

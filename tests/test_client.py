@@ -80,7 +80,7 @@ def test_a_job_may_be_a_record_with_an_id_and_pictures(there: Client, spool: Spo
     ("job", "field"),
     [
         ({"prompt": "x", "steps": 0}, "steps"),
-        ({"prompt": ""}, "prompt"),
+        ({"steps": 9}, "prompt"),
         ({"prompt": "x", "model": "dmo"}, "model"),
         ({"prompt": "x", "image": "a.png"}, "image"),
     ],
@@ -187,6 +187,36 @@ def test_events_tell_each_change(there: Client, spool: Spool) -> None:
     spool.publish(place, record.finish((), Timings()), "done")
     thread.join(60)
     assert seen[0] == "waiting" and seen[-1] == "done"
+
+
+def test_watching_tells_of_every_job_after_none_for_listing(there: Client, spool: Spool) -> None:
+    seen: list[client.ChangeView | None] = []
+
+    def follow() -> None:
+        seen.extend(there.watch(120))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    wait_for(lambda: seen, "the first word")
+    assert seen[0] is None
+    job_id = there.submit(PROMPT)
+
+    def told(*wanted: str | None) -> bool:
+        return [each.status for each in list(seen) if each and each.id == job_id] == list(wanted)
+
+    wait_for(lambda: told("waiting"), "the job to be told of")
+    place = spool.claim(f"{job_id}.json", "me")
+    assert place
+    record = Record(id=job_id, queued=utc_now())
+    spool.prepare(place, record)
+    wait_for(lambda: told("waiting", "running"), "its beginning")
+    spool.write_progress(place, Progress(phase="denoise", step=3, steps=9))
+    wait_for(lambda: told("waiting", "running", "running"), "its progress")
+    spool.publish(place, record.finish((), Timings()), "done")
+    wait_for(lambda: told("waiting", "running", "running", "done"), "its end")
+    last = [each for each in seen if each and each.id == job_id]
+    assert [each.was for each in last] == [None, "waiting", "running", "running"]
+    assert last[2].progress and last[2].progress.step == 3 and last[3].progress is None
 
 
 def test_waiting_ends_when_its_time_is_over(there: Client, spool: Spool) -> None:

@@ -256,7 +256,7 @@ def test_the_script_hears_the_id_and_the_page_as_json(client: FlaskClient, spool
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("prompt", "  ", "`prompt` must not be empty."),
+        ("prompt", "  ", "`prompt` must not be empty: write one first."),
         ("prompt", "x" * 1_000_000, "must have at most 10000 characters, but has 1000000."),
         ("prompt", "a <lora:nobody:1>", "must be one of ink, chalk"),
         ("steps", "many", '`steps` must be a whole number, but is "many".'),

@@ -6,7 +6,9 @@ The rules that the oracles below were written from are S1 to S5 and S12 of the t
 from __future__ import annotations
 
 import base64
+import html
 import http.client
+import io
 import itertools
 import json
 import re
@@ -19,6 +21,7 @@ import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
 from house import ROOT, listing
+from PIL import Image
 from test_api import Web, finish
 from werkzeug.test import TestResponse
 
@@ -68,6 +71,12 @@ def spool(app: Flask, tmp_path: Path) -> Spool:
     made = Spool(tmp_path / "spool")
     (made.claimed / "me").mkdir()
     return made
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    return file.getvalue()
 
 
 def log_in(client: FlaskClient, name: str, secret: str, **form: str) -> TestResponse:
@@ -706,6 +715,47 @@ def test_a_route_that_was_forgotten_is_shut(app: Flask) -> None:
     assert client.post("/api/v1/forgotten", headers=bearer(OPS)).status_code == 200
 
 
+def test_no_page_offers_anybody_what_they_may_not_do(tmp_path: Path) -> None:
+    """Every form that a page shows to somebody who is no operator is answered with something else than 403."""
+    app = make_app(tmp_path, KEYS)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    (spool.claimed / "me").mkdir()
+    pages = ["/", "/queue", "/queue?of=mine", "/gallery", "/failed", "/status", "/login"]
+    for owner in ("ann", "bob"):
+        for state in ("waiting", "held", "running", "done", "failed", "cancelled"):
+            job_id = f"{owner}-{state}"
+            spool.submit(json.dumps({**PROMPT, "owner": owner}).encode(), job_id)
+            if state == "held":
+                spool.hold(job_id)
+            elif state == "cancelled":
+                spool.cancel(job_id)
+            elif state == "running":
+                assert spool.claim(f"{job_id}.json", "me")
+            elif state != "waiting":
+                finish(spool, job_id, state)
+            pages.append(f"/jobs/{job_id}")
+        batch = client.post("/api/v1/batches", json=[PROMPT, PROMPT], headers=bearer(ANN if owner == "ann" else BOB)).json
+        assert batch
+        spool.cancel(batch["jobs"][0])
+        pages += [f"/batches/{batch['id']}", f"/jobs/{batch['jobs'][1]}/edit"]
+    pages += ["/compare?a=ann-done/0&b=bob-done/0"]
+    log_in(client, "bob", BOB)
+    shown = {page: client.get(page) for page in pages}
+    assert {answer.status_code for page, answer in shown.items() if not page.endswith("/edit") and page != "/login"} == {200}
+    forms: dict[str, str] = {}
+    for page, answer in shown.items():
+        for form in re.findall(r"<form\b[^>]*>.*?</form>", answer.text, re.DOTALL):
+            found = re.search(r'method="post".* action="([^"]*)"', form)
+            if found and "/login" not in found[1] and "/logout" not in found[1]:
+                forms.setdefault(html.unescape(found[1]), page)
+    assert any("bob-waiting/cancel" in action for action in forms) and len(forms) > 20
+    assert not [action for action in forms if "/ann-" in action]
+    for action, page in forms.items():
+        answer = client.post(action, headers={"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code != 403, (page, action, answer.text)
+    assert all(spool.find(f"ann-{state}").state == state for state in ("done", "failed", "cancelled"))
+
+
 # -- how much ------------------------------------------------------------------------------------------------------------------
 
 
@@ -717,6 +767,48 @@ def test_s5_who_submits_faster_than_may_is_429_and_the_others_are_not(tmp_path: 
     assert 1 <= int(refused.headers["Retry-After"]) <= 12
     assert client.post("/api/v1/jobs", json=PROMPT, headers=bearer(BOB)).status_code == 201
     assert client.get("/api/v1/jobs", headers=bearer(ANN)).status_code == 200
+
+
+def test_s5_every_way_in_for_a_job_counts_its_jobs(tmp_path: Path) -> None:
+    """Each route whose rule is SUBMIT, for whoever has used up what one may submit."""
+    app = make_app(tmp_path, KEYS, client_submits=5)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    (spool.claimed / "me").mkdir()
+    spool.submit(json.dumps({**PROMPT, "owner": "ann"}).encode(), "old")
+    spool.cancel("old")
+    texts, job = "\n".join("abcdef"), {**PROMPT, "force_task_id": "x"}
+    batch = {"data": texts, "content_type": "text/plain"}
+    assert client.post("/api/v1/batches", **batch, headers=bearer(BOB)).status_code == 201, "a full bucket is enough"
+    for who, first in ((ANN, 201), (BOB, 429)):
+        small = client.post("/api/v1/batches", data="a\nb\nc", content_type="text/plain", headers=bearer(who))
+        assert small.status_code == first
+    assert client.post("/api/v1/batches", data="a\nb\nc", content_type="text/plain", headers=bearer(ANN)).status_code == 429
+    [client.post("/api/v1/jobs", json=PROMPT, headers=bearer(ANN)) for _ in range(2)]
+    raw = picture()
+    png = base64.b64encode(raw).decode()
+    ways: dict[str, dict[str, Any]] = {
+        "/": {"data": {"form": "1", "kind": "txt2img", "prompt": "a"}},
+        "/api/v1/jobs": {"json": PROMPT},
+        "/api/v1/batches": batch,
+        "/api/v1/jobs/old/again": {"json": {}},
+        "/generate": {"json": PROMPT},
+        "/v1/images/generations": {"json": PROMPT},
+        "/v1/images/edits": {"data": {**PROMPT, "image": (io.BytesIO(raw), "a.png")}},
+        "/sdapi/v1/txt2img": {"json": job},
+        "/sdapi/v1/img2img": {"json": {**job, "init_images": [png]}},
+        "/sdapi/v1/extra-single-image": {"json": {"image": png, "upscaler_1": "Lanczos"}},
+        "/sdapi/v1/extra-batch-images": {"json": {"imageList": [{"data": png, "name": "a"}], "upscaler_1": "Lanczos"}},
+    }
+    there = {
+        str(rule).replace("<job_id>", "old")
+        for rule in app.url_map.iter_rules()
+        if rule_of(app.view_functions[rule.endpoint]) is Rule.SUBMIT
+    }
+    assert there == set(ways)
+    for path, sent in ways.items():
+        refused = client.post(path, **sent, headers=bearer(ANN))
+        assert refused.status_code == 429, (path, refused.status_code, refused.text)
+        assert path == "/" or int(refused.headers["Retry-After"]) > 0
 
 
 def test_where_nobody_needs_a_key_it_is_the_address_that_counts_and_this_machine_s_may(tmp_path: Path) -> None:

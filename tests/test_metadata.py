@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from spooler import metadata
@@ -234,3 +234,48 @@ def test_no_value_under_a_known_name_is_more_than_left_out(values: dict[str, Any
 )
 def test_no_graph_is_more_than_left_out(graph: dict[str, Any]) -> None:
     assert set(metadata.read(png(prompt=graph)).fields) <= set(Job.model_fields)
+
+
+# -- JPEG and WebP -----------------------------------------------------------------------------------------------------------
+
+
+def with_comment(kind: str, comment: bytes) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("head", ["utf-16-be", "utf-16-le", "ascii"])
+def test_a1111_s_settings_are_read_from_a_jpeg_and_a_webp(kind: str, head: str) -> None:
+    """As piexif writes them for A1111: UNICODE, then UTF-16 with the high byte first. Others write otherwise."""
+    comment = b"ASCII\0\0\0" + A1111.encode() if head == "ascii" else b"UNICODE\0" + A1111.encode(head)
+    found = metadata.read(with_comment(kind, comment))
+    assert found.tool == "A1111" and found.fields["seed"] == 1234 and found.fields["steps"] == 28
+    assert found.fields["prompt"].startswith("masterpiece, a (cat:1.2)")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_jpeg_or_webp_that_tells_nothing_or_is_damaged_is_refused(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    whole = with_comment(kind, b"UNICODE\0" + A1111.encode("utf-16-be"))
+    for data in (file.getvalue(), with_comment(kind, b"x"), with_comment(kind, b"JIS\0\0\0\0\0abc"), whole[:40], whole[:12]):
+        with pytest.raises(JobError, match="The picture must"):
+            metadata.read(data)
+
+
+@given(st.data())
+def test_no_damaged_jpeg_or_webp_does_more_than_be_refused(data: st.DataObject) -> None:
+    raw = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(12, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        metadata.read(bytes(raw))
+    except JobError as error:
+        assert error.mistakes
+
+
+WHOLE = {kind: with_comment(kind, b"UNICODE\0" + A1111.encode("utf-16-be")) for kind in ("JPEG", "WEBP")}

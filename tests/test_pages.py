@@ -190,3 +190,36 @@ def test_every_answer_forbids_what_a_page_of_ours_never_does(client: FlaskClient
 def test_no_other_site_changes_anything(client: FlaskClient, spool: Spool, headers: dict[str, str], status: int) -> None:
     assert client.post("/", data={"prompt": "x"}, headers=headers).status_code == status
     assert len(list(spool.pending.glob("*.json"))) == (status == 303)
+
+
+# -- a batch -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_a_page_which_its_jobs_lead_to(client: FlaskClient, spool: Spool) -> None:
+    told = client.post("/api/v1/batches", json=[{"prompt": f"ring {number}"} for number in range(60)]).json
+    assert told
+    page = f"/batches/{told['id']}"
+    finish(spool, told["jobs"][0])
+    finish(spool, told["jobs"][1], "failed")
+    shown = client.get(page).text
+    assert "2 of 60 jobs have ended" in shown and "58 waiting" in shown and "1 failed" in shown and "Page 1 of 2" in shown
+    assert "ring 47" in shown and "ring 48" not in shown and "ring 59" in client.get(f"{page}?page=1").text
+    for leading in (f"/jobs/{told['jobs'][0]}", "/queue", "/failed"):
+        assert f'href="{page}"' in client.get(leading).text, leading
+    assert client.post(f"{page}/cancel").headers["Location"] == page
+    assert "60 of 60 jobs have ended" in client.get(page).text
+    client.post(f"{page}/retry")
+    assert "59 waiting" in client.get(page).text and spool.find(told["jobs"][0]).state == "done"  # type: ignore[union-attr]
+    for wrong in ("none", "..", "x" * 200):
+        assert client.get(f"/batches/{wrong}").status_code == 404
+    assert client.get(f"{page}?page=99").status_code == 200
+
+
+def test_a_request_that_changes_a_batch_is_bounded_and_tells_what_is_left(
+    client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webui.batch_page.MOST", 3)
+    told = client.post("/api/v1/batches", json=[{"prompt": "a"}] * 5).json
+    assert told
+    after = client.post(f"/batches/{told['id']}/cancel")
+    assert after.headers["Location"].endswith("?left=2") and "2 are left" in client.get(after.headers["Location"]).text

@@ -24,7 +24,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from test_pages import finish
 from waitress.server import create_server
 
+from spooler.batches import Batches
 from spooler.catalogue import Catalogue, ModelCard
+from spooler.job import Job
 from spooler.life import Life
 from spooler.record import Image as Picture
 from spooler.record import Record, Timings, utc_now
@@ -309,11 +311,15 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     desk.submit("later", not_before="2100-01-01T00:00:00Z")
     desk.submit("held")
     desk.spool.hold("held")
+    Batches(desk.spool).submit([Job(prompt=f"a ring {number}") for number in range(60)], "many", "ann")
+    finish(desk.spool, "many.0001")
+    finish(desk.spool, "many.0002", "failed")
     (desk.spool.pending / "bad.json").write_bytes(b"[]")
     desk.spool.reject(desk.spool.pending / "bad.json", "It is no job.")
     pages = (
         "queue", "queue?of=mine", "gallery", "gallery?q=nothing&starred=1", "failed", "status", "jobs/cat", "jobs/dog",
-        "jobs/failed", "jobs/running", "jobs/first", "jobs/held", "jobs/first/edit", "compare?a=cat/0&b=cat/1", "nowhere",
+        "jobs/failed", "jobs/running", "jobs/first", "jobs/held", "jobs/first/edit", "compare?a=cat/0&b=cat/1",
+        "batches/many", "nowhere",
     )  # fmt: skip
     browser.get(f"{desk.address}/queue")
     browser.add_cookie({"name": "owner", "value": "ann"})

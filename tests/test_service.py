@@ -119,7 +119,7 @@ def test_p5_bad_drops_are_set_aside_with_their_reasons_and_nothing_else_is_distu
         "nan.json": (b'{"prompt": "x", "guidance_scale": NaN}', "this has NaN"),
         "range.json": (b'{"prompt": "x", "steps": 9999}', "less than or equal to 150, but is 9999"),
         "width.json": (b'{"prompt": "x", "width": 100}', "multiple of 8, but is 100"),
-        "blank.json": (b'{"prompt": " "}', "must not be empty"),
+        "blank.json": (b'{"steps": 9}', "`prompt` is required"),
         "long.json": (b'{"prompt": "' + b"x" * 1_000_000 + b'"}', "at most 10000 characters"),
         "model.json": (b'{"prompt": "x", "model": "dmo"}', "did you mean demo?"),
         "field.json": (b'{"prompt": "x", "promt": "y"}', "did you mean prompt?"),

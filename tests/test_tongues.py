@@ -14,6 +14,7 @@ from house import ROOT
 from test_pages import app, client, finish, spool, text
 
 from spooler.spool import Spool
+from webui.sentences import said, title_of
 from webui.tongues import TONGUES
 
 __all__ = ["app", "client", "spool"]
@@ -97,3 +98,42 @@ def test_a_browser_that_asks_for_german_gets_it_and_the_choice_goes_before(clien
     assert "Galerie" not in client.get("/gallery", headers=head).get_data(as_text=True)
     client.post("/tongue", data={"tongue": "xx"})
     assert "Galerie" in client.get("/gallery", headers=head).get_data(as_text=True)
+
+
+def test_sentences_that_are_said_often_are_translated_and_the_others_are_marked_as_english(app: Flask) -> None:
+    with app.test_request_context(headers={"Accept-Language": "de"}):
+        assert str(said('`steps` must be a whole number, but is "many".')).startswith("`steps` muss eine ganze Zahl sein")
+        near = '`model` must be one of <b>, ink (did you mean demo?), but is "dmo".'
+        assert "meintest du demo?" in str(said(near)) and "&lt;b&gt;" in str(said(near))
+        assert str(said("Something <new> failed.")) == '<span lang="en">Something &lt;new&gt; failed.</span>'
+        assert said("`" * 100_000) and title_of("out_of_memory") == "Zu wenig Speicher" and title_of("brand_new") == "brand new"
+    with app.test_request_context(headers={"Accept-Language": "en"}):
+        assert (
+            str(said("Something <new> failed.")) == "Something &lt;new&gt; failed." and title_of("lost") == "Its folder is gone"
+        )
+
+
+def test_the_sentences_of_a_page_are_those_that_are_said(app: Flask) -> None:
+    """What is really answered and told is found among those that are known, so that neither changes alone."""
+    german = {"Accept-Language": "de"}
+    client = app.test_client()
+    for typed, words in (
+        ({"prompt": ""}, "Schreibe erst einen"),
+        ({"prompt": "x", "steps": "many"}, "muss eine ganze Zahl sein"),
+        ({"prompt": "x", "steps": "999"}, "darf höchstens 150 sein"),
+        ({"prompt": "x", "steps": "0"}, "muss mindestens 1 sein"),
+        ({"prompt": "x", "width": "100"}, "muss ein Vielfaches von 8 sein"),
+        ({"prompt": "x" * 10_001}, "darf höchstens 10000 Zeichen haben"),
+        ({"prompt": "x", "sampler": "Eulr"}, "meintest du Euler?"),
+        ({"prompt": "x", "kind": "img2img"}, "Wähle ein Bild"),
+    ):
+        assert words in client.post("/", data=typed, headers=german).text, typed
+        told = client.post("/", data=typed, headers={**german, "Accept": "application/json"}).json
+        assert told and words in str(told["error"]["fields"])
+    client.post("/api/v1/jobs", json={"prompt": "x", "id": "later", "after": ["none"]})
+    client.post("/api/v1/jobs", json={"prompt": "x", "id": "next", "after": ["later"]})
+    queue = client.get("/queue", headers=german).text
+    assert "Es läuft kein Spooler" in queue
+    assert "diesen Auftrag gibt es noch nicht" in queue and "bis &#39;later&#39; fertig ist" in queue
+    client.delete("/api/v1/jobs/later")
+    assert "Abgebrochen, während er wartete." in client.get("/jobs/later", headers=german).text

@@ -13,6 +13,7 @@ import pytest
 from house import ROOT, drop
 
 from spooler import archive, cli, edit, fsck
+from spooler.mistakes import JobError
 from spooler.pending import owner_of
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
@@ -279,3 +280,15 @@ def test_edit_of_jobs_that_are_claimed_meanwhile_leaves_them(spool: Spool) -> No
     assert len(todo) == 1
     assert spool.claim("cat.json", "me")
     assert edit.apply(spool, change) == []
+
+
+def test_edit_with_an_expression_that_would_never_end_is_refused_and_changes_nothing(spool: Spool) -> None:
+    drop(spool, "cat.json", b'{"prompt": "' + b"a" * 60 + b'!"}')
+    with pytest.raises(JobError, match="must be done with a text within 1 s"):
+        edit.apply(spool, edit.replacing(r"(a|a|aa)+$", "b"))
+    assert (spool.pending / "cat.json").read_bytes() == b'{"prompt": "' + b"a" * 60 + b'!"}'
+    for none in ("(", "[", "a{2,1}", "(?P<x"):
+        with pytest.raises(JobError, match="must be a regular expression"):
+            edit.replacing(none, "b")
+    with pytest.raises(JobError):
+        edit.replacing("a", r"\7")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 WEBUI = ROOT / "webui"
 TRANSLATIONS = WEBUI / "translations"
 METHODS = [("**.py", "python"), ("templates/**.html", "jinja2")]
-KEYWORDS = {"_": None, "gettext": None, "lazy_gettext": None, "ngettext": (1, 2)}
+KEYWORDS = {"_": None, "gettext": None, "lazy_gettext": None, "ngettext": (1, 2), "msgid": None}
 
 
 def gathered() -> Catalog:

@@ -69,7 +69,7 @@ class StyleTexts(BaseModel):
 class Picture(BaseModel):
     """A file in a form."""
 
-    file: str = Field(json_schema_extra={"contentMediaType": "image/png"}, description="A PNG, or a job file.")
+    file: str = Field(json_schema_extra={"contentMediaType": "image/*"}, description="A PNG, JPEG or WebP, or a job file.")
 
 
 @blueprint.post("/api/v1/tokens")
@@ -100,7 +100,7 @@ def read_metadata() -> Response:
     file = request.files.get("file")
     if file is None:
         raise JobError(
-            Mistake("file", "`file` must be a part of the request, multipart/form-data, with a PNG, but is missing.")
+            Mistake("file", "`file` must be a part of the request, multipart/form-data, with a picture, but is missing.")
         )
     found = metadata.read(file.read())
     told = {name: value for name, value in found.fields.items() if name not in ("image", "mask")}

@@ -14,6 +14,7 @@ from webui import (
     aids,
     api,
     archives,
+    batch_page,
     batching,
     bulk,
     changing,
@@ -28,11 +29,13 @@ from webui import (
     packed,
     pictures,
     plain,
+    sentences,
     status,
     tongues,
 )
 from webui.index import Index
 from webui.line import Line
+from webui.news import News
 from webui.office import Office
 from webui.openai_api import views as openai_views
 from webui.patience import Patience
@@ -58,8 +61,8 @@ def create_app(settings: Settings) -> Flask:
     line = Line(spool, settings.owner_waiting)
     reports = Reports(spool, line, index)
     # Half of the threads may wait for jobs; the others answer at once.
-    patience = Patience(spool, reports, settings.web_threads // 2)
-    app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience)
+    patience = Patience(reports, settings.web_threads // 2)
+    app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience, News(reports.status))
     guard.install(app, settings)
     packed.install(app)
     tongues.install(app)
@@ -68,9 +71,9 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(aids.blueprint)
     app.register_blueprint(form.blueprint)  # the pages', which the form adds its own to
     app.register_blueprint(actions.blueprint)
-    for part in (archives, batching, bulk, changing, editing, following, login, openai_views, plain):
+    for part in (archives, batch_page, batching, bulk, changing, editing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
-    for page in (frame, live, pictures, status):
+    for page in (frame, live, pictures, sentences, status):
         page.install(app)
     sdapi.install(app)
     return app

@@ -72,6 +72,7 @@ def submit() -> Response:
         rows = _rows(request.get_data(), suffix)
         if keyed and (report := batch_report(keyed)):
             return send(report)
+        office().check_pace(len(rows))
         _check(rows)
     except JobError as error:
         return _refused(error)

@@ -70,7 +70,7 @@ def act() -> Response:
     wanted = body_as(Actions)
     # Of several that go to the top the last is on top: so the order of the request is that of the queue.
     ids = list(dict.fromkeys(wanted.ids))
-    done = {each: _do(each, wanted.verb) for each in (reversed(ids) if wanted.verb == "top" else ids)}
+    done = {each: do(each, wanted.verb) for each in (reversed(ids) if wanted.verb == "top" else ids)}
     return send(ActionReport(results=tuple(done[each] for each in ids)))
 
 
@@ -78,14 +78,14 @@ def act() -> Response:
 @needs(Rule.OWNER)
 def delete(job_id: str) -> Response:
     """Remove a job that has ended, with its pictures, for good: 409 for one that has not, or that has a star."""
-    told = _do(job_id, "delete")
+    told = do(job_id, "delete")
     if not told.ok:
         statuses = {"not_found": 404, "not_yours": 403}
         return answer(statuses.get(told.code or "", 409), told.code or "", told.message or "")
     return send(Deleted(id=job_id, deleted=True))
 
 
-def _do(job_id: str, verb: Verb) -> ActionResult:
+def do(job_id: str, verb: Verb) -> ActionResult:
     desk = office()
     place = desk.spool.find(job_id)
     if place is None:

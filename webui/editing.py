@@ -15,6 +15,7 @@ from webui.answers import may_change
 from webui.errors import answer
 from webui.frame import around
 from webui.office import office
+from webui.people import person
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("editing", __name__)
@@ -28,7 +29,7 @@ def form(job_id: str) -> AnyResponse:
     report = office().reports.job(job_id)
     if report is None:
         return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
-    if report.status not in ("waiting", "held"):
+    if report.status not in ("waiting", "held") or not person().may_change(report.job.owner):
         return redirect(url_for("pages.job", job_id=job_id), 303)
     return Response(_page(report.id, report.job, _given(report.job), {}), mimetype="text/html")
 

@@ -35,12 +35,18 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
         ("", gettext("Memory"), _memory(engine) if engine and report.completed else None),
         ("", gettext("Time"), _seconds(report) if report.completed and report.timings.denoise else None),
         ("", gettext("Owner"), used.owner),
-        ("", gettext("Priority"), used.priority or None),
+        ("", gettext("Priority"), _priority(report)),
         ("", gettext("Attempts"), len(report.attempts) if len(report.attempts) > 1 else None),
         ("", gettext("Spooler"), report.spooler),
         ("", gettext("Versions"), engine and ", ".join(f"{name} {version}" for name, version in engine.versions.items())),
     )
     return [(label, str(value)) for name, label, value in found if value not in (None, "") and name not in used.sweep]
+
+
+def _priority(report: JobReport) -> str | int | None:
+    if report.top:
+        return str(gettext("top of the queue"))
+    return (report.job.priority if report.priority is None else report.priority) or None
 
 
 def _sampler(used: Job) -> str | None:

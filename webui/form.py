@@ -24,6 +24,7 @@ from webui.pages import _frame as frame
 from webui.pages import blueprint as blueprint
 from webui.people import person
 from webui.rules import Rule, needs
+from webui.sentences import translated
 from webui.styles import Style, StyleError, Styles, applied
 
 #: The form's places for a picture, besides those of ControlNets.
@@ -78,7 +79,8 @@ def submit() -> AnyResponse:
             return Response(jsonify(id=job_id, page=page).data, 201, mimetype="application/json")
         return redirect(page, 303)
     if _asks_json():
-        answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": mistakes})
+        told = {field: [translated(each) or each for each in sentences] for field, sentences in mistakes.items()}
+        answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": told})
         answer.status_code = status
         return answer
     if uploads:
@@ -132,6 +134,9 @@ def _accept(given: Given, uploads: dict[str, bytes], chosen: list[str]) -> str:
 def _missing(given: Given, fields: dict[str, Any]) -> Iterator[Mistake]:
     """What the chosen kind of job needs and has not: without it another kind would be drawn, which would be a surprise."""
     wanted = given.get("kind", "")
+    if not given.get("prompt", "").strip() and "prompt" not in fields.get("sweep", {}) and flat.kind(given) != "upscale":
+        # A job may have an empty prompt; an empty form is sent by mistake.
+        yield Mistake("prompt", "`prompt` must not be empty: write one first.")
     if wanted in ("img2img", "inpaint", "upscale") and "image" not in fields:
         yield Mistake("image", f"`image` is required for {wanted}: choose, drop or paste a picture.")
     elif wanted == "inpaint" and "mask" not in fields:

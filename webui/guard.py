@@ -198,7 +198,7 @@ def _enter(found: Person) -> Response | None:
         return None
     client = f"person {found.name}" if found.name else f"address {client_of(request.remote_addr)}"
     if submits := door().submits:
-        g.pace = lambda: submits.take(client)
+        g.pace = lambda jobs: submits.take(client, jobs)
     if crowd := door().crowd:
         if not crowd.enter(client):
             return _later("too_many_at_once", "Too many of your requests are under way: try again in a moment.", 1)

@@ -22,6 +22,7 @@ from flask import Blueprint, Flask, Response, current_app, request
 from pydantic import BaseModel, Field
 
 from spooler.ids import ID
+from spooler.schedule import Waiting
 from spooler.status import Progress
 from webui.office import Office, office
 from webui.reports import STATUS, Status
@@ -86,6 +87,7 @@ class Look:
     running: dict[str, dict[str, Any]]
     held: frozenset[str]
     paused: bool
+    line: list[Waiting]
 
 
 def install(app: Flask) -> None:
@@ -131,13 +133,13 @@ class Live:
             return look  # type: ignore[return-value]  # it is only taken without waiting when there is one
         try:
             if self._look is None or time.monotonic() - self._look.at >= LOOK_S:
-                self._look = _look(desk)
+                self._look = _look(desk, self._look)
             return self._look
         finally:
             self._lock.release()
 
 
-def _look(desk: Office) -> Look:
+def _look(desk: Office, before: Look | None) -> Look:
     spool, told = desk.spool, desk.spool.spoolers()
     line = desk.line.jobs(told)
     running = {}
@@ -165,8 +167,9 @@ def _look(desk: Office) -> Look:
         "held": len(held),
         "running": list(running.values()),
     }
-    places = {each.id: number for number, each in enumerate(line, 1)}
-    return Look(time.monotonic(), shared, places, running, held, spool.paused)
+    is_same = before is not None and before.line is line  # a long line is put into order less often than it is looked at
+    places = before.waiting if before and is_same else {each.id: number for number, each in enumerate(line, 1)}
+    return Look(time.monotonic(), shared, places, running, held, spool.paused, line)
 
 
 def told_of(job_id: str, look: Look, desk: Office) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.index import Index
 from webui.line import Line
+from webui.news import News
 from webui.patience import Patience
 from webui.people import hurry, person
 from webui.reports import Reports
@@ -51,6 +52,7 @@ class Office:
     index: Index
     deny_list: DenyList
     patience: Patience
+    news: News
 
     def accept(
         self, job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None, held: bool = False
@@ -62,8 +64,7 @@ class Office:
         not have it.
         """
         job = person().owned(job)
-        if wait_s := hurry():
-            raise FullError("You submit jobs faster than one may: the job was not accepted. Try again later.", wait_s)
+        self.check_pace(1)
         self.deny_list.check(job)
         given = dict(inputs or {})
         sizes = _sizes(job, given)
@@ -72,7 +73,15 @@ class Office:
         if catalogue.models:
             catalogue.check(job, sizes)
         self.check_room([job])
-        return self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
+        job_id = self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
+        self.news.hint(job_id)
+        return job_id
+
+    def check_pace(self, jobs: int) -> None:
+        """Count so many jobs of who asks. Raises FullError when that is more than one may submit in this time."""
+        if wait_s := hurry(jobs):
+            what = "the job was" if jobs == 1 else f"these {jobs} were"
+            raise FullError(f"You submit jobs faster than one may: {what} not accepted. Try again later.", wait_s)
 
     def check_room(self, jobs: Sequence[Job]) -> None:
         """Raise FullError unless all of these may wait beside those that do, NoRoomError when the disk has less free than the

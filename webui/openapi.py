@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
 from spooler.catalogue import Catalogue
+from spooler.client import ChangeView
 from spooler.ids import ID
 from spooler.job import Job
 from spooler.strict_json import MAX_BYTES
@@ -18,6 +19,7 @@ from webui.aids import MetadataReport, Picture, StyleList, StyleTexts, TokenCoun
 from webui.batching import KINDS, BatchError
 from webui.changing import ActionReport, Actions, Deleted
 from webui.live import LiveReport
+from webui.news import Begin, QueueNews
 from webui.plain import Generating, Result
 from webui.recoded import TYPES
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList
@@ -76,6 +78,8 @@ _MODELS: tuple[type[BaseModel], ...] = (
     LiveReport,
     StatusReport,
 )
+#: The data of the events, which no answer as a whole has.
+_OF_EVENTS: tuple[type[BaseModel], ...] = (Begin, QueueNews, ChangeView)
 _OF_FORM: tuple[type[BaseModel], ...] = (TokenQuestion, TokenCounts, MetadataReport, Picture, Style, StyleList, StyleTexts)
 _ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _FILE = {
@@ -119,6 +123,12 @@ _LIST = [
         )
     ),
 ]
+_LAST_EVENT = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "The `id` of the last event that you have: the stream goes on after it where that is possible.",
+}
 _WAIT = {
     "name": "wait",
     "in": "query",
@@ -213,6 +223,14 @@ _ROUTES: tuple[_Route, ...] = (
         [_ID],
         False,
         {200: ("The events.", "text/event-stream"), **_NOT_FOUND, **_BUSY},
+    ),
+    (
+        "/api/v1/events",
+        "get",
+        "Follow the whole queue: server-sent events `begin`, `queue` and `job`, for ten minutes",
+        [_LAST_EVENT],
+        False,
+        {200: ("The events.", "text/event-stream"), **_BUSY},
     ),
     (
         "/api/v1/jobs/{job_id}",
@@ -398,7 +416,7 @@ _ROUTES: tuple[_Route, ...] = (
     (
         "/api/v1/metadata",
         "post",
-        "Read the settings that A1111, SwarmUI, InvokeAI, ComfyUI or sdspool left in a PNG",
+        "Read the settings that A1111, SwarmUI, InvokeAI, ComfyUI or sdspool left in a picture",
         [],
         "Picture",
         {200: ("As fields of a job.", MetadataReport), 400: ("It tells none.", Error), 413: ("It is too large.", Error)},
@@ -459,7 +477,7 @@ _ROUTES: tuple[_Route, ...] = (
 def document() -> dict[str, Any]:
     """The whole document."""
     _, schemas = models_json_schema(
-        [(model, "serialization") for model in (*_MODELS, *_OF_FORM)], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in (*_MODELS, *_OF_EVENTS, *_OF_FORM)], ref_template="#/components/schemas/{model}"
     )
     components = schemas["$defs"]
     submission = {**components["Job"], "title": "Submission", "properties": dict(components["Job"]["properties"])}

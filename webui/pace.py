@@ -28,13 +28,16 @@ class Pace:
         with self._lock:
             return self._wait(self._tokens(client))
 
-    def take(self, client: str) -> float:
-        """Do it once: 0 when the client may, else the seconds to wait, and nothing is taken."""
+    def take(self, client: str, times: int = 1) -> float:
+        """Do it so many times: 0 when the client may, else the seconds to wait, and nothing is taken.
+
+        More than `burst` at a time needs a full bucket, and what it lacks is filled up before anything else.
+        """
         with self._lock:
             tokens = self._tokens(client)
-            if wait := self._wait(tokens):
+            if wait := self._wait(tokens, min(times, self._burst)):
                 return wait
-            self._buckets[client] = (tokens - 1, self._now())
+            self._buckets[client] = (tokens - times, self._now())
             self._buckets.move_to_end(client)
             while len(self._buckets) > self._most:
                 self._buckets.popitem(last=False)
@@ -44,8 +47,8 @@ class Pace:
         tokens, counted = self._buckets.get(client, (self._burst, 0.0))
         return min(self._burst, tokens + (self._now() - counted) * self._per_s)
 
-    def _wait(self, tokens: float) -> float:
-        return 0.0 if tokens >= 1 else (1 - tokens) / self._per_s
+    def _wait(self, tokens: float, wanted: float = 1) -> float:
+        return 0.0 if tokens >= wanted else (wanted - tokens) / self._per_s
 
 
 class Crowd:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from spooler.spool import Spool
 from webui.reports import JobReport, Reports
+from webui.search import ENDED
 
 #: Seconds between two looks: short at first, for a small job may be done by then, and longer the longer it takes.
 SOON_S, LATER_S, PATIENT_AFTER_S = 0.05, 0.25, 5.0
@@ -24,8 +24,7 @@ class NoSeatError(RuntimeError):
 class Patience:
     """Seats for the requests that wait. Safe for many threads."""
 
-    def __init__(self, spool: Spool, reports: Reports, seats: int):
-        self._spool = spool
+    def __init__(self, reports: Reports, seats: int):
         self._reports = reports
         self._free = threading.BoundedSemaphore(max(1, seats))
 
@@ -44,29 +43,31 @@ class Patience:
 
         With a seat held. Ends without a report when there is no such job any more.
         """
-        end = time.monotonic() + wait_s
-        began, last = time.monotonic(), None
-        while True:
+        last = None
+        for _ in _moments(wait_s, gone):
             report = self._reports.job(job_id)
             if report is None:
                 return
             if report != last:
                 yield report
                 last = report
-            if report.status in ("done", "failed", "cancelled") or gone():
+            if report.status in ENDED:
                 return
-            now = time.monotonic()
-            if now >= end:
-                return
-            time.sleep(min(end - now, SOON_S if now - began < PATIENT_AFTER_S else LATER_S))
 
     def end_of(self, job_id: str, wait_s: float, gone: Callable[[], bool] = lambda: False) -> JobReport | None:
         """The job's report when it ended, or as it is when `wait_s` are over. None: there is no such job any more."""
-        end = time.monotonic() + wait_s
-        began = time.monotonic()
-        while True:
-            place = self._spool.find_by_name(job_id) or self._spool.find(job_id)
-            now = time.monotonic()
-            if place is None or place.state in ("done", "failed", "cancelled") or now >= end or gone():
-                return self._reports.job(job_id)
-            time.sleep(min(end - now, SOON_S if now - began < PATIENT_AFTER_S else LATER_S))
+        for _ in _moments(wait_s, gone):
+            if self._reports.status(job_id) in (None, *ENDED):
+                break
+        return self._reports.job(job_id)
+
+
+def _moments(wait_s: float, gone: Callable[[], bool]) -> Iterator[None]:
+    """The moments for a look: now, and at intervals for `wait_s` seconds; none any more when `gone()`."""
+    began = time.monotonic()
+    while True:
+        yield
+        passed = time.monotonic() - began
+        if passed >= wait_s or gone():
+            return
+        time.sleep(min(wait_s - passed, SOON_S if passed < PATIENT_AFTER_S else LATER_S))

@@ -47,10 +47,10 @@ def person() -> Person:
     return cast(Person, g.get("person", NOBODY))
 
 
-def hurry() -> float:
-    """Count one more job of whoever asks: the seconds after which it may come, 0 when it may now."""
-    pace: Callable[[], float] | None = g.get("pace")
-    return pace() if pace else 0.0
+def hurry(jobs: int = 1) -> float:
+    """Count so many more jobs of whoever asks: the seconds after which they may come, 0 when they may now."""
+    pace: Callable[[int], float] | None = g.get("pace")
+    return pace(jobs) if pace else 0.0
 
 
 def require(owner: str | None) -> None:

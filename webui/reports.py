@@ -13,6 +13,7 @@ from spooler.durable import UnreadableError
 from spooler.job import Job
 from spooler.mistakes import JobError
 from spooler.place import Place
+from spooler.priority import Given
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.schedule import Waiting
 from spooler.spool import Spool
@@ -62,6 +63,12 @@ class JobReport(BaseModel):
         None, description="Seconds until a waiting or running job is thought to be done; null when unknown."
     )
     waits_for: str | None = Field(None, description="What keeps a waiting job back besides the queue, in a sentence.")
+    priority: int | None = Field(
+        None,
+        description="Its priority in the queue now, the job's own or the one it was given; null unless it waits or is held.",
+    )
+    top: bool = Field(False, description="Whether it was moved to the top of the queue.")
+    note: str | None = Field(None, description="What else its owner should know, in a sentence.")
     starred: bool = Field(False, description="Whether it is spared from retention.")
     progress: ProgressReport | None = None
     parameters: Job | None = Field(
@@ -145,6 +152,12 @@ class Reports:
                 return None
         return None
 
+    def status(self, job_id: str) -> Status | None:
+        """Which folder the job is in; None when there is none."""
+        if place := self._spool.find_by_name(job_id) or self._spool.find(job_id):
+            return STATUS[place.state]
+        return "waiting" if self._coming(job_id) else None
+
     def _coming(self, job_id: str) -> JobReport | None:
         """A job of a batch that was accepted and is not in the queue yet: to whoever was told of it, it waits."""
         if row := Batches(self._spool).coming(job_id):
@@ -207,6 +220,7 @@ class Reports:
             starts_in_s=standing.starts_in_s,
             ends_in_s=ends_in_s,
             waits_for=standing.waits_for,
+            **(_ranked(job, self._spool.read_priority(place.id)) if place.state in ("pending", "held") else {}),
             starred=place.state in ENDS and (place.path / "starred").exists(),
             progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
             images=tuple(_with_url(place.id, image) for image in images if image.file),
@@ -240,6 +254,11 @@ class Reports:
 def _shared(record: Record) -> dict[str, Any]:
     names = ("parameters", "failure", "started", "completed", "attempts", "retried", "timings", "engine", "spooler")
     return {name: getattr(record, name) for name in names}
+
+
+def _ranked(job: Job, given: Given) -> dict[str, Any]:
+    value = given.value if isinstance(given.value, int) else job.priority
+    return {"priority": value, "top": given.value == "top", "note": given.mistake or None}
 
 
 def _with_url(job_id: str, image: Image) -> ImageReport:

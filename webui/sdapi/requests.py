@@ -84,7 +84,7 @@ class _Request(BaseModel):
 class Drawing(_Request):
     """What txt2img and img2img have in common."""
 
-    prompt: str = _row("", "honoured", "With weights, BREAK and LoRAs; must not be empty.")
+    prompt: str = _row("", "honoured", "With weights, BREAK and LoRAs.")
     negative_prompt: str = _row("", "honoured", "Named for models that have none.")
     styles: list[str] = _row([], "refused", "The server keeps no styles.")
     seed: Whole = _row(-1, "honoured", "-1: one at random, told in `info`; else 0 to 4294967295. Picture i has seed + i.")
