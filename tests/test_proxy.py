@@ -14,6 +14,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,9 +151,7 @@ def proxy(
 
 @contextmanager
 def nginx(folder: Path, port: int, to: int, certificate: Path) -> Iterator[None]:
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if not program:
-        missing("nginx")
+    program = program_of("nginx")
     site = changed(
         (ROOT / "deploy" / "nginx.conf").read_text(),
         {
@@ -172,9 +171,7 @@ def nginx(folder: Path, port: int, to: int, certificate: Path) -> Iterator[None]
 
 @contextmanager
 def caddy(folder: Path, port: int, to: int, certificate: Path) -> Iterator[None]:
-    program = shutil.which("caddy")
-    if not program:
-        missing("caddy")
+    program = program_of("caddy")
     tls = f"{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls {certificate} {certificate.with_name('key.pem')}\n"
     site = changed(
         (ROOT / "deploy" / "Caddyfile").read_text(),
@@ -197,6 +194,12 @@ def running(folder: Path, command: list[str]) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def program_of(name: str) -> str:
+    """The program of the system, or the one that `./run.sh test` unpacked."""
+    own = Path(sys.prefix) / "proxies" / "usr"
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:{own / 'bin'}:{own / 'sbin'}") or missing(name)
 
 
 def changed(text: str, changes: dict[str, str]) -> str:
@@ -247,10 +250,10 @@ def test_a_person_logs_in_draws_a_picture_and_sees_every_page(page: Chrome, prox
     page.get(f"{proxy.origin}/sd/?steps=3")
     wait_for(lambda: page.execute_script("return document.documentElement.classList.contains('js')"), "the script")
     page.find_element(By.NAME, "prompt").send_keys(RED, Keys.CONTROL + Keys.ENTER)
-    shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] img"), "the picture")[0]
+    shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] figure img"), "the picture")[0]
     wait_for(lambda: page.execute_script("return arguments[0].naturalWidth", shown) == 128, "the picture to be loaded")
     looked_over(page, proxy)
-    page.find_element(By.CSS_SELECTOR, "[data-part=stage-pictures] a").click()
+    page.find_element(By.CSS_SELECTOR, "[data-part=stage-pictures] figure a").click()
     wait_for(lambda: "/sd/jobs/" in page.current_url, "the job's page")
     looked_over(page, proxy)
     for path in ("queue", "gallery", "status", "failed"):
@@ -407,6 +410,21 @@ def test_the_headers_count_from_a_trusted_address_alone(tmp_path: Path, trusted:
         good = client.post("/login", data={"name": "ops", "key": KEY}, headers=said, environ_base={"REMOTE_ADDR": peer})
         assert ("; Secure" in good.headers["Set-Cookie"]) is believed
     assert sum("speaks for another client" in each for each in caplog.messages) == (1 if "127" not in trusted else 0) or trusted
+
+
+def test_forms_lead_back_to_a_place_under_the_prefix_and_to_no_other(tmp_path: Path) -> None:
+    client = make_app(tmp_path, prefix="/sd").test_client()
+    for back, to in (
+        ("/sd/queue?of=mine", "/sd/queue?of=mine"),
+        ("/queue", "/sd/"),
+        ("/sdx/", "/sd/"),
+        ("//attacker.example", "/sd/"),
+        ("/sd//x", "/sd//x"),
+        ("", "/sd/"),
+    ):
+        answer = client.post("/theme", data={"theme": "dark", "back": back}, base_url="http://localhost/sd")
+        assert (answer.status_code, answer.headers["Location"]) == (303, to)
+        assert "Path=/sd" in answer.headers["Set-Cookie"]
 
 
 def test_settings_of_a_proxy_that_cannot_be_are_named() -> None:
