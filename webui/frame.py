@@ -84,9 +84,14 @@ def _remember(cookie: str, value: str, known: set[str] | None) -> AnyResponse:
 
 def local(path: str) -> str:
     """The path if it leads to a page of this server, else the start: nobody is sent elsewhere from here."""
-    start = f"{request.script_root}/"
-    inside = path.startswith(start) and not path.startswith("//") and "\\" not in path and path.isprintable()
-    return path if inside else start
+    return inside(path, request.script_root)
+
+
+def inside(path: str, root: str = "") -> str:
+    """The path if it is one below the root, else the root's start."""
+    start = f"{root}/"
+    good = path.startswith(start) and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if good else start
 
 
 def _printable(text: str) -> str:
