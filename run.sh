@@ -9,6 +9,7 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 python=$root/.venv/bin/python
 made_from=$root/.venv/made-from
 unfinished=$root/.venv.unfinished
+proxies=$root/.venv/proxies # nginx and Caddy, for the tests
 stop_s=20 # time that a half has to end by itself before it is killed
 
 usage() {
@@ -83,6 +84,7 @@ get_test_tools() {
   "$python" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("spandrel") and u.find_spec("einops")))' ||
     "$python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps spandrel==0.4.2 einops==0.8.2
   command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && command -v npm >/dev/null && command -v curl >/dev/null &&
+    have_proxies &&
     "$python" -c 'from PIL import ImageFont; ImageFont.truetype("DejaVuSans.ttf")' 2>/dev/null && return
   local root_here=(sudo -n) packages=(chromium chromium-driver strace fonts-dejavu-core)
   [ "$(id -u)" != 0 ] || root_here=()
@@ -92,6 +94,16 @@ get_test_tools() {
     --no-install-recommends "${packages[@]}"; } </dev/null >/dev/null; then
     say "They are not all there, so some tests skip (in CI they fail). As root: apt-get install ${packages[*]}"
   fi
+  have_proxies || get_proxies
+}
+
+have_proxies() { (PATH=$PATH:/usr/sbin:$proxies/usr/bin:$proxies/usr/sbin && command -v nginx && command -v caddy) >/dev/null; }
+
+get_proxies() { # unpacked and no more: packages that are installed would be started, and take the ports 80 and 443
+  rm -rf "$proxies" && mkdir "$proxies" && (
+    cd "$proxies" && apt-get -qq download nginx caddy &&
+      for package in ./*.deb; do dpkg -x "$package" . && rm "$package"; done
+  ) </dev/null >/dev/null 2>&1 || say "nginx and Caddy could not be fetched, so the tests of docs/proxy.md skip (in CI they fail)."
 }
 
 # Ends with 2 and a sentence when an option is wrong. Needs no set-up: the settings import nothing.

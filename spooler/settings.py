@@ -50,6 +50,12 @@ class Settings:
     allowed_hosts: str = _row(
         "", "Further host names that people reach the web app by, separated by commas: those of a reverse proxy, for example."
     )
+    trusted_proxies: str = _row(
+        "",
+        "Addresses or networks of reverse proxies (127.0.0.1, 10.0.0.0/8), separated by commas, who are believed what they say "
+        "of their clients; with any, people need keys on loopback too.",
+    )
+    prefix: str = _row("", "Path under which a reverse proxy has the web app, /sd for example; docs/proxy.md tells the rest.")
     client_submits: int = _row(
         6000,
         "Jobs that one person may submit in a minute, or one address where nobody needs a key (this machine's own always may); "

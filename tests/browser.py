@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,14 +47,17 @@ def no_script_browser(tmp_path: Path) -> Iterator[Chrome]:
 
 
 @contextmanager
-def open_browser(profile: Path, scripts: bool = True) -> Iterator[Chrome]:
-    """A browser with that profile folder. Without Chromium the test is skipped; in CI it fails."""
+def open_browser(profile: Path, scripts: bool = True, switches: Sequence[str] = ()) -> Iterator[Chrome]:
+    """A browser with that profile folder, and more switches: of two, the last counts.
+
+    Without Chromium the test is skipped; in CI it fails.
+    """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         missing("chromium with chromedriver")
     options = ChromeOptions()
     options.binary_location = str(chromium)
-    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+    for switch in (*SWITCHES, f"--user-data-dir={profile}", *switches):
         options.add_argument(switch)
     if not scripts:
         options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})

@@ -17,7 +17,7 @@ from test_pages import app, client, finish, spool, text
 
 from spooler.spool import Spool
 from webui import live, pages
-from webui.frame import local
+from webui.frame import inside
 from webui.gallery import asked
 from webui.people import Person
 
@@ -294,7 +294,7 @@ def test_theme_is_in_the_page_from_the_first_byte(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", ["//evil.example", "https://evil.example", "/\\evil.example", "", "evil", "/a\nb"])
 def test_nobody_is_sent_to_another_site(path: str) -> None:
-    assert local(path) == "/" and local("/queue?of=mine") == "/queue?of=mine"
+    assert inside(path) == "/" and inside("/queue?of=mine") == "/queue?of=mine"
 
 
 def test_what_a_job_began_with_is_shown(client: FlaskClient, spool: Spool) -> None:

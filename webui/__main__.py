@@ -17,9 +17,10 @@ from spooler.settings import Settings
 from spooler.spool import SpoolError
 from webui import refusals
 from webui.app import MAX_REQUEST_BYTES, create_app
-from webui.guard import Door
-from webui.keys import KeysError, on_loopback
+from webui.guard import Door, reached_by_others
+from webui.keys import KeysError
 from webui.office import Office
+from webui.proxies import ProxyError
 from webui.server import create_server, raise_files
 
 #: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
@@ -50,17 +51,18 @@ def main() -> int:
             cleanup_interval=2,
             max_request_header_size=16 * 1024,
             max_request_body_size=MAX_REQUEST_BYTES,
-            clear_untrusted_proxy_headers=True,
+            url_prefix=settings.prefix,
+            clear_untrusted_proxy_headers=False,  # proxies.py does, which knows the networks that are trusted
             ident="sdspool",
         )
-    except (SpoolError, DenyListError, KeysError, OSError) as error:
+    except (SpoolError, DenyListError, KeysError, ProxyError, OSError) as error:
         what = f"cannot listen on {settings.host}:{settings.port}: {error}" if isinstance(error, OSError) else str(error)
         print(f"sdspool web: {what}", file=sys.stderr)  # noqa: T201 - before there is a server to log for
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    logging.info("http://%s:%d", host, settings.port)
+    logging.info("http://%s:%d%s", host, settings.port, settings.prefix)
     logging.info("%s", who_gets_in(settings, len(door.keys.all())))
     if made and not os.environ.get("JOURNAL_STREAM"):  # of systemd: what is said to it is kept, for many to read
         print(f"sdspool web: made the key of `operator`: {made}", file=sys.stderr)  # noqa: T201 - once, and into no log
@@ -77,7 +79,7 @@ def who_gets_in(settings: Settings, keys: int) -> str:
         return f"Everybody needs a key: {one} in {settings.keys}." + (
             " --open is without effect, for there are some." if settings.open == "on" else ""
         )
-    if on_loopback(settings.host):
+    if not reached_by_others(settings):
         return "Everybody on this machine gets in without a key; with `sdspool key add NAME` people need one."
     return "OPEN: everybody who can reach this machine gets in without a key, and may do everything."
 

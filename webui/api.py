@@ -22,6 +22,7 @@ from webui import once, openapi
 from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
+from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
 from webui.rules import Rule, needs
@@ -60,7 +61,7 @@ def submit() -> Response:
     report = office().reports.job(job_id)
     # The spooler may be between two folders with it just now: what is certain is that it was accepted.
     response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201 if is_new else 200)
-    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    response.headers["Location"] = f"{request.script_root}/api/v1/jobs/{job_id}"
     return response
 
 
@@ -321,7 +322,7 @@ def schema() -> dict[str, Any]:
 @blueprint.get("/api/v1/openapi.json")
 def description() -> dict[str, Any]:
     """This API's description."""
-    return openapi.document()
+    return at_prefix(openapi.document())
 
 
 @blueprint.get("/healthz")

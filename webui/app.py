@@ -39,6 +39,7 @@ from webui.news import News
 from webui.office import Office
 from webui.openai_api import views as openai_views
 from webui.patience import Patience
+from webui.proxies import Proxies, checked_prefix, networks
 from webui.reports import Reports
 from webui.sdapi import register as sdapi
 
@@ -49,7 +50,8 @@ MAX_REQUEST_BYTES = 64 << 20
 def create_app(settings: Settings) -> Flask:
     """The app over `settings.spool`, whose folders are made when missing.
 
-    Raises SpoolError when they cannot be used, DenyListError when the deny list cannot.
+    Raises SpoolError when they cannot be used, DenyListError when the deny list cannot, ProxyError for settings of a proxy.
+    The server that runs the app takes `settings.prefix` off the paths that it is asked for (waitress: url_prefix).
     """
     deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
     spool = Spool(settings.spool)
@@ -57,9 +59,10 @@ def create_app(settings: Settings) -> Flask:
     index = Index(spool, settings.cache)
     app = Flask("webui")
     app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
+    app.wsgi_app = Proxies(app.wsgi_app, networks(settings.trusted_proxies))  # type: ignore[method-assign]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     line = Line(spool, settings.owner_waiting)
-    reports = Reports(spool, line, index)
+    reports = Reports(spool, line, index, checked_prefix(settings.prefix))
     # Half of the threads may wait for jobs; the others answer at once.
     patience = Patience(reports, settings.web_threads // 2)
     app.extensions["office"] = Office(settings, spool, reports, line, index, deny_list, patience, News(reports.status))

@@ -82,7 +82,7 @@ def submit() -> Response:
     if made is None:
         raise FileNotFoundError(batch.id)  # somebody removed it in this moment
     response = send(made, 201)
-    response.headers["Location"] = f"/api/v1/batches/{batch.id}"
+    response.headers["Location"] = f"{request.script_root}/api/v1/batches/{batch.id}"
     return response
 
 

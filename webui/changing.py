@@ -174,7 +174,7 @@ def again(job_id: str) -> Response:
         return answer(409, "wrong_state", "The job has moved on since.")
     new_id, is_new = once.accept(after, inputs=inputs)
     response = send(report_of(new_id), 201 if is_new else 200)
-    response.headers["Location"] = f"/api/v1/jobs/{new_id}"
+    response.headers["Location"] = f"{request.script_root}/api/v1/jobs/{new_id}"
     return response
 
 

@@ -49,7 +49,7 @@ def me() -> str:
 
 def here() -> str:
     """The path and query of this page, to come back to."""
-    return request.full_path.rstrip("?") if request.method == "GET" else "/"
+    return request.script_root + (request.full_path.rstrip("?") if request.method == "GET" else "/")
 
 
 @blueprint.post("/theme")
@@ -73,18 +73,25 @@ def set_owner() -> AnyResponse:
 
 def _remember(cookie: str, value: str, known: set[str] | None) -> AnyResponse:
     """Set the cookie, or forget it when the value is none of the known ones, and lead back to where the form was."""
-    response = redirect(local(request.form.get("back", "/")), 303)
+    response = redirect(local(request.form.get("back", "")), 303)
+    path, secure = request.script_root or "/", request.is_secure
     if value and (known is None or value in known):
-        response.set_cookie(cookie, value, max_age=REMEMBERED_S, httponly=True, samesite="Lax")
+        response.set_cookie(cookie, value, max_age=REMEMBERED_S, path=path, secure=secure, httponly=True, samesite="Lax")
     else:
-        response.delete_cookie(cookie, httponly=True, samesite="Lax")
+        response.delete_cookie(cookie, path=path, secure=secure, httponly=True, samesite="Lax")
     return response
 
 
 def local(path: str) -> str:
     """The path if it leads to a page of this server, else the start: nobody is sent elsewhere from here."""
-    inside = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
-    return path if inside else "/"
+    return inside(path, request.script_root)
+
+
+def inside(path: str, root: str = "") -> str:
+    """The path if it is one below the root, else the root's start."""
+    start = f"{root}/"
+    good = path.startswith(start) and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if good else start
 
 
 def _printable(text: str) -> str:

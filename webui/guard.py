@@ -57,8 +57,7 @@ class Door:
     """What the guard of one app knows: the keys, the sessions, the server's names, and how much each client does."""
 
     def __init__(self, settings: Settings):
-        lan = not on_loopback(settings.host)
-        self.keys = KeyFile(settings.keys, wanted=lan and settings.open == "off")
+        self.keys = KeyFile(settings.keys, wanted=reached_by_others(settings) and settings.open == "off")
         self.sessions = Sessions(settings.keys.with_name(settings.keys.name + ".sessions"), self.keys)
         self.hosts = Hosts(settings.host, socket.gethostname(), map(str.strip, settings.allowed_hosts.split(",")))
         # A cookie is sent to every port of a host: two servers on one host must not end each other's sessions.
@@ -67,6 +66,11 @@ class Door:
         self.right = Known()
         self.submits = Pace(settings.client_submits / 60, settings.client_submits) if settings.client_submits else None
         self.crowd = Crowd(settings.client_requests) if settings.client_requests else None
+
+
+def reached_by_others(settings: Settings) -> bool:
+    """Whether others than this machine's own people reach the web app: by the network, or by a proxy."""
+    return not on_loopback(settings.host) or bool(settings.trusted_proxies.strip())
 
 
 def door() -> Door:
@@ -91,6 +95,8 @@ def _check() -> AnyResponse | None:
         return answer(421, "wrong_host", "This server does not answer to that host name.")
     if of_another_site(request.method, origin, site, request.headers.get("Sec-Fetch-Mode"), host, request.scheme):
         return answer(403, "cross_site", "Another site may not change anything here, nor read it.")
+    if not request.environ["PATH_INFO"] and request.script_root:
+        return redirect(f"{request.script_root}/", 308)  # the pages' relative addresses begin at the slash
     rule = rule_of(current_app.view_functions.get(request.endpoint or ""))
     if rule is Rule.ANYONE or request.endpoint == "static":
         request.max_content_length = MAX_LOGIN_BYTES

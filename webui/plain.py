@@ -35,7 +35,7 @@ def generate() -> Response:
     """Accept a job: its fields as JSON."""
     job_id, is_new = once.accept(from_fields(parse_object(request.get_data())))
     response = send(Generating(job_id=job_id, status="waiting" if is_new else report_of(job_id).status), 202)
-    response.headers["Location"] = f"/result/{job_id}"
+    response.headers["Location"] = f"{request.script_root}/result/{job_id}"
     return response
 
 

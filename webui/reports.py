@@ -127,8 +127,9 @@ class ReadyReport(BaseModel):
 class Reports:
     """Reads one spool. Safe for many threads."""
 
-    def __init__(self, spool: Spool, line: Line, index: Index):
+    def __init__(self, spool: Spool, line: Line, index: Index, prefix: str = ""):
         self._spool = spool
+        self._prefix = prefix
         self._line = line
         self._index = index
 
@@ -223,13 +224,21 @@ class Reports:
             **(_ranked(job, self._spool.read_priority(place.id)) if place.state in ("pending", "held") else {}),
             starred=place.state in ENDS and (place.path / "starred").exists(),
             progress=ProgressReport(**progress.model_dump(), fraction_done=round(progress.fraction, 4)) if progress else None,
-            images=tuple(_with_url(place.id, image) for image in images if image.file),
+            images=tuple(
+                ImageReport(**image.model_dump(), url=self.url(place.id, f"images/{image.file}"))
+                for image in images
+                if image.file
+            ),
             withheld=tuple(image for image in images if not image.file),
-            sheet=f"/api/v1/jobs/{place.id}/images/{record.sheet}" if record.sheet and place.state == "done" else None,
-            preview=f"/api/v1/jobs/{place.id}/preview" if progress and (place.path / "preview.jpg").exists() else None,
+            sheet=self.url(place.id, f"images/{record.sheet}") if record.sheet and place.state == "done" else None,
+            preview=self.url(place.id, "preview") if progress and (place.path / "preview.jpg").exists() else None,
             queued=record.queued or self._spool.queued_at(place),
             **_shared(record),
         )
+
+    def url(self, job_id: str, what: str) -> str:
+        """Where a client finds it, from the root of the host on. No request is needed: events are made when theirs is over."""
+        return f"{self._prefix}/api/v1/jobs/{job_id}/{what}"
 
     def ready(self) -> ReadyReport:
         told = self._spool.spoolers()
@@ -259,10 +268,6 @@ def _shared(record: Record) -> dict[str, Any]:
 def _ranked(job: Job, given: Given) -> dict[str, Any]:
     value = given.value if isinstance(given.value, int) else job.priority
     return {"priority": value, "top": given.value == "top", "note": given.mistake or None}
-
-
-def _with_url(job_id: str, image: Image) -> ImageReport:
-    return ImageReport(**image.model_dump(), url=f"/api/v1/jobs/{job_id}/images/{image.file}")
 
 
 def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:

@@ -16,6 +16,7 @@ from webui.openai_api import asked, description, mishaps, told
 from webui.openai_api.asked import Asked
 from webui.openai_api.mishaps import RefusedError
 from webui.people import person
+from webui.proxies import at_prefix
 from webui.recoded import RecodeError
 from webui.reports import JobReport
 from webui.rules import Rule, needs
@@ -83,7 +84,7 @@ def model(name: str) -> Response:
 @blueprint.get("/v1/openapi.json")
 def description_() -> Response:
     """This API's description."""
-    return jsonify(description.document())
+    return jsonify(at_prefix(description.document()))
 
 
 def _names() -> list[str]:

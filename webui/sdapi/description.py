@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
 from spooler import __version__
+from webui.proxies import at_prefix
 from webui.sdapi import requests
 
 blueprint = Blueprint("sdapi_description", __name__)
@@ -140,7 +141,7 @@ ERROR = {
 
 @blueprint.get("/sdapi/v1/openapi.json")
 def openapi() -> Response:
-    return jsonify(document())
+    return jsonify(at_prefix(document()))
 
 
 @functools.cache
