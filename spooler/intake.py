@@ -17,7 +17,8 @@ from spooler.catalogue import Catalogue
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
 from spooler.job import Job
-from spooler.mistakes import JobError
+from spooler.logs import event
+from spooler.mistakes import JobError, show
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.schedule import Waiting
@@ -76,6 +77,11 @@ class Intake:
     def busy(self) -> bool:
         """Whether a batch is being submitted, row by row."""
         return self._doorman.busy
+
+    def take_rejected(self) -> int:
+        """How many dropped files were set aside since this was asked last."""
+        rejected, self._doorman.rejected = self._doorman.rejected, 0
+        return rejected
 
     @property
     def watching(self) -> Literal["events", "polling"]:
@@ -162,6 +168,8 @@ class Intake:
         self.pending.forget(chosen.name)
         if place:
             self._owners[place.id] = chosen.owner
+            told = event("claimed", job=place.id, owner=chosen.owner or None)
+            log.info("job %s: claimed, of %s", place.id, show(chosen.owner), extra=told)
         else:
             self.pending.hint(chosen.name)
             log.info("job %s: somebody else took it, or is writing to it", chosen.id)

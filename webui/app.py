@@ -25,6 +25,7 @@ from webui import (
     guard,
     live,
     login,
+    metrics,
     packed,
     pictures,
     plain,
@@ -70,7 +71,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(actions.blueprint)
     for part in (archives, batching, bulk, changing, editing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
-    for page in (frame, live, pictures, status):
+    for page in (frame, live, metrics, pictures, status):
         page.install(app)
     sdapi.install(app)
     return app
