@@ -23,8 +23,8 @@ from spooler import durable, job, states
 from spooler.batch_file import read_rows
 from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job
-from spooler.logs import event
-from spooler.mistakes import JobError, Mistake, show
+from spooler.logs import event, whose
+from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
 from spooler.pending import OVERRIDES
 from spooler.reader import folders
@@ -237,7 +237,7 @@ class Batches:
             new = {job_id for job_id, _ in drafts}
             for job_id, row in ((job_id, row) for job_id, row in rows if job_id in new):
                 told = event("submitted", job=job_id, owner=row.owner or None, batch=row.batch)
-                log.info("job %s: submitted for %s, of batch %s", job_id, show(row.owner), row.batch, extra=told)
+                log.info("job %s: submitted%s, of batch %s", job_id, whose(row.owner), row.batch, extra=told)
         finally:
             for _, draft in drafts:
                 draft.unlink(missing_ok=True)

@@ -17,8 +17,8 @@ from spooler.catalogue import Catalogue
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
 from spooler.job import Job
-from spooler.logs import event
-from spooler.mistakes import JobError, show
+from spooler.logs import event, whose
+from spooler.mistakes import JobError
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.schedule import Waiting
@@ -169,7 +169,7 @@ class Intake:
         if place:
             self._owners[place.id] = chosen.owner
             told = event("claimed", job=place.id, owner=chosen.owner or None)
-            log.info("job %s: claimed, of %s", place.id, show(chosen.owner), extra=told)
+            log.info("job %s: claimed%s", place.id, whose(chosen.owner), extra=told)
         else:
             self.pending.hint(chosen.name)
             log.info("job %s: somebody else took it, or is writing to it", chosen.id)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from spooler.mistakes import printable
+from spooler.mistakes import printable, show
 from spooler.record import iso
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -41,6 +41,11 @@ def event(name: str, **fields: Any) -> dict[str, Any]:
     A field that is None is left out.
     """
     return {"event": name, "about": {field: value for field, value in fields.items() if value is not None}}
+
+
+def whose(owner: str) -> str:
+    """The owner as the tail of a sentence; it is a stranger's text, so it stands in quotes."""
+    return f", for {show(owner)}" if owner else ""
 
 
 class Lines(logging.Formatter):
@@ -75,6 +80,8 @@ class JsonLines(logging.Formatter):
         self._around = around
 
     def format(self, record: logging.LogRecord) -> str:
+        if line := getattr(record, "line", None):
+            return str(line)
         told: dict[str, Any] = {
             "time": iso(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -88,6 +95,22 @@ class JsonLines(logging.Formatter):
             told["traceback"] = self.formatException(record.exc_info)
         # A file's name that is no UTF-8 has halves of characters, which not every reader of JSON takes.
         return json.dumps({name: _whole(value) for name, value in told.items()}, default=str)
+
+
+def pass_on(line: bytes) -> None:
+    """Log what another process of ours wrote to its standard error: its own lines as they are, anything else as a message.
+
+    So a library that prints, or the last words of one that crashes, breaks no line of JSON.
+    """
+    text = line.decode(errors="backslashreplace").rstrip("\n")
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict) and "program" in told:
+        logging.getLogger(__name__).info("", extra={"line": text})
+    elif text:
+        logging.getLogger(__name__).warning("the engine: %s", text)
 
 
 def _whole(value: Any) -> Any:

@@ -15,7 +15,7 @@ from spooler import pictures
 from spooler.catalogue import Sizes
 from spooler.denylist import DenyList
 from spooler.job import Job, encode
-from spooler.logs import event
+from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake, show
 from spooler.pending import owner_of
 from spooler.settings import Settings
@@ -78,7 +78,7 @@ class Office:
         self.check_room([job])
         job_id = self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
         told = event("submitted", job=job_id, owner=job.owner or None, held=held or None)
-        log.info("job %s: submitted for %s%s", job_id, show(job.owner), ", held" if held else "", extra=told)
+        log.info("job %s: submitted%s%s", job_id, whose(job.owner), ", held" if held else "", extra=told)
         g.accepted = g.get("accepted", 0) + 1
         return job_id
 
