@@ -70,10 +70,15 @@ class Truth(Collector):
         self._desk = desk
 
     def collect(self) -> Iterator[Metric]:
-        told = self._desk.spool.spoolers()
+        spool = self._desk.spool
+        # One of each name, a living one before a copy of its folder: one series twice, and Prometheus takes none of them. Only
+        # names that a folder has, for what a file says of itself may be a path.
+        there = {folder.name for folder in spool.spooler_folders()}
+        by_name = {each[0].spooler: each for each in sorted(spool.spoolers(), key=lambda pair: pair[1])}
+        told = [each for name, each in by_name.items() if name in there]
         yield from self._spool()
         yield from _spoolers(told)
-        yield from _tallies([(status.spooler, self._desk.spool.tally(status.spooler)) for status, _ in told])
+        yield from _tallies([(status.spooler, spool.tally(status.spooler)) for status, _ in told])
 
     def _spool(self) -> Iterator[Metric]:
         desk, spool = self._desk, self._desk.spool
