@@ -11,7 +11,7 @@ from spooler.settings import Settings
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m spooler", about="Run the jobs of a spool on this machine's GPU.")
-    logs.begin("spooler")
+    logs.begin("spooler", settings.log_format)
     return serve(settings)
 
 

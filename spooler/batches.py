@@ -23,6 +23,7 @@ from spooler import durable, job, states
 from spooler.batch_file import read_rows
 from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job
+from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
 from spooler.pending import OVERRIDES
@@ -251,6 +252,10 @@ class Batches:
                         with contextlib.suppress(FileExistsError):
                             spool.link_draft(draft, job_id)
             durable.sync_folder(spool.pending)
+            new = {job_id for job_id, _ in drafts}
+            for job_id, row in ((job_id, row) for job_id, row in rows if job_id in new):
+                told = event("submitted", job=job_id, owner=row.owner or None, batch=row.batch)
+                log.info("job %s: submitted%s, of batch %s", job_id, whose(row.owner), row.batch, extra=told)
         finally:
             for _, draft in drafts:
                 draft.unlink(missing_ok=True)

@@ -18,10 +18,14 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from spooler import logs
 from spooler.messages import FromEngine, ToEngine, from_engine
 from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
+
+#: A longer line of the engine's log is told in pieces.
+MAX_LINE_BYTES = 64 << 10
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 #: What the libraries say at their import is of packages that are optional to them; their errors are enough in our log.
@@ -44,8 +48,16 @@ class Child:
         # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
         # descriptors, the life lock's among them, are closed in it.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, env=ENVIRONMENT | os.environ | OFFLINE
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # What its libraries print is no JSON, so it passes through here: the last words of a crash too.
+            stderr=subprocess.PIPE if settings.log_format == "json" else None,
+            process_group=0,
+            env=ENVIRONMENT | os.environ | OFFLINE,
         )
+        if self._process.stderr:
+            threading.Thread(target=_pass_on, args=(self._process.stderr,), name="engine log", daemon=True).start()
         assert self._process.stdin and self._process.stdout  # noqa: S101 - for the type checker: both are pipes
         self._stdin: IO[bytes] = self._process.stdin
         self._stdout: IO[bytes] = self._process.stdout
@@ -85,6 +97,12 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # what it did not read any more
             self._stdin.close()
         self._hear(self, Gone(describe_exit(status)))
+
+
+def _pass_on(stream: IO[bytes]) -> None:
+    with stream:
+        while line := stream.readline(MAX_LINE_BYTES):
+            logs.pass_on(line)
 
 
 def describe_exit(status: int) -> str:

@@ -14,6 +14,7 @@ from spooler.batch_file import read_rows
 from spooler.batches import MAX_BYTES, Batch, Batches
 from spooler.ids import is_text
 from spooler.job import Job
+from spooler.logs import event
 from spooler.mistakes import IncompleteError, JobError, Mistake
 from spooler.pending import OVERRIDES, Pending, Source, Suspect, has_writer, owner_of
 from spooler.reader import PRIORITY
@@ -49,6 +50,7 @@ class Doorman:
         self._batches = Batches(spool)
         self._expansions: list[Expansion] | None = None  # None: what an earlier life began is not known yet
         self._next_look = float("-inf")
+        self.rejected = 0  # files that were set aside, until somebody takes note
         self._left_over = False  # the last turn had more to do than it had time for
 
     @property
@@ -136,7 +138,8 @@ class Doorman:
             batch = None
         self._pending.forget(source.path.name)
         if batch:
-            log.info("batches/%s: %d jobs of %s", batch.id, len(batch.jobs), ascii(batch.file)[1:-1])
+            told = event("batch", batch=batch.id, owner=batch.owner or None, jobs=len(batch.jobs), file=batch.file)
+            log.info("batches/%s: %d jobs of %s", batch.id, len(batch.jobs), ascii(batch.file)[1:-1], extra=told)
             self._expansions = [*(self._expansions or []), Expansion(batch, self._batches.rows(batch))]
 
     @staticmethod
@@ -163,7 +166,9 @@ class Doorman:
         """Set an entry of pending/ aside; one that cannot be moved must not stop the others."""
         try:
             if aside := self._spool.reject(self._spool.pending / name, reason, still=lambda: self._pending.is_same(name)):
-                log.warning("rejected/%s: %s", ascii(aside)[1:-1], ascii(reason)[1:-1])
+                self.rejected += 1
+                told = event("rejected", file=aside, reason=reason)
+                log.warning("rejected/%s: %s", ascii(aside)[1:-1], ascii(reason)[1:-1], extra=told)
             self._pending.forget(name)
         except OSError as error:
             log.error("cannot set %s aside: %s", ascii(name), error)

@@ -8,6 +8,7 @@ claimed by a dead one, and recovery goes on with it, as it was or as it was to b
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -20,11 +21,14 @@ from typing import Any, Literal
 from spooler import durable, job
 from spooler.job import Job, from_fields
 from spooler.life import Life
+from spooler.logs import event
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.spool import Spool
+
+log = logging.getLogger(__name__)
 
 Change = Callable[[Job], Job]
 TEXTS = ("prompt", "negative_prompt")
@@ -116,6 +120,7 @@ def apply(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> li
                 back = spool.give_back(claimed, edited.state)
             if back:
                 done.append(Edited(back.id, edited.state, edited.fields))
+                log.info("job %s: changed", back.id, extra=event("edited", job=back.id, fields=sorted(edited.fields)))
     return done
 
 

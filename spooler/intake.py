@@ -17,6 +17,7 @@ from spooler.catalogue import Catalogue
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
 from spooler.job import Job
+from spooler.logs import event, whose
 from spooler.mistakes import JobError
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
@@ -77,6 +78,11 @@ class Intake:
     def busy(self) -> bool:
         """Whether a batch is being submitted, row by row."""
         return self._doorman.busy
+
+    def take_rejected(self) -> int:
+        """How many dropped files were set aside since this was asked last."""
+        rejected, self._doorman.rejected = self._doorman.rejected, 0
+        return rejected
 
     @property
     def watching(self) -> Literal["events", "polling"]:
@@ -163,6 +169,8 @@ class Intake:
         self.pending.forget(chosen.name)
         if place:
             self._owners[place.id] = chosen.owner
+            told = event("claimed", job=place.id, owner=chosen.owner or None)
+            log.info("job %s: claimed%s", place.id, whose(chosen.owner), extra=told)
         else:
             self.pending.hint(chosen.name)
             log.info("job %s: somebody else took it, or is writing to it", chosen.id)

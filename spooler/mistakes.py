@@ -73,7 +73,9 @@ def sentence(detail: ErrorDetails, fields: Sequence[str], parts: Sequence[str]) 
         rule = "must be a list of " + {"after": "ids", "sweep": "values"}.get(str(detail["loc"][0]), "objects, [{...}]")
     if kind == "literal_error":
         rule = f"must be {detail.get('ctx', {}).get('expected', '').replace(chr(39), '')}"
-    return Mistake(name, f"`{shown}` {rule}, but is {show(value)}.")
+    # What was meant for a prompt goes into no log (S9), and these sentences do.
+    told = kind_of(value) if "prompt" in name and isinstance(value, (str, list, dict)) else show(value)
+    return Mistake(name, f"`{shown}` {rule}, but is {told}.")
 
 
 def did_you_mean(value: str, names: Sequence[str]) -> str:

@@ -19,12 +19,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from spooler import durable, job, priority
+from spooler import durable, job, priority, tally
 from spooler.ids import ID, clean_id
 from spooler.place import Place, Rejected
 from spooler.record import Record, iso
 from spooler.states import ENDS, STATES, State
 from spooler.status import Progress, SpoolerStatus
+from spooler.tally import TALLY, Tally
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,13 @@ class Reader:
             known = (version, SpoolerStatus.model_validate_json(path.read_bytes()))
             self._statuses[path] = known
         return known[1]
+
+    def tally(self, spooler: str) -> Tally:
+        """What the spooler of that name has counted: nothing when it never did, or what lies there is no count."""
+        try:
+            return Tally.model_validate_json(durable.read_small(self.claimed / spooler / TALLY, tally.MAX_BYTES))
+        except (OSError, ValidationError):
+            return Tally()
 
     def spooler_folders(self) -> list[Path]:
         """The folders of claimed/, one of each spooler that ever was."""

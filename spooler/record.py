@@ -133,6 +133,13 @@ class Record(_Part):
             return 0.0
         return max(0.0, (datetime.fromisoformat(self.started) - datetime.fromisoformat(came)).total_seconds())
 
+    @property
+    def seconds(self) -> float:
+        """From the start of the last attempt to the end of the job."""
+        if not self.started or not self.completed:
+            return 0.0
+        return max(0.0, (datetime.fromisoformat(self.completed) - datetime.fromisoformat(self.started)).total_seconds())
+
     def claimed_by(self, spooler: str, job_id: str, given_name: str) -> Record:
         """The record once a spooler has the job, which it found as pending/<given_name>, if it did find it there."""
         differs = given_name not in ("", job_id, f"{job_id}.json")

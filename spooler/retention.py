@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from spooler import durable, moments
+from spooler.logs import event
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import ENDS, End
@@ -253,7 +254,10 @@ def remove(spool: Spool, job: Ended) -> bool:
 def delete(spool: Spool, state: End, job_id: str) -> bool:
     """Remove an ended job because somebody said so. False when there is none in that state any more, or it has a star."""
     job = _look(spool.root, state, job_id)
-    return job is not None and not job.starred and remove(spool, job)
+    if job is None or job.starred or not remove(spool, job):
+        return False
+    log.info("job %s: deleted from %s/", job_id, state, extra=event("deleted", job=job_id, state=state))
+    return True
 
 
 def agrees_with_disk(spool: Spool) -> bool:

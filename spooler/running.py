@@ -23,6 +23,7 @@ class Running:
     progress: Progress
     began: float = 0.0  # monotonic seconds
     work: float = 0.0  # megapixel-steps
+    batch: int = 1  # most pictures that were drawn together
     progress_written: float = 0.0
     images: list[Image] = field(default_factory=list)
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
@@ -44,6 +45,7 @@ class Running:
         before = self.progress
         if message.phase == before.phase == "denoise" and message.step > before.step:
             self.step_seconds.append(silent_s / (message.step - before.step))
+        self.batch = max(self.batch, message.batch)
         known = {"phase", "image", "batch", "step", "steps"}
         self.progress = before.model_copy(update=message.model_dump(include=known))
 

@@ -29,6 +29,7 @@ from spooler.floor import Floor
 from spooler.intake import LOOK_S, Intake
 from spooler.job import MAX_SEED
 from spooler.life import Life
+from spooler.logs import event
 from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
@@ -96,6 +97,7 @@ class Service:
         self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._next_recover = self._next_beat = self._next_reaping = 0.0
         self._told: SpoolerStatus | None = None
+        self._tally = self._counted = spool.tally(settings.spooler)
         self._started = utc_now()
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
@@ -152,7 +154,8 @@ class Service:
                     self._outbox.put(
                         notices_for(self.running.record, self.running.outcome, self.settings, self._owner(self.running))
                     )
-                    self.spool.publish(self.running.place, self.running.record, self.running.outcome)
+                    if place := self.spool.publish(self.running.place, self.running.record, self.running.outcome):
+                        self._count_end(self.running, place)
                 else:
                     self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
             except OSError as error:
@@ -247,7 +250,6 @@ class Service:
                 self._warden.recycle_if_grown(message.grown_bytes)
             case messages.Failed():
                 self._warden.recycle_if_grown(message.grown_bytes)
-                log.warning("job %s: %s: %s", running.place.id, message.code, message.reason)
                 if message.details:
                     self._write_error(running.place, message.details)
                 if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
@@ -263,6 +265,9 @@ class Service:
         self.running = None
         running.record = running.record.end_attempt(outcome)
         self._recovered.insert(0, running.place)
+        self._tally = self._tally.with_broken()
+        told = event("put_back", job=running.place.id, outcome=outcome)
+        log.warning("job %s: to be tried again: %s", running.place.id, outcome, extra=told)
         if outcome == "no-room":
             self._floor.met_full_disk(time.monotonic())
         self.spool.prepare(running.place, running.record)
@@ -297,7 +302,10 @@ class Service:
                 return
             self.running = None
             self._notifier.wake()
-            log.info("job %s: %s", running.place.id, running.outcome if place else "another spooler has it")
+            if place:
+                self._count_end(running, place)
+            else:
+                log.info("job %s: another spooler has it", running.place.id)
             return
         if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
             log.error("job %s: another spooler has it", running.place.id)
@@ -314,6 +322,11 @@ class Service:
                 self.spool.write_progress(running.place, running.progress)
             except FileNotFoundError:  # RACE: adopted; the next turn sees it
                 return
+
+    def _count_end(self, running: Running, place: Place) -> None:
+        assert running.outcome  # noqa: S101 - it is published
+        self._tally = self._tally.with_end(running.record, running.outcome, running.batch)
+        _tell_end(place.id, running.record, running.outcome, self._owner(running))
 
     def _write_error(self, place: Place, details: str) -> None:
         try:
@@ -334,7 +347,7 @@ class Service:
         held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
         for place in self.spool.recover(self.settings.spooler, adopt):
             if place.id not in held | self._left:
-                log.info("job %s: recovered", place.id)
+                log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
                 self._recovered.append(place)
         self._notifier.wake()
         if self._life.goes_on():  # so the spool is there, and not the empty place where it was mounted
@@ -426,7 +439,9 @@ class Service:
             elif record.attempts:
                 self._end(place, record.fail("invalid", str(error)), "failed", now)
             elif name := self.spool.reject_claimed(place, str(error)):
-                log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1])
+                self._tally = self._tally.with_rejected()
+                told = event("rejected", job=place.id, file=name, reason=str(error))
+                log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1], extra=told)
             return
         if (place.path / "hold").exists():  # somebody died who edited it
             self.spool.give_back(place, "held")
@@ -454,7 +469,10 @@ class Service:
         self.spool.prepare(place, record)  # on disk before the engine hears of it
         work = work or estimate.work(parameters, card)
         self.running = Running(place, record, now, Progress(count=parameters.pictures), began=now, work=work)
-        log.info("job %s: attempt %d", place.id, record.attempts[-1].number)
+        self._tally = self._tally.with_attempt(record)
+        number, waited = record.attempts[-1].number, round(record.queue_seconds, 3)
+        told = event("attempt", job=place.id, owner=job.owner or None, number=number, model=card.name, waited=waited)
+        log.info("job %s: attempt %d", place.id, number, extra=told)
         self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells))
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
@@ -485,10 +503,30 @@ class Service:
             engine=self._warden.facts,
             catalogue=self.catalogue,
         )
+        if rejected := self.intake.take_rejected():
+            self._tally = self._tally.with_rejected(rejected)
         told = self._told and self._told.model_copy(update={"beat": status.beat})
         if status != told or now >= self._next_beat:
             self._told, self._next_beat = status, now + BEAT_S
             self.spool.write_status(status)
+        if self._tally != self._counted:
+            self.spool.write_tally(self.settings.spooler, self._tally)
+            self._counted = self._tally
+
+
+def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:
+    """Log how a job ended."""
+    seconds = round(record.seconds, 3)
+    about = {"job": job_id, "owner": owner or None, "attempts": len(record.attempts), "seconds": seconds}
+    if state == "done":
+        told = event("done", images=len(record.images), waited=round(record.queue_seconds, 3), **about)
+        log.info("job %s: done, %d pictures in %.1f s", job_id, len(record.images), seconds, extra=told)
+        return
+    code, reason = (record.failure.code, record.failure.reason) if record.failure else ("unknown", "")
+    if state == "failed":
+        log.warning("job %s: failed: %s: %s", job_id, code, reason, extra=event("failed", code=code, reason=reason, **about))
+    else:
+        log.info("job %s: cancelled: %s", job_id, reason, extra=event("cancelled", reason=reason, **about))
 
 
 def serve(settings: Settings) -> int:

@@ -182,6 +182,9 @@ class Settings:
     keep_disk_gib: float = _row(
         0.0, "GiB of disk that ended jobs may take together, the oldest goes first; 0: no bound.", least=0
     )
+    log_format: str = _row(
+        "plain", "Form of the log on standard error: plain sentences, or a JSON object a line.", ("plain", "json")
+    )
     tmp_max_age_s: float = _row(129_600.0, "Seconds after which a file in tmp/ is taken for abandoned and removed.")
 
     @classmethod

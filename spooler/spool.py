@@ -25,12 +25,14 @@ from filelock import FileLock, Timeout
 from spooler import durable, states
 from spooler.durable import StrPath
 from spooler.ids import clean_id, new_id, versions
+from spooler.logs import event
 from spooler.place import Place
 from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
+from spooler.tally import TALLY, Tally
 
 log = logging.getLogger(__name__)
 
@@ -440,6 +442,7 @@ class Spool(Reader):
                 if place.state == "claimed":
                     (place.path / "cancel").touch()
                     durable.sync_folder(place.path)
+                    log.info("job %s: is to be cancelled", place.id, extra=event("cancel", job=place.id))
             except FileNotFoundError:  # RACE: it moved on; look where to
                 continue
             return place
@@ -472,6 +475,7 @@ class Spool(Reader):
                         self._discard(target)
                     raise
         _forget(self.pending / f"{place.id}{PRIORITY}")
+        log.info("job %s: cancelled while it waited", job_id, extra=event("cancelled", job=job_id))
         return Place(job_id, "cancelled", target)
 
     def _free_end(self, state: End, wanted: str) -> str:
@@ -508,6 +512,7 @@ class Spool(Reader):
                 _forget(source / "cancel")
                 durable.replace(source / "record.json", record.retry().encode())
                 self.move("retry", source, target)
+                log.info("job %s: sent back to the queue", job_id, extra=event("retried", job=job_id))
                 return Place(job_id, "pending", target)
         return None
 
@@ -531,6 +536,8 @@ class Spool(Reader):
                     )
                 with contextlib.suppress(FileNotFoundError):  # RACE: claimed, cancelled, or moved by hand: look where
                     self.move(verb, place.path, moved)
+                    done = {"hold": "held", "release": "released"}[verb]
+                    log.info("job %s: %s", job_id, done, extra=event(done, job=job_id))
         return None
 
     def set_priority(self, job_id: str, priority: int | Literal["top"] | None) -> Place | None:
@@ -588,6 +595,9 @@ class Spool(Reader):
 
     def write_status(self, status: SpoolerStatus) -> None:
         durable.replace_lightly(self.claimed / status.spooler / "spooler.json", status.model_dump_json(indent=2).encode())
+
+    def write_tally(self, spooler: str, counted: Tally) -> None:
+        durable.replace_lightly(self.claimed / spooler / TALLY, counted.model_dump_json().encode())
 
     # -- locks and upkeep ----------------------------------------------------------------------------------------------------
 

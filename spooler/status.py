@@ -60,3 +60,8 @@ class SpoolerStatus(_Note):
     speeds: dict[str, float] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = None
     catalogue: Catalogue = Catalogue()
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether a job submitted now would run, if it lives. A warm engine with a reason has no room on the disk."""
+        return self.state == "ready" and not self.paused and not self.reason

@@ -350,6 +350,9 @@ class Web:
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
         self.first_line = self.process.stderr.readline()
+        self.lines = [self.first_line]  # of its log; one that nobody reads would block it when the pipe is full
+        self._reader = threading.Thread(target=self.lines.extend, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         data = json.dumps(body).encode() if body is not None else None
@@ -366,6 +369,7 @@ class Web:
         try:
             return self.process.wait(30)
         finally:
+            self._reader.join(30)
             assert self.process.stderr
             self.process.stderr.close()
 

@@ -31,6 +31,8 @@ actions.py    what people do to a job and to the queue; bulk.py to many at once;
 moves.py      what moving a job before another means
 pictures.py   pictures for the pages; thumbnails.py makes the small ones; zips.py packs them
 status.py     how the server is; day.py counts the last day, plots.py draws it
+metrics.py    /metrics, for Prometheus; meter.py: what this process counts of its own work
+logged.py     what stands beside an event in the log
 tongues.py    the languages of the pages
 server.py     waitress, with connections that may be slow
 __main__.py   the process

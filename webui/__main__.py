@@ -19,6 +19,7 @@ from webui import refusals
 from webui.app import MAX_REQUEST_BYTES, create_app
 from webui.guard import Door, reached_by_others
 from webui.keys import KeysError
+from webui.logged import beside
 from webui.office import Office
 from webui.proxies import ProxyError
 from webui.server import create_server, raise_files
@@ -29,7 +30,7 @@ INDEX_STOP_S = 5.0
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m webui", about="Serve the web page and the API over a spool.")
-    logs.begin("web")
+    logs.begin("web", settings.log_format, beside)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
     raise_files()
     try:
@@ -64,7 +65,8 @@ def main() -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logging.info("http://%s:%d%s", host, settings.port, settings.prefix)
     logging.info("%s", who_gets_in(settings, len(door.keys.all())))
-    if made and not os.environ.get("JOURNAL_STREAM"):  # of systemd: what is said to it is kept, for many to read
+    # systemd's journal and whoever collects JSON keep what is said to them, for many to read.
+    if made and settings.log_format == "plain" and not os.environ.get("JOURNAL_STREAM"):
         print(f"sdspool web: made the key of `operator`: {made}", file=sys.stderr)  # noqa: T201 - once, and into no log
     with _kept_up(app.extensions["office"]), contextlib.suppress(SystemExit):
         server.run()

@@ -335,8 +335,10 @@ def healthz() -> dict[str, str]:
 @blueprint.get("/readyz")
 @needs(Rule.ANYONE)
 def readyz() -> Response:
-    """Whether a job submitted now would run now: 200, or 503 with the reason."""
+    """Whether a job submitted now would be accepted and run now: 200, or 503 with the reason."""
     report = office().reports.ready()
+    if report.ready and (why := office().closed()):
+        report = report.model_copy(update={"ready": False, "reason": why})
     return _send(report, 200 if report.ready else 503)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 from pydantic import BaseModel, Field
 
 from spooler.batch_file import Row, read_rows
@@ -78,6 +78,7 @@ def submit() -> Response:
         return _refused(error)
     office().check_room([row.job for row in rows])
     batch = batches.submit([row.job for row in rows], keyed or new_id(), person().name or owner_of(os.geteuid()))
+    g.accepted = len(batch.jobs)
     made = batch_report(batch.id)
     if made is None:
         raise FileNotFoundError(batch.id)  # somebody removed it in this moment

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from flask import Flask, Response, current_app, g, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from spooler.logs import event
 from spooler.mistakes import JobError
 from spooler.settings import Settings
 from webui.errors import answer, shape
@@ -142,7 +143,8 @@ def let_in(client: str, secret: str, name: str | None = None) -> Key | float | N
     key = door().keys.whose(secret, name)
     if key is None:
         door().wrong.take(client)
-        log.warning("a wrong key from %s", client)
+        g.wrong_key = True
+        log.warning("a wrong key from %s", client, extra=event("login_failed", address=client))
     else:
         door().right.add(mark)
     return key

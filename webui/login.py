@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from flask import Blueprint, Response, redirect, render_template, request
 from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
+from spooler.logs import event
 from webui.guard import door, let_in, slow_down
 from webui.pace import client_of
 from webui.rules import Rule, needs
 from webui.sessions import LIFETIME_S
 
+log = logging.getLogger(__name__)
 blueprint = Blueprint("login", __name__)
 
 #: A place on this server: one slash, for two would be another server's name, and nothing that a browser takes for a slash.
@@ -37,6 +40,7 @@ def log_in() -> AnyResponse:
         return slow_down(found)
     if found is None:
         return _form(gettext("The name and the key do not go together."), 403)
+    log.info("%s logged in", found.name, extra=event("login", by=found.name, address=client_of(request.remote_addr)))
     response = redirect(after(request.form.get("next", "")), 303)
     response.set_cookie(
         door().cookie,

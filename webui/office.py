@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from flask import current_app
+from flask import current_app, g
 
 from spooler import pictures
 from spooler.catalogue import Sizes
 from spooler.denylist import DenyList
 from spooler.job import Job, encode
+from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake, show
 from spooler.pending import owner_of
 from spooler.settings import Settings
@@ -24,6 +26,8 @@ from webui.news import News
 from webui.patience import Patience
 from webui.people import hurry, person
 from webui.reports import Reports
+
+log = logging.getLogger(__name__)
 
 #: So near to the bound of waiting jobs they are counted exactly.
 NEAR = 2000
@@ -74,6 +78,9 @@ class Office:
             catalogue.check(job, sizes)
         self.check_room([job])
         job_id = self.spool.submit(encode(job), wanted_id, given, "held" if held else "pending")
+        told = event("submitted", job=job_id, owner=job.owner or None, held=held or None)
+        log.info("job %s: submitted%s%s", job_id, whose(job.owner), ", held" if held else "", extra=told)
+        g.accepted = g.get("accepted", 0) + 1
         self.news.hint(job_id)
         return job_id
 
@@ -86,9 +93,7 @@ class Office:
     def check_room(self, jobs: Sequence[Job]) -> None:
         """Raise FullError unless all of these may wait beside those that do, NoRoomError when the disk has less free than the
         floor."""
-        free, floor = self.spool.free_bytes(), int(self.settings.floor_mib * (1 << 20))
-        if free < floor:
-            rule = f"The disk must have {floor >> 20} MiB free, but has {free >> 20}"
+        if rule := self._no_room():
             raise NoRoomError(f"{rule}: the job was not accepted. Try again when there is space.")
         cap, most = self.settings.owner_waiting, self.settings.max_waiting
         # Far from the bound the line need not be brought up to date: its thread does that every second.
@@ -106,6 +111,17 @@ class Office:
             if (number := self.line.waiting_of(owner)) + more > cap:
                 rule = f"At most {cap} jobs of one owner may wait, and {number} of {show(owner)} do"
                 raise FullError(f"{rule}: {what} not accepted. Try again later.", retry_s)
+
+    def closed(self) -> str | None:
+        """Why a job of anybody would not be accepted just now, in a sentence; None: it would."""
+        if rule := self._no_room():
+            return f"{rule}."
+        most = self.settings.max_waiting
+        return f"At most {most} jobs may wait, and so many do." if 0 < most <= len(self.line) else None
+
+    def _no_room(self) -> str | None:
+        free, floor = self.spool.free_bytes(), int(self.settings.floor_mib * (1 << 20))
+        return f"The disk must have {floor >> 20} MiB free, but has {free >> 20}" if free < floor else None
 
 
 def _sizes(job: Job, given: Mapping[str, bytes]) -> Sizes:

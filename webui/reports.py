@@ -245,7 +245,7 @@ class Reports:
         alive = tuple(status for status, lives in told if lives)
         # The living first: their default is the one, and their cards are the newer.
         catalogues = [status.catalogue for status, _ in sorted(told, key=lambda pair: not pair[1])]
-        ready = any(status.state == "ready" and not status.paused for status in alive)
+        ready = any(status.takes_jobs for status in alive)
         return ReadyReport(
             ready=ready,
             reason=None if ready else _why_not(alive),
@@ -276,6 +276,8 @@ def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:
     for status in alive:
         if status.state == "failing":
             return f"The engine of {status.spooler} cannot start: {status.reason}"
+        if status.state == "ready" and status.reason:
+            return status.reason
         if status.paused:
             return "The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."
     return "The engine is loading its model."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-import traceback
 
 from spooler import logs, messages
 from spooler.engine.commands import Commands
@@ -14,7 +14,7 @@ from spooler.settings import Settings
 
 def main() -> int:
     settings = Settings.parse(sys.argv[1:], "python -m spooler.engine", about="Started by the spooler.")
-    logs.begin("engine")
+    logs.begin("engine", settings.log_format)
 
     # 1. Keep the spooler's pipe for messages: what a library prints goes to the log.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -52,8 +52,8 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         status = main()
-    except BaseException:  # noqa: BLE001 - told below, and the process ends
-        traceback.print_exc()
+    except BaseException:
+        logging.critical("the engine's process ends", exc_info=True)
         status = 1
     sys.stderr.flush()
     # Not sys.exit: a thread still reads standard input, and the interpreter's end would be an abort that hides the error.

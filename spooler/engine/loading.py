@@ -21,6 +21,8 @@ from spooler.library import Entry
 for library in (diffusers, transformers):
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
+    library.utils.logging.disable_default_handler()  # what it has to say goes the way of our own lines
+    library.utils.logging.enable_propagation()
 
 #: What the libraries raise for weights that do not fit their config, are cut short, or are missing.
 LOADING_ERRORS = (
