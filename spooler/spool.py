@@ -17,6 +17,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -79,17 +80,18 @@ class Spool(Reader):
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
-    def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
+    def move(self, verb: str, source: StrPath, target: StrPath, synced: bool = True) -> None:
         """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
         states.check(verb, self.root, source, target)
         try:
-            durable.rename(source, target, sync_target)
+            durable.rename(source, target, synced)
         except FileNotFoundError:
-            if not durable.exists(source) or durable.exists(target.parent):
+            parent = Path(target).parent
+            if not durable.exists(source) or durable.exists(parent):
                 raise
             # No lost race: whoever took it for one would try for ever.
-            self.restore(target.parent)
-            durable.rename(source, target, sync_target)
+            self.restore(parent)
+            durable.rename(source, target, synced)
 
     def restore(self, folder: Path) -> None:
         """Make one of the spool's own folders that somebody removed under us. Raises OSError where that is not ours to do.
@@ -195,48 +197,109 @@ class Spool(Reader):
         name: str,
         spooler: str,
         state: Literal["pending", "held"] = "pending",
-        still: Callable[[], bool] = lambda: True,
+        still: Callable[[str], bool] = lambda name: True,
         to_edit: bool = False,
     ) -> Place | None:
-        """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
+        """As `claim_many`, one: its place, or None for a lost race. Raises the OSError that kept it from being claimed."""
+        (answer,) = self.claim_many([name], spooler, state, still, to_edit)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
-        `still` says, right before the move, whether it is what was looked at: else it is a lost race, too.
+    def claim_many(
+        self,
+        names: Sequence[str],
+        spooler: str,
+        state: Literal["pending", "held"] = "pending",
+        still: Callable[[str], bool] = lambda name: True,
+        to_edit: bool = False,
+    ) -> list[Place | OSError | None]:
+        """Take these out of pending/ for this spooler in one go: one hold of the claim lock, one fsync for all their folders,
+        one for all their moves.
 
-        One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back. `to_edit`:
-        it will be given back, so the priority that somebody gave it stays.
+        The answer to each: its place. None when somebody else was faster, or took it away: a lost race. Or the OSError that
+        kept this one from being claimed: it is where it was. What keeps all of them from it is raised, and then none was moved;
+        but after an UnsyncedError some were, and a power cut may take that back: recovery finds those that are in claimed/.
+
+        `still` says of a name, right before its move, whether it is what was looked at: else it is a lost race, too.
+
+        What is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back. `to_edit`: it
+        will be given back, so the priority that somebody gave it stays.
         """
-        source = self.root / state / name
+        queue, mine = f"{self.root}/{state}", f"{self.claimed}/{spooler}"
+        answers: list[Place | OSError | None] = []
         with self.claim_lock():
-            job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
-            folder = self.claimed / spooler / job_id
-            # If there is one, it has no job.json, for the id is free: left by one that was killed. This raises when the spooler
-            # has no folder of its own, which must not be taken for a lost race.
-            self._discard(folder)
+            ids = self.free_ids(map(clean_id, names))
+            claims = [_Claim(f"{queue}/{name}", f"{mine}/{job_id}") for name, job_id in zip(names, ids, strict=True)]
+            moved: list[_Claim] = []
             try:
-                if source.suffix == ".json":
-                    durable.make_folder(folder)
-                    if state == "held":
-                        durable.write_new_if_missing(folder / "hold", b"")
-                    if not still():
-                        raise FileNotFoundError(name)
-                    # The new folder's fsync comes with the first record, before which nothing is begun.
-                    self.move("claim", source, folder / "job.json", sync_target=False)
-                else:
-                    if state == "held":
-                        durable.write_new_if_missing(source / "hold", b"")
-                    elif durable.exists(source / "hold"):
-                        (source / "hold").unlink()  # an editor's that died: it was released since
-                    self.move("claim", source, folder)
-            except OSError as error:
-                if not durable.exists(folder / "job.json") and durable.exists(folder):
-                    with contextlib.suppress(OSError):
-                        self._discard(folder)
-                if isinstance(error, FileNotFoundError):
-                    return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
-                raise
-        if not to_edit:
-            _forget(f"{self.pending}/{job_id}{PRIORITY}")
-        return Place(job_id, "claimed", folder, spooler)
+                failed = {each: error for each in claims if (error := self._make_room(each, state))}
+                if any(each.is_file for each in claims):
+                    durable.sync_folder(mine)  # first of all: what is moved into a folder would be lost with its name
+                for name, job_id, each in zip(names, ids, claims, strict=True):
+                    try:
+                        if error := failed.get(each):
+                            raise error
+                        if not still(name):
+                            raise FileNotFoundError(name)
+                        self._take(each, state)
+                    except FileNotFoundError:  # RACE: claimed by another spooler, cancelled, or moved away by hand
+                        answers.append(None)
+                    except OSError as error:
+                        answers.append(error)
+                    else:
+                        moved.append(each)
+                        answers.append(Place(job_id, "claimed", Path(each.folder), spooler))
+                if moved:
+                    # A new folder's own fsync comes with the first record, before which nothing is begun.
+                    durable.sync_moves(queue, mine if any(not each.is_file for each in moved) else None)
+            finally:
+                for each in claims:
+                    if each not in moved:
+                        self._clear(each)
+        for answer in answers:
+            if isinstance(answer, Place) and not to_edit:
+                _forget(f"{self.pending}/{answer.id}{PRIORITY}")
+        return answers
+
+    def _make_room(self, claim: _Claim, state: str) -> OSError | None:
+        """Make the folder that a file is moved into, or see to it that there is none where a folder is moved to.
+
+        If there is one, it has no job.json, for the id is free: left by one that was killed. Raises FileNotFoundError when the
+        spooler has no folder of its own, which must not be taken for a lost race.
+        """
+        try:
+            if claim.is_file:
+                try:
+                    os.mkdir(claim.folder)  # noqa: PTH102
+                except FileExistsError:
+                    self._discard(Path(claim.folder))
+                    os.mkdir(claim.folder)  # noqa: PTH102
+                if state == "held":
+                    durable.write_new_if_missing(Path(claim.folder) / "hold", b"")
+            elif durable.exists(claim.folder):
+                self._discard(Path(claim.folder))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            return error
+        return None
+
+    def _take(self, claim: _Claim, state: str) -> None:
+        """The move itself, which the caller has synced."""
+        if not claim.is_file:
+            hold = Path(claim.source) / "hold"
+            if state == "held":
+                durable.write_new_if_missing(hold, b"")
+            elif durable.exists(hold):
+                hold.unlink()  # an editor's that died: it was released since
+        self.move("claim", claim.source, f"{claim.folder}/job.json" if claim.is_file else claim.folder, synced=False)
+
+    def _clear(self, claim: _Claim) -> None:
+        """Remove the folder of a claim that came to nothing, unless the job is in it after all."""
+        with contextlib.suppress(OSError):
+            if durable.exists(claim.folder) and not durable.exists(f"{claim.folder}/job.json"):
+                self._discard(Path(claim.folder))
 
     def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
         """Put a claimed job back where it waits, as a folder. None: it was adopted by another meanwhile."""
@@ -619,6 +682,18 @@ class Spool(Reader):
         if failed:
             raise failed
         return reaped
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One job that is being claimed: where it waits, and the folder that it will have. In text, as `durable.StrPath` says."""
+
+    source: str
+    folder: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.source.endswith(".json")
 
 
 def _forget(path: StrPath) -> None:
