@@ -1,7 +1,7 @@
-"""The spool: a job's folder is its state, and every change of state is one rename. All of those renames are in this file.
+"""The spool: a job's folder is its state, and every change of state is one rename.
 
-The table of the moves is in states.py (`python -m spooler.cli states`, docs/spool.md); each passes `Spool.move`, which holds it
-to the table. Looking, which changes nothing, is in reader.py.
+The table of the moves is in states.py (`python -m spooler.cli states`, docs/spool.md); each passes `Moves.move`, which holds it
+to the table. Claiming is in claims.py, what is noted on a job in marks.py; looking, which changes nothing, in reader.py.
 
 Nothing overwrites: a file is linked, or renamed to a name that only its owner can make. A rename is the fence: a spooler that
 was taken for dead finds its folder gone, `publish` returns None, and what was adopted cannot be published twice.
@@ -10,24 +10,24 @@ was taken for dead finds its folder gone, `publish` returns None, and what was a
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from spooler import durable, states
+from spooler.claims import Claims
 from spooler.durable import StrPath
-from spooler.ids import clean_id, new_id, versions
+from spooler.ids import new_id, versions
+from spooler.marks import Marks
+from spooler.moves import forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
+from spooler.reader import PRIORITY, RESULT, folders, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import FOLDERS, End
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 #: What stays when a claimed folder is made ready for another attempt.
 KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
 
-CLAIM_LOCK_WAIT_S = 30.0
-#: Seconds between two looks at a clock that stands still, and how often it is looked at.
-TICK_S, TICKS = 0.004, 25
 #: Beside the jobs in a spooler's folder; hidden, for a job may be named like any file that is not.
 EPOCH = ".epoch"
 #: What a rejected file's reason ends with, and so no rejected file.
@@ -55,11 +52,8 @@ class TakenError(SpoolError):
     """A job of that id exists: met by whoever chose the id."""
 
 
-class Spool(Reader):
+class Spool(Claims, Marks):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
-
-    #: The time of the "top" that was given last, in nanoseconds.
-    _last_top_ns = 0
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -79,32 +73,6 @@ class Spool(Reader):
             raise SpoolError(f"The spool {self.root} cannot be used: {error}.") from error
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
-
-    def move(self, verb: str, source: StrPath, target: StrPath, synced: bool = True) -> None:
-        """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
-        states.check(verb, self.root, source, target)
-        try:
-            durable.rename(source, target, synced)
-        except FileNotFoundError:
-            parent = Path(target).parent
-            if not durable.exists(source) or durable.exists(parent):
-                raise
-            # No lost race: whoever took it for one would try for ever.
-            self.restore(parent)
-            durable.rename(source, target, synced)
-
-    def restore(self, folder: Path) -> None:
-        """Make one of the spool's own folders that somebody removed under us. Raises OSError where that is not ours to do.
-
-        Not pending/: who replaces it moves another to its name. The caller knows that the rest of the spool is there.
-        """
-        if durable.exists(folder):
-            return
-        if folder.parent != self.root or folder == self.pending:
-            # Not FileNotFoundError, which is a lost race to whoever moves a job; it may be back soon.
-            raise OSError(errno.ESTALE, "The folder is gone", str(folder))
-        log.warning("%s was gone: it is made again", folder)
-        durable.make_folder(folder, exist_ok=True)
 
     # -- submit --------------------------------------------------------------------------------------------------------
 
@@ -134,7 +102,7 @@ class Spool(Reader):
                     (self._queue(to) / f"{job_id}.json").unlink()
                 raise
         finally:
-            _forget(draft)
+            forget(draft)
         return job_id
 
     def _submit_folder(
@@ -192,132 +160,6 @@ class Spool(Reader):
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
-    def claim(
-        self,
-        name: str,
-        spooler: str,
-        state: Literal["pending", "held"] = "pending",
-        still: Callable[[str], bool] = lambda name: True,
-        to_edit: bool = False,
-    ) -> Place | None:
-        """As `claim_many`, one: its place, or None for a lost race. Raises the OSError that kept it from being claimed."""
-        (answer,) = self.claim_many([name], spooler, state, still, to_edit)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-    def claim_many(
-        self,
-        names: Sequence[str],
-        spooler: str,
-        state: Literal["pending", "held"] = "pending",
-        still: Callable[[str], bool] = lambda name: True,
-        to_edit: bool = False,
-    ) -> list[Place | OSError | None]:
-        """Take these out of pending/ for this spooler in one go: one hold of the claim lock, one fsync for all their folders,
-        one for all their moves.
-
-        The answer to each: its place. None when somebody else was faster, or took it away: a lost race. Or the OSError that
-        kept this one from being claimed: it is where it was. What keeps all of them from it is raised, and then none was moved;
-        but after an UnsyncedError some were, and a power cut may take that back: recovery finds those that are in claimed/.
-
-        `still` says of a name, right before its move, whether it is what was looked at: else it is a lost race, too.
-
-        What is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back. `to_edit`: it
-        will be given back, so the priority that somebody gave it stays.
-        """
-        queue, mine = f"{self.root}/{state}", f"{self.claimed}/{spooler}"
-        answers: list[Place | OSError | None] = []
-        with self.claim_lock():
-            ids = self.free_ids(map(clean_id, names))
-            claims = [_Claim(f"{queue}/{name}", f"{mine}/{job_id}") for name, job_id in zip(names, ids, strict=True)]
-            moved: list[_Claim] = []
-            try:
-                failed = {each: error for each in claims if (error := self._make_room(each, state))}
-                if any(each.is_file for each in claims):
-                    durable.sync_folder(mine)  # first of all: what is moved into a folder would be lost with its name
-                for name, job_id, each in zip(names, ids, claims, strict=True):
-                    try:
-                        if error := failed.get(each):
-                            raise error
-                        if not still(name):
-                            raise FileNotFoundError(name)
-                        self._take(each, state)
-                    except FileNotFoundError:  # RACE: claimed by another spooler, cancelled, or moved away by hand
-                        answers.append(None)
-                    except OSError as error:
-                        answers.append(error)
-                    else:
-                        moved.append(each)
-                        answers.append(Place(job_id, "claimed", Path(each.folder), spooler))
-                if moved:
-                    # A new folder's own fsync comes with the first record, before which nothing is begun.
-                    durable.sync_moves(queue, mine if any(not each.is_file for each in moved) else None)
-            finally:
-                for each in claims:
-                    if each not in moved:
-                        self._clear(each)
-        for answer in answers:
-            if isinstance(answer, Place) and not to_edit:
-                _forget(f"{self.pending}/{answer.id}{PRIORITY}")
-        return answers
-
-    def _make_room(self, claim: _Claim, state: str) -> OSError | None:
-        """Make the folder that a file is moved into, or see to it that there is none where a folder is moved to.
-
-        If there is one, it has no job.json, for the id is free: left by one that was killed. Raises FileNotFoundError when the
-        spooler has no folder of its own, which must not be taken for a lost race.
-        """
-        try:
-            if claim.is_file:
-                try:
-                    os.mkdir(claim.folder)  # noqa: PTH102
-                except FileExistsError:
-                    self._discard(Path(claim.folder))
-                    os.mkdir(claim.folder)  # noqa: PTH102
-                if state == "held":
-                    durable.write_new_if_missing(Path(claim.folder) / "hold", b"")
-            elif durable.exists(claim.folder):
-                self._discard(Path(claim.folder))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            return error
-        return None
-
-    def _take(self, claim: _Claim, state: str) -> None:
-        """The move itself, which the caller has synced."""
-        if not claim.is_file:
-            hold = Path(claim.source) / "hold"
-            if state == "held":
-                durable.write_new_if_missing(hold, b"")
-            elif durable.exists(hold):
-                hold.unlink()  # an editor's that died: it was released since
-        self.move("claim", claim.source, f"{claim.folder}/job.json" if claim.is_file else claim.folder, synced=False)
-
-    def _clear(self, claim: _Claim) -> None:
-        """Remove the folder of a claim that came to nothing, unless the job is in it after all."""
-        with contextlib.suppress(OSError):
-            if durable.exists(claim.folder) and not durable.exists(f"{claim.folder}/job.json"):
-                self._discard(Path(claim.folder))
-
-    def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
-        """Put a claimed job back where it waits, as a folder. None: it was adopted by another meanwhile."""
-        for name in os.listdir(place.path):  # noqa: PTH208 - the names alone
-            if name in ("progress.json", "preview.jpg"):
-                _forget(place.path / name)
-        with self.claim_lock():
-            for job_id in versions(place.id):
-                target = self.root / to / job_id
-                if not durable.exists(target):
-                    try:
-                        self.move("give back", place.path, target)
-                    except FileNotFoundError:  # RACE: we were taken for dead, and another has it
-                        return None
-                    _forget(target / "hold")
-                    return Place(job_id, to, target)
-        raise AssertionError("unreachable")
-
     def gather_inputs(self, place: Place, names: Sequence[str]) -> None:
         """Bring the pictures that lie beside a claimed job.json into inputs/, out of the way of the results' names."""
         folder = place.path / "inputs"
@@ -337,20 +179,6 @@ class Spool(Reader):
             if entry.name not in KEPT:
                 self._discard(entry)
         durable.replace(place.path / "record.json", record.encode())
-
-    def _discard(self, entry: Path) -> None:
-        """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""
-        if entry.name.startswith(".nfs"):
-            return  # an NFS client's: it cannot be moved, and goes when whoever still reads it closes it (N9)
-        aside = self.tmp / durable.unique_name()
-        try:
-            entry.rename(aside)
-        except FileNotFoundError:
-            if not entry.parent.is_dir():
-                raise
-            return
-        with contextlib.suppress(OSError, RecursionError):
-            remove(aside)
 
     def publish(self, place: Place, record: Record, state: End) -> Place | None:
         """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it.
@@ -373,7 +201,7 @@ class Spool(Reader):
                 raise
             return None
         # Not before: a cancel that was acknowledged must outlive whoever dies here.
-        _forget(target / "cancel")
+        forget(target / "cancel")
         return Place(job_id, state, target)
 
     def _sync(self, place: Place, ours: Set[str]) -> None:
@@ -417,8 +245,8 @@ class Spool(Reader):
             except durable.UnsyncedError:
                 raise
             except OSError as error:
-                _forget(draft)
-                _forget(reason_file)
+                forget(draft)
+                forget(reason_file)
                 if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed, rejected by another spooler, or taken away by hand
                 raise
@@ -534,7 +362,7 @@ class Spool(Reader):
                     with contextlib.suppress(OSError):
                         self._discard(target)
                     raise
-        _forget(self.pending / f"{place.id}{PRIORITY}")
+        forget(self.pending / f"{place.id}{PRIORITY}")
         return Place(job_id, "cancelled", target)
 
     def _free_end(self, state: End, wanted: str) -> str:
@@ -568,7 +396,7 @@ class Spool(Reader):
                 if waits or not durable.exists(place.job_file):
                     continue
                 record = self.read_record(place) or Record(id=job_id)
-                _forget(source / "cancel")
+                forget(source / "cancel")
                 durable.replace(source / "record.json", record.retry().encode())
                 self.move("retry", source, target)
                 return Place(job_id, "pending", target)
@@ -596,55 +424,7 @@ class Spool(Reader):
                     self.move(verb, place.path, moved)
         return None
 
-    def set_priority(self, job_id: str, priority: int | Literal["top"] | None) -> Place | None:
-        """Give a waiting job another priority than its own, or take that back (None). Returns where it is; None: no such job.
-
-        It is a side file, pending/<id>.priority: the job itself never changes, and a person may write one with an editor.
-        """
-        place = self.find(job_id)
-        if place and place.state in ("pending", "held"):
-            side = self.pending / f"{job_id}{PRIORITY}"
-            if priority is None:
-                _forget(side)
-            else:
-                self._draft_of(priority).replace(side)
-            durable.sync_folder(self.pending)
-        return place
-
-    def _draft_of(self, priority: int | str) -> Path:
-        """A draft of a side file. A later "top" is above an earlier one by their times, and a file system's clock stands still
-        for milliseconds: it is written again until its time is another, or for so long that the clock must be a coarse one."""
-        for attempt in range(TICKS):
-            draft = self.tmp / durable.unique_name()
-            durable.write_new(draft, f"{priority}\n".encode())
-            at_ns = draft.stat().st_mtime_ns
-            if priority != "top" or at_ns != self._last_top_ns or attempt == TICKS - 1:
-                break
-            _forget(draft)
-            time.sleep(TICK_S)
-        if priority == "top":
-            self._last_top_ns = at_ns
-        return draft
-
-    def star(self, job_id: str, starred: bool) -> Place | None:
-        """Mark a finished job, which spares it from retention, or take the mark away. None: no such finished job."""
-        place = self.find_by_name(job_id)
-        if place is None or place.state not in states.ENDS:
-            return None
-        if starred:
-            durable.write_new_if_missing(place.path / "starred", b"")
-        else:
-            (place.path / "starred").unlink(missing_ok=True)
-            durable.sync_folder(place.path)
-        return place
-
     # -- telling -----------------------------------------------------------------------------------------------------------
-
-    def pause(self) -> None:
-        (self.root / "PAUSE").touch()
-
-    def resume(self) -> None:
-        _forget(self.root / "PAUSE")
 
     def write_progress(self, place: Place, progress: Progress) -> None:
         durable.replace_lightly(place.path / "progress.json", progress.model_dump_json().encode())
@@ -653,11 +433,6 @@ class Spool(Reader):
         durable.replace_lightly(self.claimed / status.spooler / "spooler.json", status.model_dump_json(indent=2).encode())
 
     # -- locks and upkeep ----------------------------------------------------------------------------------------------------
-
-    def claim_lock(self) -> FileLock:
-        """What is held while a job is claimed, or moved backward."""
-        # A new object each time: one object may be acquired twice, even from two threads.
-        return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
 
     def reap_tmp(self, max_age_s: float) -> int:
         """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides.
@@ -682,25 +457,3 @@ class Spool(Reader):
         if failed:
             raise failed
         return reaped
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """One job that is being claimed: where it waits, and the folder that it will have. In text, as `durable.StrPath` says."""
-
-    source: str
-    folder: str
-
-    @property
-    def is_file(self) -> bool:
-        return self.source.endswith(".json")
-
-
-def _forget(path: StrPath) -> None:
-    """Remove a file that matters no more; where that fails it is only in the way, and fsck or the reaper will find it."""
-    try:
-        os.unlink(path)  # noqa: PTH108
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error)

@@ -33,7 +33,8 @@ NAME = "mutants"
 WORKERS = 2
 #: Where jobs are moved and written. Not here: what only reads, and what writes a probe that it removes (doctor, mounts).
 MODULES = (
-    "durable", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices", "edit", "archive", "fsck",
+    "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices",
+    "edit", "archive", "fsck",
     "retention", "intake", "removal", "service",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it on a machine that is busy.
