@@ -113,7 +113,7 @@ class Claims(Moves):
         return None
 
     def _take(self, claim: _Claim, state: str) -> None:
-        """The move itself, which the caller has synced."""
+        """The move itself; the caller has the disk keep it."""
         if not claim.is_file:
             hold = Path(claim.source) / "hold"
             if state == "held":

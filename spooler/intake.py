@@ -197,7 +197,7 @@ class Intake:
                     continue  # its predecessor was sent back to the queue meanwhile
                 reasons[waiting.name] = why
                 chosen.append(waiting)
-            if claimed := self.claim(chosen):
+            if chosen and (claimed := self.claim(chosen)):
                 return [(waiting, place, reasons[waiting.name]) for waiting, place in claimed]
         return []
 
