@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import no_fsync_of, synced
+from calls import failing, no_fsync_of, synced
 from desk import Desk
 from house import drop
 
@@ -98,6 +98,15 @@ def test_an_error_of_one_is_its_answer_and_the_others_are_claimed(call: str, spo
         assert ids(spool.claim_many(THREE, "me")) == ["a", errno.ENOSPC, "c"]
     assert left(spool) == ["a", "c"] and (spool.pending / "b.json").exists()
     assert ids(spool.claim_many(THREE, "me")) == [None, "b", None]
+
+
+def test_p2_what_was_moved_though_nobody_could_tell_is_not_swept_away(spool: Spool) -> None:
+    """The reply of the rename was lost, and then the disk would not say where the job is."""
+    for name in THREE[:2]:
+        drop(spool, name, CAT)
+    with failing("rename", after=True), failing_for("lstat", "a.json"):
+        assert ids(spool.claim_many(THREE[:2], "me")) == [errno.EIO, "b"]
+    assert [place.id for place in spool.recover("me")] == ["a", "b"]
 
 
 def test_what_is_a_lost_race_is_asked_right_before_each_move(spool: Spool) -> None:
