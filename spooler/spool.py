@@ -90,16 +90,16 @@ class Spool(Claims, Marks):
         """
         if inputs:
             return self._submit_folder(raw, wanted_id, inputs, to)
-        draft = f"{self.tmp}/{durable.unique_name()}"
+        draft, queue = f"{self.tmp}/{durable.unique_name()}", f"{self.root}/{to}"
         durable.write_new(draft, raw)
         try:
             job_id = self._link_as(draft, wanted_id, to) if wanted_id else self._link(draft, to)
             try:
-                durable.sync_folder(self._queue(to))  # only now is it durable, and only now may the caller say so
+                durable.sync_folder(queue)  # only now is it durable, and only now may the caller say so
             except OSError:
                 # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
                 with contextlib.suppress(OSError):
-                    (self._queue(to) / f"{job_id}.json").unlink()
+                    os.unlink(f"{queue}/{job_id}.json")  # noqa: PTH108
                 raise
         finally:
             forget(draft)
@@ -136,9 +136,11 @@ class Spool(Claims, Marks):
         """Link a draft into its folder under a new id: link, for it fails where rename would overwrite."""
         while True:
             job_id = new_id()
-            with contextlib.suppress(FileExistsError):
+            try:
                 self.link_draft(draft, job_id, to)
-                return job_id
+            except FileExistsError:
+                continue
+            return job_id
 
     def _link_as(self, draft: StrPath, wanted_id: str, to: Literal["pending", "held"]) -> str:
         # Under the claim lock: else a job could be claimed between the look for the id and the link.
@@ -151,12 +153,9 @@ class Spool(Claims, Marks):
 
     def link_draft(self, draft: StrPath, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = f"{self._queue(to)}/{job_id}.json"
+        target = f"{self.root}/{to}/{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
-
-    def _queue(self, state: Literal["pending", "held"]) -> Path:
-        return self.pending if state == "pending" else self.held
 
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
 
