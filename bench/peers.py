@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +19,12 @@ sys.path.insert(0, str(ROOT))
 
 from spooler import durable, job
 from spooler.pending import Pending
-from spooler.schedule import Waiting
+from spooler.place import Place
 from spooler.spool import Spool
 
 RAW = b'{"prompt": "a large red circle on a blue background", "negative_prompt": "blurry", "steps": 20, "seed": 7}'
 #: As the service's settings have it.
-RESCAN_S, LOOK_S, OVERTAKE_S = 5.0, 0.2, 60.0
+RESCAN_S, LOOK_S, OVERTAKE_S, GRACE_S = 5.0, 0.2, 60.0, 10.0
 
 
 class Contender(Protocol):
@@ -42,10 +45,11 @@ class Contender(Protocol):
 
 
 class Ours:
-    """The spool as the service claims: the index says which, `Spool.claim` takes it."""
+    """The spool as the service claims: the index says which, and looks once more; `Spool.claim_many` takes it."""
 
-    about = "index, `Queue.pick`, `Spool.claim`; the job is in `claimed/` after a power cut"
+    about = "index, `Queue.pick`, `Spool.claim_many` of one; the job is in `claimed/` after a power cut"
     is_peer = False
+    at_once = 1
 
     def __init__(self, folder: Path):
         self.spool = Spool(folder / "spool")
@@ -53,6 +57,7 @@ class Ours:
         durable.make_folder(self.spool.claimed / "me", exist_ok=True)
         self.pending = Pending(self.spool)
         self._made = 0
+        self._claimed: deque[bytes] = deque()
 
     def drop(self) -> str:
         """Put one more into pending/, as somebody does with `mv`."""
@@ -75,15 +80,33 @@ class Ours:
         self.pending.refresh(time.monotonic(), LOOK_S, RESCAN_S)
 
     def claim(self) -> bytes:
-        chosen = self.pending.queue.pick({}, "none", "none", time.monotonic(), OVERTAKE_S)
-        assert isinstance(chosen, Waiting)
-        place = self.spool.claim(chosen.name, "me")
-        self.pending.forget(chosen.name)
-        assert place
-        return durable.read_small(place.job_file, job.MAX_BYTES)
+        if not self._claimed:
+            self._claimed.extend(self._claim_some())
+        return self._claimed.popleft()
+
+    def _claim_some(self) -> Iterator[bytes]:
+        names = list(islice(self._chosen(), self.at_once))
+        for name, place in zip(names, self.spool.claim_many(names, "me", still=self.pending.is_same), strict=True):
+            self.pending.forget(name)
+            assert isinstance(place, Place)
+            yield durable.read_small(place.job_file, job.MAX_BYTES)
+
+    def _chosen(self) -> Iterator[str]:
+        now = time.monotonic()
+        while waiting := self.pending.queue.pick({}, "none", "none", now, OVERTAKE_S):
+            assert self.pending.may_be_claimed(waiting, now, GRACE_S)
+            self.pending.queue.remove(waiting.name)
+            yield waiting.name
 
     def end(self) -> None:
         pass
+
+
+class OursInOneGo(Ours):
+    """As a spooler claims for an engine that takes eight jobs at once: what eight take, shared between them."""
+
+    about = "`Queue.pick` eight times, then one `Spool.claim_many`; a claim is an eighth of that; in `claimed/` as above"
+    at_once = 8
 
 
 class OursUnsynced(Ours):
@@ -191,6 +214,7 @@ class Lite:
 
 CONTENDERS: dict[str, type[Contender]] = {
     "sdspool": Ours,
+    "sdspool, eight in one go": OursInOneGo,
     "sdspool, no fsync": OursUnsynced,
     "huey": Huey,
     "dirq, a look each": Dirq,

@@ -22,7 +22,10 @@ The way of the data, which is also the order to read the files in:
     states.py     the states of a job, and the table of the moves between them
     place.py      where a job is
     reader.py     looking at a spool, which changes nothing
-    spool.py      the folders, and every rename between them
+    moves.py      one change of state: a rename that the table allows, under a lock
+    claims.py     claiming jobs that wait, several in one go
+    marks.py      priority, star and pause: side files
+    spool.py      the folders, and every verb that moves a job between them
     removal.py    removing a stranger's file or folder, however deep
     life.py       the lock and the epoch of a living spooler
     pending.py    what waits, kept in memory

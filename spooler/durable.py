@@ -108,11 +108,9 @@ def make_folder(path: Path, exist_ok: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def rename(source: Path, target: Path, sync_target: bool = True) -> None:
-    """Rename onto a name that only the caller can own, and have both folders remember it.
-
-    A rename is one change, so either folder's fsync keeps all of it; with `sync_target` false the caller has the target's
-    folder synced later, with what else is written there.
+def rename(source: StrPath, target: StrPath, synced: bool = True) -> None:
+    """Rename onto a name that only the caller can own, and have both folders remember it; with `synced` false the caller does
+    that, by `sync_moves`, for several renames at once.
 
     NFS may do a rename and yet answer with an error when its reply was lost, so the names decide: the target's there and the
     source gone means that it was done. Raises FileNotFoundError when the source is gone (a lost race), UnsyncedError when the
@@ -123,14 +121,24 @@ def rename(source: Path, target: Path, sync_target: bool = True) -> None:
     except OSError:
         if exists(source) or not exists(target):
             raise
+    if synced:
+        sync_moves(os.path.dirname(source), os.path.dirname(target))  # noqa: PTH120
+
+
+def sync_moves(source: StrPath, target: StrPath | None) -> None:
+    """Have the disk remember what was moved from one folder to another. Raises UnsyncedError when it will not.
+
+    A rename is one change, so either folder's fsync keeps all of it: `target` None leaves that folder to the caller, who has it
+    synced with what else is written there.
+    """
     try:
         # The old folder first: btrfs commits the whole rename then. The new one first, and a power cut between the two may
         # bring the file back under both names.
-        sync_folder(source.parent)
-        if sync_target and source.parent != target.parent:
-            sync_folder(target.parent)
+        sync_folder(source)
+        if target is not None and target != source:
+            sync_folder(target)
     except OSError as error:
-        raise UnsyncedError(error.errno, error.strerror, str(target)) from error
+        raise UnsyncedError(error.errno, error.strerror, str(source)) from error
 
 
 def link(source: StrPath, target: StrPath) -> None:

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 Change = Callable[[Job], Job]
 TEXTS = ("prompt", "negative_prompt")
+Waits = Literal["pending", "held"]
+STATES: tuple[Waits, ...] = ("pending", "held")
+#: Jobs that are out of the queue at a time. Should the editor be killed, so many are recovered out of their turn.
+AT_ONCE = 8
 #: Seconds that a regular expression may take with one text.
 FIND_S = 1.0
 
@@ -41,7 +45,7 @@ class Edited:
     """A job that was changed, or would be: its id, where it waits, and what became of its fields (before, after)."""
 
     id: str
-    state: Literal["pending", "held"]
+    state: Waits
     fields: dict[str, tuple[Any, Any]]
 
 
@@ -86,8 +90,7 @@ def setting(values: Mapping[str, Any]) -> Change:
 
 def plan(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> Iterator[tuple[Place, Edited]]:
     """The waiting jobs that the change would change. Raises JobError, naming the job, for one that it would spoil."""
-    states: tuple[Literal["pending", "held"], ...] = ("pending", "held")
-    for state in states:
+    for state in STATES:
         for place in spool.walk(state):
             if ids is not None and place.id not in ids:
                 continue
@@ -104,24 +107,44 @@ def apply(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> li
     todo = list(plan(spool, change, ids))  # all of them are tried before the first is touched
     done: list[Edited] = []
     with _claimer(spool) as me:
-        for place, edited in todo:
-            claimed = spool.claim(place.path.name, me, edited.state, to_edit=True)
-            if claimed is None:
-                continue  # RACE: it is being run, or somebody took it away
-            try:
-                before = spool.read_job(claimed)
-                after = _changed(change, before, place.id)
-                if not durable.exists(claimed.path / "submitted.json"):
-                    durable.write_new(claimed.path / "submitted.json", claimed.job_file.read_bytes())
-                record = spool.read_record(claimed) or Record(id=claimed.id, queued=spool.queued_at(claimed))
-                durable.replace(claimed.path / "record.json", record.edit().encode())
-                durable.replace(claimed.job_file, job.encode(after))
-            finally:
-                back = spool.give_back(claimed, edited.state)
-            if back:
-                done.append(Edited(back.id, edited.state, edited.fields))
-                log.info("job %s: changed", back.id, extra=event("edited", job=back.id, fields=sorted(edited.fields)))
+        for state in STATES:
+            of_state = [each for each in todo if each[1].state == state]
+            for begin in range(0, len(of_state), AT_ONCE):
+                _apply_some(spool, change, me, state, of_state[begin : begin + AT_ONCE], done)
     return done
+
+
+def _apply_some(
+    spool: Spool, change: Change, me: str, state: Waits, some: list[tuple[Place, Edited]], done: list[Edited]
+) -> None:
+    """Claim these in one go, change each, and give all of them back, whatever happens. Those that were changed go to `done`."""
+    answers = spool.claim_many([place.path.name for place, _ in some], me, state, to_edit=True)
+    # None is a RACE: it is being run, or somebody took it away.
+    taken = [(claimed, edited) for claimed, (_, edited) in zip(answers, some, strict=True) if isinstance(claimed, Place)]
+
+    changed: set[str] = set()
+
+    def give_back(claimed: Place, edited: Edited) -> None:
+        back = spool.give_back(claimed, state)
+        if back and claimed.id in changed:
+            done.append(Edited(back.id, state, edited.fields))
+            log.info("job %s: changed", back.id, extra=event("edited", job=back.id, fields=sorted(edited.fields)))
+
+    with contextlib.ExitStack() as after:
+        for each in reversed(taken):  # what is put on the stack last is done first
+            after.callback(give_back, *each)
+        for claimed, edited in taken:
+            before = spool.read_job(claimed)
+            after_it = _changed(change, before, edited.id)
+            if not durable.exists(claimed.path / "submitted.json"):
+                durable.write_new(claimed.path / "submitted.json", claimed.job_file.read_bytes())
+            record = spool.read_record(claimed) or Record(id=claimed.id, queued=spool.queued_at(claimed))
+            durable.replace(claimed.path / "record.json", record.edit().encode())
+            durable.replace(claimed.job_file, job.encode(after_it))
+            changed.add(claimed.id)
+    for answer in answers:
+        if isinstance(answer, OSError):
+            raise answer
 
 
 def _changed(change: Change, before: Job, job_id: str) -> Job:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import count
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,7 +29,12 @@ def is_text(name: str) -> bool:
 def new_id() -> str:
     """An id for a job from the web: it sorts by time, and 40 random bits make it new."""
     seconds, ms = divmod(time.time_ns() // 1_000_000, 1000)
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{ms:03d}-{os.urandom(5).hex()}"
+    return f"{_second(seconds)}-{ms:03d}-{os.urandom(5).hex()}"
+
+
+@lru_cache(1)  # many jobs come in one second, and the calendar takes longer than the rest of a name
+def _second(seconds: int) -> str:
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
 
 
 def clean_id(name: str) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
@@ -19,6 +19,7 @@ from spooler.doorman import Doorman
 from spooler.job import Job
 from spooler.logs import event, whose
 from spooler.mistakes import JobError
+from spooler.moments import seconds
 from spooler.pending import Judged, Pending, owner_of
 from spooler.place import Place
 from spooler.schedule import Waiting
@@ -126,10 +127,28 @@ class Intake:
 
     # -- which is next -------------------------------------------------------------------------------------------------------
 
-    def choose(self, model: str, now: float) -> Waiting | None:
-        """The job to run next, with that model loaded; None when none may run."""
-        busy = self._busy_owners()
+    def choose(self, model: str, now: float, most: int = 1) -> list[Waiting]:
+        """The jobs to run next, at most so many, with that model loaded; none when none may run. They are for `claim`.
+
+        Each is picked as if those before it had begun to run: a turn of its owner, its model loaded.
+        """
+        running = self._running_jobs()
         default = self._catalogue().default
+        chosen: list[Waiting] = []
+        while len(chosen) < most and (next_ := self._pick(model, default, now, running)):
+            if self.pending.may_be_claimed(next_, now, self._grace_s()):
+                self.pending.queue.remove(next_.name)
+                self._turns += 1
+                self._last_turn[next_.owner] = self._turns
+                running[next_.owner] += 1
+                model = next_.model or default
+                chosen.append(next_)
+        return chosen
+
+    def _pick(self, model: str, default: str, now: float, running: Counter[str]) -> Waiting | None:
+        """The one job that is next. `running`: how many of an owner's run, where that is bounded."""
+        cap = self._settings.owner_running
+        busy = {owner for owner, number in running.items() if number >= cap} if cap else set()
         while chosen := self.pending.queue.pick(self._last_turn, model, default, now, self._settings.overtake_s, busy):
             wall = self.clock.now() if chosen.expires_at is not None else None
             if chosen.expires_at is None or (wall is not None and wall < chosen.expires_at):
@@ -139,42 +158,69 @@ class Intake:
             self.next_gate = now
         return None
 
-    def claim(self, chosen: Waiting, now: float) -> Place | None:
-        """Claim it, which is a turn of its owner. None: somebody else was faster, or writes to it, or it is closed to us."""
-        if not self.pending.may_be_claimed(chosen, now, self._grace_s()):
-            return None
-        self._turns += 1
-        self._last_turn[chosen.owner] = self._turns
-        return self._claim(chosen)
+    def claim(self, chosen: Sequence[Waiting]) -> list[tuple[Waiting, Place]]:
+        """Claim these in one go. Left out: those that somebody else was faster with, or writes to, or that are closed to us.
 
-    def claim_hopeless(self) -> tuple[Place, Waiting, str] | None:
-        """Claim a waiting job whose conditions can never be met any more, and say why. None: there is none."""
-        while self.hopeless:
-            waiting, why = self.hopeless.pop()
-            if self.pending.gated.get(waiting.name) is not waiting:
-                continue
-            if self._verdict(waiting, self.clock.now(), self._where).answer != "never":
-                continue  # its predecessor was sent back to the queue meanwhile
-            if place := self._claim(waiting):
-                return place, waiting, why
-        return None
-
-    def _claim(self, chosen: Waiting) -> Place | None:
+        Raises the OSError that kept jobs from being claimed, unless others were: it will come again.
+        """
+        still = self.pending.is_same
         try:
-            place = self._spool.claim(chosen.name, self._settings.spooler, still=lambda: self.pending.is_same(chosen.name))
-        except PermissionError as error:  # a folder that its owner has closed to us
-            log.error("job %s: cannot be claimed: %s", chosen.id, error)
-            self.pending.queue.remove(chosen.name)
-            return None
-        self.pending.forget(chosen.name)
-        if place:
-            self._owners[place.id] = chosen.owner
-            told = event("claimed", job=place.id, owner=chosen.owner or None)
-            log.info("job %s: claimed%s", place.id, whose(chosen.owner), extra=told)
-        else:
-            self.pending.hint(chosen.name)
-            log.info("job %s: somebody else took it, or is writing to it", chosen.id)
-        return place
+            answers = self._spool.claim_many([each.name for each in chosen], self._settings.spooler, still=still)
+        except OSError:
+            for each in chosen:
+                self.pending.put_back(each)
+            raise
+        claimed: list[tuple[Waiting, Place]] = []
+        failed: OSError | None = None
+        for each, answer in zip(chosen, answers, strict=True):
+            if isinstance(answer, PermissionError):  # a folder that its owner has closed to us
+                log.error("job %s: cannot be claimed: %s", each.id, answer)
+                self.pending.queue.remove(each.name)
+            elif isinstance(answer, OSError):
+                self.pending.put_back(each)
+                failed = failed or answer
+            else:
+                self.pending.forget(each.name)
+                if answer:
+                    self._owners[answer.id] = each.owner
+                    claimed.append((each, answer))
+                    told = event("claimed", job=answer.id, owner=each.owner or None)
+                    log.info("job %s: claimed%s", answer.id, whose(each.owner), extra=told)
+                else:
+                    self.pending.hint(each.name)
+                    log.info("job %s: somebody else took it, or is writing to it", each.id)
+        if failed and not claimed:
+            raise failed
+        return claimed
+
+    def claim_hopeless(self, most: int = 1) -> list[tuple[Waiting, Place, str]]:
+        """Claim waiting jobs whose conditions can never be met any more, at most so many, and say why; none: there are none."""
+        while self.hopeless:
+            reasons: dict[str, str] = {}
+            chosen: list[Waiting] = []
+            while self.hopeless and len(chosen) < most:
+                waiting, why = self.hopeless.pop()
+                if self.pending.gated.get(waiting.name) is not waiting or waiting.name in reasons:
+                    continue
+                if self._verdict(waiting, self.clock.now(), self._where).answer != "never":
+                    continue  # its predecessor was sent back to the queue meanwhile
+                reasons[waiting.name] = why
+                chosen.append(waiting)
+            if chosen and (claimed := self.claim(chosen)):
+                return [(waiting, place, reasons[waiting.name]) for waiting, place in claimed]
+        return []
+
+    def verdict(self, place: Place, job: Job) -> gate.Verdict:
+        """What the gate says of a claimed job: who had claimed it, and died, did not have to mean to run it now."""
+        waiting = Waiting(
+            place.id,
+            is_folder=True,
+            arrival=0,
+            not_before=seconds(job.not_before) if job.not_before else None,
+            expires_at=seconds(job.expires_at) if job.expires_at else None,
+            after=tuple(job.after),
+        )
+        return gate.judge(waiting, self.clock.now(), self._where)
 
     def owner(self, job_id: str) -> str:
         """Whose a claimed job is that does not say so itself; "" when it is not known."""
@@ -230,12 +276,11 @@ class Intake:
         elif verdict.answer == "never":
             self.hopeless.append((waiting, verdict.why))
 
-    def _busy_owners(self) -> set[str]:
-        """Owners who have as many jobs claimed, on all spoolers, as they may."""
-        cap = self._settings.owner_running
-        if not cap:
-            return set()
-        counts: dict[str, int] = {}
+    def _running_jobs(self) -> Counter[str]:
+        """How many jobs of each owner are claimed, on all spoolers, where that is bounded."""
+        counts: Counter[str] = Counter()
+        if not self._settings.owner_running:
+            return counts
         claimed = {place.id: place for place in self._spool.walk("claimed")}
         for job_id, place in claimed.items():
             if job_id not in self._owners:
@@ -244,10 +289,9 @@ class Intake:
                 except (OSError, JobError):
                     continue
                 self._owners[job_id] = owner
-            owner = self._owners[job_id]
-            counts[owner] = counts.get(owner, 0) + 1
+            counts[self._owners[job_id]] += 1
         self._owners = {job_id: owner for job_id, owner in self._owners.items() if job_id in claimed}
-        return {owner for owner, number in counts.items() if number >= cap}
+        return counts
 
     # -- what a dropped job is -----------------------------------------------------------------------------------------------
 

@@ -269,6 +269,11 @@ class Pending:
         signature = self._known[suspect.path.name][0]
         self._put(suspect.path.name, signature, replace(suspect, since=now))
 
+    def put_back(self, waiting: Waiting) -> None:
+        """One that was chosen could not be claimed: it is in the line again, unless it waits for its condition as before."""
+        if waiting.name in self._known and waiting.name not in self.gated:
+            self.queue.put_back(waiting)
+
     def let_through(self, waiting: Waiting) -> None:
         """Its condition is met: it may run."""
         if self.gated.pop(waiting.name, None):

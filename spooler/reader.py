@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from spooler import durable, job, priority, tally
-from spooler.ids import ID, clean_id
+from spooler.ids import ID, clean_id, versions
 from spooler.place import Place, Rejected
 from spooler.record import Record, iso
 from spooler.states import ENDS, STATES, State
@@ -234,13 +234,23 @@ class Reader:
         lock.release()
         return False
 
-    def is_free(self, job_id: str) -> bool:
-        """Whether no job of that id was claimed or has ended: what a claim asks, under the claim lock.
-
-        A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
+    def free_ids(self, wanted: Iterable[str]) -> list[str]:
+        """An id for each of these, its own or that with a number, which no other job has, claimed or ended, and none of the
+        others here: what a claim asks, under the claim lock.
         """
-        parents = [*self.spooler_folders(), *(f"{self.root}/{state}" for state in ENDS)]
-        return not any(durable.exists(f"{parent}/{job_id}/job.json") for parent in parents)
+        parents = [f"{each}" for each in (*self.spooler_folders(), *(f"{self.root}/{state}" for state in ENDS))]
+        found: list[str] = []
+        for each in wanted:
+            found.append(next(job_id for job_id in versions(each) if job_id not in found and is_free(job_id, parents)))
+        return found
+
+
+def is_free(job_id: str, parents: Iterable[str]) -> bool:
+    """Whether none of these folders has a job of that id.
+
+    A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
+    """
+    return not any(durable.exists(f"{parent}/{job_id}/job.json") for parent in parents)
 
 
 def folders(parent: Path) -> list[Path]:

@@ -114,6 +114,11 @@ class Queue:
         else:
             self._enter(job, job.rank)
 
+    def put_back(self, job: Waiting) -> None:
+        """Add a job that was taken out to be claimed and could not be: it had its place in the line, cap or no cap."""
+        self._jobs[job.name] = job
+        self._enter(job, job.rank)
+
     def remove(self, name: str) -> None:
         """Take a job out, if it is there."""
         job = self._jobs.pop(name, None)
@@ -124,6 +129,8 @@ class Queue:
             self._is_beyond.discard(name)
             return
         self._count[job.owner] -= 1
+        if self._count[job.owner] >= self._cap:
+            return  # one was put back meanwhile, or there is no cap
         if (following := self._first(self._beyond.get(job.owner, []), beyond=True)) is not None:
             self._is_beyond.discard(following.name)
             self._enter(following, _rank_beyond(following))

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,6 +39,7 @@ from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention
 from spooler.running import Running
+from spooler.schedule import Waiting
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
 from spooler.states import FOLDERS, End
@@ -53,6 +55,8 @@ PROGRESS_S = 0.2
 RECOVER_S = 10.0
 REAP_S = 3600.0
 POLL_S = 1.0
+#: Jobs whose conditions can never be met that are claimed in one go. Should we die then, so many are looked at once more.
+HOPELESS_AT_ONCE = 8
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
@@ -93,6 +97,7 @@ class Service:
         self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
         self._warden = Warden(settings, lambda: start_engine(self))
         self._recovered: list[Place] = []
+        self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._next_recover = self._next_beat = self._next_reaping = 0.0
@@ -345,6 +350,7 @@ class Service:
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
         held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
+        held |= {place.id for _, place, _ in self._hopeless}
         for place in self.spool.recover(self.settings.spooler, adopt):
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
@@ -358,7 +364,7 @@ class Service:
 
     def _feed(self, now: float) -> None:
         """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
-        while self._warden.idle and not (self.running or self.stopping):
+        while self._warden.room and not (self.running or self.stopping):
             if not self._floor.has_room(now) or not self._goes_on():
                 return
             if self._recovered:
@@ -367,24 +373,26 @@ class Service:
                 return
 
     def _claim_next(self, now: float) -> bool:
-        """Claim the job that is next, and begin it. False when none may run."""
+        """Claim the jobs that are next, as many as the engine can take, and begin them. False when none may run."""
         assert self._warden.facts  # noqa: S101 - _feed looked
-        chosen = self.intake.choose(self._warden.facts.model, now)
-        if chosen is None:
-            return False
-        if place := self.intake.claim(chosen, now):
-            self._begin_or_fail(place, now, given_name=chosen.name, work=chosen.work)
-        return True
+        chosen = self.intake.choose(self._warden.facts.model, now, self._warden.room)
+        for waiting, place in self.intake.claim(chosen) if chosen else ():
+            self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
+        return bool(chosen)
 
     def _end_hopeless(self, now: float) -> None:
         """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing runs."""
         until = time.perf_counter() + LOOK_S  # a hundred thousand of them must not keep a job that can run (P5)
-        while not self.running and self.intake.hopeless and time.perf_counter() < until and self._goes_on():
-            if found := self.intake.claim_hopeless():
-                place, waiting, why = found
-                record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
-                record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
-                self._end(place, record.fail("condition", why), "failed", now)
+        while not self.running and self._goes_on():
+            if not self._hopeless and self.intake.hopeless and time.perf_counter() < until:
+                self._hopeless.extend(self.intake.claim_hopeless(HOPELESS_AT_ONCE))
+            if not self._hopeless:
+                return
+            waiting, place, why = self._hopeless[0]
+            record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
+            record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
+            self._hopeless.popleft()  # from here on it is what runs, until it is shown
+            self._end(place, record.fail("condition", why), "failed", now)
 
     def _goes_on(self) -> bool:
         """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""
@@ -448,6 +456,12 @@ class Service:
             return
         if (place.path / "cancel").exists():
             self._end(place, record.fail("cancelled", "Cancelled before it started."), "cancelled", now)
+            return
+        if not record.attempts and (verdict := self.intake.verdict(place, job)).answer != "ready":
+            if verdict.answer == "never":
+                self._end(place, record.fail("condition", verdict.why), "failed", now)
+            else:
+                self.spool.give_back(place)
             return
         if record.attempts_used >= self.settings.max_attempts:
             last = record.attempts[-1].outcome

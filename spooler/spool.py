@@ -1,7 +1,7 @@
-"""The spool: a job's folder is its state, and every change of state is one rename. All of those renames are in this file.
+"""The spool: a job's folder is its state, and every change of state is one rename.
 
-The table of the moves is in states.py (`python -m spooler.cli states`, docs/spool.md); each passes `Spool.move`, which holds it
-to the table. Looking, which changes nothing, is in reader.py.
+The table of the moves is in states.py (`python -m spooler.cli states`, docs/spool.md); each passes `Moves.move`, which holds it
+to the table. Claiming is in claims.py, what is noted on a job in marks.py; looking, which changes nothing, in reader.py.
 
 Nothing overwrites: a file is linked, or renamed to a name that only its owner can make. A rename is the fence: a spooler that
 was taken for dead finds its folder gone, `publish` returns None, and what was adopted cannot be published twice.
@@ -10,24 +10,25 @@ was taken for dead finds its folder gone, `publish` returns None, and what was a
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from spooler import durable, states
+from spooler.claims import Claims
 from spooler.durable import StrPath
-from spooler.ids import clean_id, new_id, versions
+from spooler.ids import new_id, versions
 from spooler.logs import event
+from spooler.marks import Marks
+from spooler.moves import forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, Reader, folders, mtime
+from spooler.reader import PRIORITY, RESULT, folders, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import FOLDERS, End
@@ -39,9 +40,6 @@ log = logging.getLogger(__name__)
 #: What stays when a claimed folder is made ready for another attempt.
 KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
 
-CLAIM_LOCK_WAIT_S = 30.0
-#: Seconds between two looks at a clock that stands still, and how often it is looked at.
-TICK_S, TICKS = 0.004, 25
 #: Beside the jobs in a spooler's folder; hidden, for a job may be named like any file that is not.
 EPOCH = ".epoch"
 #: What a rejected file's reason ends with, and so no rejected file.
@@ -56,11 +54,8 @@ class TakenError(SpoolError):
     """A job of that id exists: met by whoever chose the id."""
 
 
-class Spool(Reader):
+class Spool(Claims, Marks):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
-
-    #: The time of the "top" that was given last, in nanoseconds.
-    _last_top_ns = 0
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -81,31 +76,6 @@ class Spool(Reader):
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
 
-    def move(self, verb: str, source: Path, target: Path, sync_target: bool = True) -> None:
-        """One change of state. `target` is a name that only the caller can own; raises FileNotFoundError for a lost race."""
-        states.check(verb, self.root, source, target)
-        try:
-            durable.rename(source, target, sync_target)
-        except FileNotFoundError:
-            if not durable.exists(source) or durable.exists(target.parent):
-                raise
-            # No lost race: whoever took it for one would try for ever.
-            self.restore(target.parent)
-            durable.rename(source, target, sync_target)
-
-    def restore(self, folder: Path) -> None:
-        """Make one of the spool's own folders that somebody removed under us. Raises OSError where that is not ours to do.
-
-        Not pending/: who replaces it moves another to its name. The caller knows that the rest of the spool is there.
-        """
-        if durable.exists(folder):
-            return
-        if folder.parent != self.root or folder == self.pending:
-            # Not FileNotFoundError, which is a lost race to whoever moves a job; it may be back soon.
-            raise OSError(errno.ESTALE, "The folder is gone", str(folder))
-        log.warning("%s was gone: it is made again", folder)
-        durable.make_folder(folder, exist_ok=True)
-
     # -- submit --------------------------------------------------------------------------------------------------------
 
     def submit(
@@ -122,19 +92,19 @@ class Spool(Reader):
         """
         if inputs:
             return self._submit_folder(raw, wanted_id, inputs, to)
-        draft = f"{self.tmp}/{durable.unique_name()}"
+        draft, queue = f"{self.tmp}/{durable.unique_name()}", f"{self.root}/{to}"
         durable.write_new(draft, raw)
         try:
             job_id = self._link_as(draft, wanted_id, to) if wanted_id else self._link(draft, to)
             try:
-                durable.sync_folder(self._queue(to))  # only now is it durable, and only now may the caller say so
+                durable.sync_folder(queue)  # only now is it durable, and only now may the caller say so
             except OSError:
                 # Not acknowledged, so better not there at all: a caller that tries again would have it twice.
                 with contextlib.suppress(OSError):
-                    (self._queue(to) / f"{job_id}.json").unlink()
+                    os.unlink(f"{queue}/{job_id}.json")  # noqa: PTH108
                 raise
         finally:
-            _forget(draft)
+            forget(draft)
         return job_id
 
     def _submit_folder(
@@ -168,9 +138,11 @@ class Spool(Reader):
         """Link a draft into its folder under a new id: link, for it fails where rename would overwrite."""
         while True:
             job_id = new_id()
-            with contextlib.suppress(FileExistsError):
+            try:
                 self.link_draft(draft, job_id, to)
-                return job_id
+            except FileExistsError:
+                continue
+            return job_id
 
     def _link_as(self, draft: StrPath, wanted_id: str, to: Literal["pending", "held"]) -> str:
         # Under the claim lock: else a job could be claimed between the look for the id and the link.
@@ -183,79 +155,11 @@ class Spool(Reader):
 
     def link_draft(self, draft: StrPath, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
         """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = f"{self._queue(to)}/{job_id}.json"
+        target = f"{self.root}/{to}/{job_id}.json"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
 
-    def _queue(self, state: Literal["pending", "held"]) -> Path:
-        return self.pending if state == "pending" else self.held
-
     # -- claim, run, publish: the spooler's side -------------------------------------------------------------------------
-
-    def claim(
-        self,
-        name: str,
-        spooler: str,
-        state: Literal["pending", "held"] = "pending",
-        still: Callable[[], bool] = lambda: True,
-        to_edit: bool = False,
-    ) -> Place | None:
-        """Take pending/<name> for this spooler. None when somebody else was faster, or took it away: a lost race.
-
-        `still` says, right before the move, whether it is what was looked at: else it is a lost race, too.
-
-        One that is claimed out of held/, to be edited, is marked: whoever takes it over from the dead gives it back. `to_edit`:
-        it will be given back, so the priority that somebody gave it stays.
-        """
-        source = self.root / state / name
-        with self.claim_lock():
-            job_id = next(job_id for job_id in versions(clean_id(name)) if self.is_free(job_id))
-            folder = self.claimed / spooler / job_id
-            # If there is one, it has no job.json, for the id is free: left by one that was killed. This raises when the spooler
-            # has no folder of its own, which must not be taken for a lost race.
-            self._discard(folder)
-            try:
-                if source.suffix == ".json":
-                    durable.make_folder(folder)
-                    if state == "held":
-                        durable.write_new_if_missing(folder / "hold", b"")
-                    if not still():
-                        raise FileNotFoundError(name)
-                    # The new folder's fsync comes with the first record, before which nothing is begun.
-                    self.move("claim", source, folder / "job.json", sync_target=False)
-                else:
-                    if state == "held":
-                        durable.write_new_if_missing(source / "hold", b"")
-                    elif durable.exists(source / "hold"):
-                        (source / "hold").unlink()  # an editor's that died: it was released since
-                    self.move("claim", source, folder)
-            except OSError as error:
-                if not durable.exists(folder / "job.json") and durable.exists(folder):
-                    with contextlib.suppress(OSError):
-                        self._discard(folder)
-                if isinstance(error, FileNotFoundError):
-                    return None  # RACE: claimed by another spooler, cancelled, or moved away by hand
-                raise
-        if not to_edit:
-            _forget(f"{self.pending}/{job_id}{PRIORITY}")
-        return Place(job_id, "claimed", folder, spooler)
-
-    def give_back(self, place: Place, to: Literal["pending", "held"] = "pending") -> Place | None:
-        """Put a claimed job back where it waits, as a folder. None: it was adopted by another meanwhile."""
-        for name in os.listdir(place.path):  # noqa: PTH208 - the names alone
-            if name in ("progress.json", "preview.jpg"):
-                _forget(place.path / name)
-        with self.claim_lock():
-            for job_id in versions(place.id):
-                target = self.root / to / job_id
-                if not durable.exists(target):
-                    try:
-                        self.move("give back", place.path, target)
-                    except FileNotFoundError:  # RACE: we were taken for dead, and another has it
-                        return None
-                    _forget(target / "hold")
-                    return Place(job_id, to, target)
-        raise AssertionError("unreachable")
 
     def gather_inputs(self, place: Place, names: Sequence[str]) -> None:
         """Bring the pictures that lie beside a claimed job.json into inputs/, out of the way of the results' names."""
@@ -276,20 +180,6 @@ class Spool(Reader):
             if entry.name not in KEPT:
                 self._discard(entry)
         durable.replace(place.path / "record.json", record.encode())
-
-    def _discard(self, entry: Path) -> None:
-        """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""
-        if entry.name.startswith(".nfs"):
-            return  # an NFS client's: it cannot be moved, and goes when whoever still reads it closes it (N9)
-        aside = self.tmp / durable.unique_name()
-        try:
-            entry.rename(aside)
-        except FileNotFoundError:
-            if not entry.parent.is_dir():
-                raise
-            return
-        with contextlib.suppress(OSError, RecursionError):
-            remove(aside)
 
     def publish(self, place: Place, record: Record, state: End) -> Place | None:
         """Show the job's end: everything in the folder is made durable, then ONE rename. None: adopted by another, drop it.
@@ -312,7 +202,7 @@ class Spool(Reader):
                 raise
             return None
         # Not before: a cancel that was acknowledged must outlive whoever dies here.
-        _forget(target / "cancel")
+        forget(target / "cancel")
         return Place(job_id, state, target)
 
     def _sync(self, place: Place, ours: Set[str]) -> None:
@@ -356,8 +246,8 @@ class Spool(Reader):
             except durable.UnsyncedError:
                 raise
             except OSError as error:
-                _forget(draft)
-                _forget(reason_file)
+                forget(draft)
+                forget(reason_file)
                 if isinstance(error, FileNotFoundError):
                     return None  # RACE: claimed, rejected by another spooler, or taken away by hand
                 raise
@@ -474,7 +364,7 @@ class Spool(Reader):
                     with contextlib.suppress(OSError):
                         self._discard(target)
                     raise
-        _forget(self.pending / f"{place.id}{PRIORITY}")
+        forget(self.pending / f"{place.id}{PRIORITY}")
         log.info("job %s: cancelled while it waited", job_id, extra=event("cancelled", job=job_id))
         return Place(job_id, "cancelled", target)
 
@@ -509,7 +399,7 @@ class Spool(Reader):
                 if waits or not durable.exists(place.job_file):
                     continue
                 record = self.read_record(place) or Record(id=job_id)
-                _forget(source / "cancel")
+                forget(source / "cancel")
                 durable.replace(source / "record.json", record.retry().encode())
                 self.move("retry", source, target)
                 log.info("job %s: sent back to the queue", job_id, extra=event("retried", job=job_id))
@@ -540,55 +430,7 @@ class Spool(Reader):
                     log.info("job %s: %s", job_id, done, extra=event(done, job=job_id))
         return None
 
-    def set_priority(self, job_id: str, priority: int | Literal["top"] | None) -> Place | None:
-        """Give a waiting job another priority than its own, or take that back (None). Returns where it is; None: no such job.
-
-        It is a side file, pending/<id>.priority: the job itself never changes, and a person may write one with an editor.
-        """
-        place = self.find(job_id)
-        if place and place.state in ("pending", "held"):
-            side = self.pending / f"{job_id}{PRIORITY}"
-            if priority is None:
-                _forget(side)
-            else:
-                self._draft_of(priority).replace(side)
-            durable.sync_folder(self.pending)
-        return place
-
-    def _draft_of(self, priority: int | str) -> Path:
-        """A draft of a side file. A later "top" is above an earlier one by their times, and a file system's clock stands still
-        for milliseconds: it is written again until its time is another, or for so long that the clock must be a coarse one."""
-        for attempt in range(TICKS):
-            draft = self.tmp / durable.unique_name()
-            durable.write_new(draft, f"{priority}\n".encode())
-            at_ns = draft.stat().st_mtime_ns
-            if priority != "top" or at_ns != self._last_top_ns or attempt == TICKS - 1:
-                break
-            _forget(draft)
-            time.sleep(TICK_S)
-        if priority == "top":
-            self._last_top_ns = at_ns
-        return draft
-
-    def star(self, job_id: str, starred: bool) -> Place | None:
-        """Mark a finished job, which spares it from retention, or take the mark away. None: no such finished job."""
-        place = self.find_by_name(job_id)
-        if place is None or place.state not in states.ENDS:
-            return None
-        if starred:
-            durable.write_new_if_missing(place.path / "starred", b"")
-        else:
-            (place.path / "starred").unlink(missing_ok=True)
-            durable.sync_folder(place.path)
-        return place
-
     # -- telling -----------------------------------------------------------------------------------------------------------
-
-    def pause(self) -> None:
-        (self.root / "PAUSE").touch()
-
-    def resume(self) -> None:
-        _forget(self.root / "PAUSE")
 
     def write_progress(self, place: Place, progress: Progress) -> None:
         durable.replace_lightly(place.path / "progress.json", progress.model_dump_json().encode())
@@ -600,11 +442,6 @@ class Spool(Reader):
         durable.replace_lightly(self.claimed / spooler / TALLY, counted.model_dump_json().encode())
 
     # -- locks and upkeep ----------------------------------------------------------------------------------------------------
-
-    def claim_lock(self) -> FileLock:
-        """What is held while a job is claimed, or moved backward."""
-        # A new object each time: one object may be acquired twice, even from two threads.
-        return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
 
     def reap_tmp(self, max_age_s: float) -> int:
         """Remove what a killed writer left in tmp/. Ages are by the file system's own clock, so no host's clock decides.
@@ -629,13 +466,3 @@ class Spool(Reader):
         if failed:
             raise failed
         return reaped
-
-
-def _forget(path: StrPath) -> None:
-    """Remove a file that matters no more; where that fails it is only in the way, and fsck or the reaper will find it."""
-    try:
-        os.unlink(path)  # noqa: PTH108
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error)

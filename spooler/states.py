@@ -51,9 +51,11 @@ MOVES = (
         ("claimed",),
         "a spooler; an editor, also from `held/`",
         True,
-        "choose an id that is free in `claimed/*`, `done/`, `failed/`, `cancelled/` · mkdir `claimed/<me>/<id>` · rename the "
-        "file to `job.json` in it (a folder: one rename)",
-        "an empty folder, removed by recovery; the job still waits",
+        "one job, or several in one go: for each choose an id that is free in `claimed/*`, `done/`, `failed/`, `cancelled/` · "
+        "mkdir `claimed/<me>/<id>` · fsync `claimed/<me>/` · rename each file to `job.json` in its folder (a folder: one "
+        "rename) · fsync `pending/`",
+        "empty folders, removed by recovery; what was not moved still waits, what was moved is claimed by a dead one: recovery "
+        "runs it",
     ),
     Move(
         "give back",
@@ -138,17 +140,16 @@ _BY_VERB = {move.verb: move for move in MOVES}
 def check(verb: str, root: Path, source: StrPath, target: StrPath) -> None:
     """Raise AssertionError unless the table has this move: the one assertion that every transition passes."""
     move = _BY_VERB[verb]
-    from_, to = _folder(root, source), _folder(root, target)
+    # In text: a submit asks this between two fsyncs, and `relative_to` was a tenth of what it took beside them.
+    inside = "" if str(root) == "." else f"{root}/"
+    from_, to = _folder(inside, str(source)), _folder(inside, str(target))
     if from_ not in move.sources or to not in move.targets:
         raise AssertionError(f"{verb} goes from {move.sources} to {move.targets}, but this is from {from_} to {to}.")
 
 
-def _folder(root: Path, path: StrPath) -> str:
-    """The folder of the spool that the path is in; "" for a path outside of it."""
-    # In text: a submit asks this between two fsyncs, and `relative_to` was a tenth of what it took beside them.
-    inside = "" if str(root) == "." else f"{root}/"
-    text = str(path)
-    return text[len(inside) :].partition(os.sep)[0] if text.startswith(inside) else ""
+def _folder(inside: str, path: str) -> str:
+    """The folder of the spool that the path is in, whose paths all begin so; "" for a path outside of it."""
+    return path[len(inside) :].partition(os.sep)[0] if path.startswith(inside) else ""
 
 
 def markdown_table() -> str:

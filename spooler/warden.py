@@ -37,9 +37,9 @@ class Warden:
         self._recycling = False
 
     @property
-    def idle(self) -> bool:
-        """Whether it may be given a job, as far as the engine goes."""
-        return self.facts is not None and not self._recycling and not self._killed_for
+    def room(self) -> int:
+        """How many jobs it may be given now, as far as the engine goes, which runs one at a time."""
+        return 1 if self.facts is not None and not self._recycling and not self._killed_for else 0
 
     @property
     def failing(self) -> bool:

@@ -35,13 +35,13 @@ def test_each_queue_gives_every_job_once(tmp_path: Path) -> None:
         try:
             queue = kind(tmp_path / name)
         except ImportError:
-            assert kind not in (peers.Ours, peers.OursUnsynced)
+            assert not issubclass(kind, peers.Ours)
             continue
-        queue.fill(5)
-        for _ in range(5):
+        queue.fill(9)
+        for _ in range(9):
             assert queue.claim() == peers.RAW, name
             queue.end()
-        with pytest.raises((AssertionError, StopIteration, TypeError, AttributeError)):
+        with pytest.raises((AssertionError, IndexError, StopIteration, TypeError, AttributeError)):
             queue.claim()
 
 

@@ -11,7 +11,7 @@ import pytest
 from filelock import Timeout
 from house import listing
 
-from spooler import spool as spool_module
+from spooler import moves
 from spooler.batches import Batches
 from spooler.spool import Spool
 from tests.prove.operations import operations
@@ -35,7 +35,7 @@ def test_what_could_meet_a_claim_waits_for_the_claim_lock(
     operation.stage(spool)
     if is_free(operation.name):
         return
-    monkeypatch.setattr(spool_module, "CLAIM_LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(moves, "CLAIM_LOCK_WAIT_S", 0.01)
     before = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
     with spool.claim_lock(), operation.ready(spool), pytest.raises(Timeout):
         operation.deed(spool)
@@ -62,7 +62,7 @@ def test_nobody_takes_apart_a_batch_that_another_is_beginning(tmp_path: Path, mo
     spool = Spool(tmp_path / "spool")
     spool.create()
     (spool.batches / "two").mkdir()  # its taker has come so far
-    monkeypatch.setattr(spool_module, "CLAIM_LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(moves, "CLAIM_LOCK_WAIT_S", 0.01)
     with spool.claim_lock(), pytest.raises(Timeout):
         Batches(spool).unfinished()
     assert (spool.batches / "two").is_dir()

@@ -43,7 +43,7 @@ def test_the_points_of_a_module_are_found_and_no_others() -> None:
         (9, "fsync", "durable.replace(path, data)", "durable.replace_lightly(path, data)"),
         (10, "lock", "lock.claim_lock()", '__import__("contextlib").nullcontext()'),
         (11, "handler", "contextlib.suppress(FileNotFoundError, ValueError)", "contextlib.suppress()"),
-        (14, "rename", 'durable.rename(path, folder / "x")', '(path).rename(folder / "x")'),
+        (14, "rename", 'durable.rename(path, folder / "x")', '__import__("pathlib").Path(path).rename(folder / "x")'),
         (16, "outcome", "gone(path) and there(folder)", "False"),
         (16, "outcome", "gone(path) and there(folder)", "True"),
         (16, "outcome", "gone(path) and there(folder)", "gone(path)"),
@@ -70,7 +70,7 @@ def test_every_mutant_is_another_module_and_has_a_name_of_its_own() -> None:
 def test_no_fsync_goes_unseen() -> None:
     """What is found is what a plain search finds, in every module that the proof is about, and no module is left out."""
     for path in sorted(Path(mutants.ROOT, "spooler").glob("*.py")):
-        syncs = ("os.fsync(", "sync_folder(", "sync_file(", "durable.sync_")
+        syncs = ("os.fsync(", "sync_folder(", "sync_file(", "sync_moves(", "durable.sync_")
         called = sum(line.strip().startswith(syncs) for line in path.read_text().splitlines())
         found = [each for each in mutants_of(path.read_bytes(), path.stem) if each.becomes == "None" and each.kind == "fsync"]
         assert len([each for each in found if "self._sync" not in each.was]) == called

@@ -338,7 +338,7 @@ def test_what_was_written_to_since_it_was_read_is_neither_claimed_nor_rejected_n
     drop(spool, "cat.json", CAT)
     drop(spool, "two.txt", b"a cat\na dog\n")
 
-    def still() -> bool:
+    def still(name: str = "") -> bool:
         return False
 
     assert spool.claim("cat.json", "me", still=still) is None

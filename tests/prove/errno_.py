@@ -73,7 +73,7 @@ def gist(value: Any) -> Any:
     if isinstance(value, Place):
         return value.state, value.id
     if isinstance(value, list):
-        return sorted(gist(each) for each in value)
+        return sorted((gist(each) for each in value), key=repr)
     if isinstance(value, Edited):
         return value.state, value.id
     return value if isinstance(value, bool | int) else None

@@ -26,14 +26,15 @@ from typing import Any
 
 from spooler.spool import Spool
 from tests.prove import errno_, fire, firing_range, kill, lives, operations, power
-from tests.prove.mutation import Mutant, mutants
+from tests.prove.mutation import PATH, Mutant, mutants
 from tests.prove.report import ROOT, Figure, cannot_run, main, report
 
 NAME = "mutants"
 WORKERS = 2
 #: Where jobs are moved and written. Not here: what only reads, and what writes a probe that it removes (doctor, mounts).
 MODULES = (
-    "durable", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices", "edit", "archive", "fsck",
+    "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices",
+    "edit", "archive", "fsck",
     "retention", "intake", "removal", "service",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it on a machine that is busy.
@@ -44,34 +45,44 @@ OPERATIONS = 6
 STATES = 6
 #: The tests of a module, quick ones first. Those of spool.py serve for what it is made of.
 TESTS: Mapping[str, Sequence[str]] = {
-    "pending": ("looks", "races", "gone", "batches", "spool", "watch", "prove_traces"),
+    "pending": ("looks", "races", "claims", "gone", "batches", "spool", "watch", "prove_traces"),
     "pictures": ("looks", "pictures", "strangers"),
     "batches": ("looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
     "doorman": ("looks", "gone", "batches", "watch", "prove_traces"),
     "notices": ("syncs", "gone", "notices"),
-    "edit": ("looks", "gone", "verbs", "locks"),
+    "edit": ("looks", "gone", "claims", "verbs", "locks"),
     "archive": ("looks", "gone", "verbs"),
     "fsck": ("syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
-    "intake": ("begin", "gone", "looks", "locks", "spool", "service"),
+    "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
     "removal": ("gone", "retention", "spool"),
-    "service": ("life", "begin", "prove_clock"),
+    "service": ("life", "begin", "claims", "prove_clock"),
 }
-SPOOL = ("durable", "syncs", "looks", "races", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
+SPOOL = ("durable", "syncs", "looks", "races", "claims", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
 #: Tests of races, which take long and are for the locks.
 RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
-    "durable", "syncs", "life", "looks", "races", "gone", "begin", "verbs", "batches", "locks", "batch_file", "retention",
-    "spool", "mounts", "index", "pictures", "notices", "watch", "prove_errno", "prove_kill",
+    "durable", "syncs", "life", "looks", "races", "claims", "gone", "begin", "verbs", "batches", "locks", "batch_file",
+    "retention", "spool", "mounts", "index", "pictures", "notices", "watch", "prove_errno", "prove_kill",
     "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
 )  # fmt: skip
 #: Mutants that change nothing that anybody could see, each with the reason. They are counted apart.
 PROBE = "The file is empty and removed at once; nobody asks for more than that it could be made."
 EQUIVALENT: Mapping[tuple[str, str, str, str], str] = {
-    ("spool", "Spool.create", 'durable.write_new(probe, b"")', '(probe).write_bytes(b"")'): PROBE,
-    ("spool", "Spool.reap_tmp", 'durable.write_new(now_file, b"")', '(now_file).write_bytes(b"")'): PROBE,
-    ("retention", "agrees_with_disk", 'durable.write_new(probe, b"")', '(probe).write_bytes(b"")'): PROBE,
+    ("spool", "Spool.create", 'durable.write_new(probe, b"")', f'{PATH}(probe).write_bytes(b"")'): PROBE,
+    (
+        "spool",
+        "Spool.reap_tmp",
+        'durable.write_new(now_file, b"")',
+        f'{PATH}(now_file).write_bytes(b"")',
+    ): PROBE,
+    (
+        "retention",
+        "agrees_with_disk",
+        'durable.write_new(probe, b"")',
+        f'{PATH}(probe).write_bytes(b"")',
+    ): PROBE,
     (
         "pending",
         "Pending._list",

@@ -2,7 +2,8 @@
 
 They are found in the syntax tree, so that a new fsync is a new mutant by itself. What is looked for, and what it becomes:
 
-    fsync    os.fsync, sync_file, sync_folder: nothing · make_folder: mkdir · replace: replace_lightly · write_new: write_bytes
+    fsync    os.fsync, sync_file, sync_folder, sync_moves: nothing · make_folder: mkdir · replace: replace_lightly · write_new:
+             write_bytes
     rename   durable.rename, durable.link: the bare system call, whose error is believed
     outcome  the look at what a failed call did (an `if` inside `except`): always so, never so, and each half of it alone
     handler  `except` or `suppress` of a lost race, a name that is taken or a failed fsync: it catches nothing
@@ -20,9 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 FLAGS = frozenset({"O_EXCL", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"})
-SYNCS = frozenset({"fsync", "fdatasync", "sync_file", "sync_folder", "_sync"})
+SYNCS = frozenset({"fsync", "fdatasync", "sync_file", "sync_folder", "sync_moves", "_sync"})
 #: Errors that are answers: somebody was faster, the name is taken, the disk does not promise to keep it, the lock is held.
 ANSWERS = frozenset({"FileExistsError", "FileNotFoundError", "NotADirectoryError", "UnsyncedError", "Timeout"})
+#: In a mutant, for a path may be text there: it must lack a promise, and not be a mistake that every test would catch.
+PATH = '__import__("pathlib").Path'
 #: Calls that look at a file before it is touched.
 LOOKS = frozenset({"exists", "find_by_name", "is_free", "_free", "is_symlink", "_signature", "S_ISREG", "S_ISDIR", "completed"})
 #: Calls that verify, and what they say when all is well.
@@ -136,17 +139,17 @@ def _of_call(call: ast.Call, alone: bool, text: Callable[[ast.AST], str]) -> Ite
     if name in SYNCS:
         yield "fsync", call, "None"
     elif name == "make_folder":
-        yield "fsync", call, f"{given[0]}.mkdir({', '.join(given[1:])})"
+        yield "fsync", call, f"{PATH}({given[0]}).mkdir({', '.join(given[1:])})"
     elif name == "write_new" and is_durable:
-        yield "fsync", call, f"({given[0]}).write_bytes({given[1]})"
+        yield "fsync", call, f"{PATH}({given[0]}).write_bytes({given[1]})"
     elif name == "write_new_if_missing":
-        yield "fsync", call, f"({given[0]}).touch()"
+        yield "fsync", call, f"{PATH}({given[0]}).touch()"
     elif name == "replace" and text(call.func) == "durable.replace":
         yield "fsync", call, f"durable.replace_lightly({', '.join(given)})"
     elif name == "rename" and text(call.func) == "durable.rename":
-        yield "rename", call, f"({given[0]}).rename({given[1]})"
+        yield "rename", call, f"{PATH}({given[0]}).rename({given[1]})"
     elif name == "link" and text(call.func) == "durable.link":
-        yield "rename", call, f"({given[1]}).hardlink_to({given[0]})"
+        yield "rename", call, f"{PATH}({given[1]}).hardlink_to({given[0]})"
     elif name == "claim_lock":
         yield "lock", call, '__import__("contextlib").nullcontext()'
     elif name == "acquire" and alone:

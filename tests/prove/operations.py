@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -185,6 +185,48 @@ def _claim_dropped(spool: Spool) -> Ledger:
     ended(spool, "my-cat", DOG, "done")
     given(spool, "my cat", CAT)
     return having(ledger, Entry("my-cat-2", CAT, keeps_id=False), Entry("my-cat", DOG, state="done"))
+
+
+#: A file, a folder with pictures, and another file, in the order in which they are claimed.
+THREE = ("cat.json", "fox", "dog.json")
+ONE_GONE = ("cat.json", "gone.json", "fox")
+
+
+def _three_waiting(spool: Spool) -> Ledger:
+    ledger = new(spool)
+    given(spool, "cat", CAT)
+    given(spool, "fox", WITH_INPUTS, INPUTS)
+    given(spool, "dog", DOG)
+    (spool.claimed / ME / "dog").mkdir()  # killed between mkdir and rename
+    return having(ledger, Entry("cat", CAT), Entry("fox", WITH_INPUTS, inputs=INPUTS), Entry("dog", DOG))
+
+
+def _two_of_one_id(spool: Spool) -> Ledger:
+    """Two files whose names make one id, of which only one can have it."""
+    ledger = new(spool)
+    given(spool, "my cat", CAT)
+    given(spool, "my-cat", DOG)
+    return having(ledger, Entry("my cat", CAT, keeps_id=False), Entry("my-cat", DOG, keeps_id=False))
+
+
+def _two_held(spool: Spool) -> Ledger:
+    ledger = new(spool)
+    given(spool, "cat", CAT, state="held")
+    given(spool, "fox", WITH_INPUTS, INPUTS, "held")
+    ends = frozenset({"held"})
+    return having(ledger, Entry("cat", CAT, ends), Entry("fox", WITH_INPUTS, ends, INPUTS))
+
+
+def _claim_many(names: Sequence[str], state: Literal["pending", "held"] = "pending") -> Callable[[Spool], Any]:
+    def deed(spool: Spool) -> list[Place | None]:
+        """The places; what kept one of them from being claimed is raised when the others are."""
+        answers = spool.claim_many(names, ME, state)
+        for answer in answers:
+            if isinstance(answer, OSError):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, OSError)]
+
+    return deed
 
 
 def _in_claimed(
@@ -521,6 +563,10 @@ def operations() -> list[Operation]:
         ),
         Operation("claim", _waiting(), lambda spool: spool.claim("cat.json", ME), _unchanged, lives=(ME,)),
         Operation("claim, folder", _waiting(folder=True), lambda spool: spool.claim("cat", ME), _unchanged, lives=(ME,)),
+        Operation("claim three in one go", _three_waiting, _claim_many(THREE), _unchanged, lives=(ME,)),
+        Operation("claim three, one gone", _three_waiting, _claim_many(ONE_GONE), _unchanged, lives=(ME,)),
+        Operation("claim two of one id", _two_of_one_id, _claim_many(("my cat.json", "my-cat.json")), _unchanged, lives=(ME,)),
+        Operation("claim two of held", _two_held, _claim_many(("cat.json", "fox"), "held"), _unchanged, lives=(ME,)),
         Operation("claim, id taken", _claim_dropped, lambda spool: spool.claim("my cat.json", ME), _unchanged, lives=(ME,)),
         Operation(
             "gather pictures",
