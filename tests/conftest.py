@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
 
 # Nor from the keys of whoever runs it: the default file is in his home.
 os.environ["SDSPOOL_KEYS"] = "/nonexistent/keys"
+
+# Whoever runs the tests in the background may have them ignore Ctrl-C, and so all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Engines of several tests draw at once: one that waits must not spin where another could draw.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
