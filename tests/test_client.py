@@ -193,9 +193,12 @@ def test_watching_tells_of_every_job_after_none_for_listing(there: Client, spool
     seen: list[client.ChangeView | None] = []
 
     def follow() -> None:
-        seen.extend(there.watch(120))
+        for each in there.watch(120):
+            seen.append(each)
+            if each and each.status == "done":
+                return
 
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=follow)
     thread.start()
     wait_for(lambda: seen, "the first word")
     assert seen[0] is None
@@ -213,7 +216,8 @@ def test_watching_tells_of_every_job_after_none_for_listing(there: Client, spool
     spool.write_progress(place, Progress(phase="denoise", step=3, steps=9))
     wait_for(lambda: told("waiting", "running", "running"), "its progress")
     spool.publish(place, record.finish((), Timings()), "done")
-    wait_for(lambda: told("waiting", "running", "running", "done"), "its end")
+    thread.join(60)
+    assert told("waiting", "running", "running", "done")
     last = [each for each in seen if each and each.id == job_id]
     assert [each.was for each in last] == [None, "waiting", "running", "running"]
     assert last[2].progress and last[2].progress.step == 3 and last[3].progress is None

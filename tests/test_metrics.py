@@ -105,11 +105,12 @@ def test_a_scrape_tells_of_real_jobs_and_no_counter_goes_down(web: Web, spool: S
             _, now = scrape(web)
             counted = (
                 value(now, "sdspool_jobs", status="done"),
+                value(now, "sdspool_jobs", status="failed"),  # of the index, which is a moment behind
                 value(now, "sdspool_jobs_ended_total", spooler="gpu", status="done"),
                 value(now, "sdspool_jobs_failed_total", spooler="gpu", code="condition"),
                 value(now, "sdspool_files_rejected_total", spooler="gpu"),
             )
-            return now if counted == (1, 1, 1, 1) else None
+            return now if counted == (1, 1, 1, 1, 1) else None
 
         after = wait_for(all_told, "the ends to be counted")
         assert value(after, "sdspool_pictures_total", spooler="gpu") == 2

@@ -81,7 +81,7 @@ def test_the_page_and_the_json_tell_the_same(app: Flask, client: FlaskClient, sp
     assert told and told["day"]["done"] == 1 and told["day"]["failures"] == {"engine_error": 1} and told["disk"]["free"] > 0
     assert told["spoolers"][0]["name"] == "me" and not told["spoolers"][0]["alive"] and told["queue"]["waiting"] == 0
     page = text(client, "/status")
-    assert "engine_error" in page and page.count('class="plot"') == 4 and "<table" in page and "style=" not in page
+    assert "The engine failed" in page and page.count('class="plot"') == 4 and "<table" in page and "style=" not in page
 
 
 def test_a_status_without_any_job_or_spooler_is_a_page_too(tmp_path_factory: pytest.TempPathFactory) -> None:

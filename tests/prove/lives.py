@@ -211,8 +211,8 @@ def _overtaken(spool: Spool, ledger: Ledger, say: Say) -> None:
     kept = durable.sync_folder
     pending = [True]
 
-    def sync_folder(path: Path) -> None:
-        if path == spool.pending and pending:
+    def sync_folder(path: durable.StrPath) -> None:
+        if Path(path) == spool.pending and pending:
             pending.clear()
             (waiting,) = (place for place in spool.places("pending") if place.id != operations.NEIGHBOUR.id)
             # The submitter was told nothing yet, but the engine and the readers of done/ are.
