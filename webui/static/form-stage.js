@@ -35,8 +35,9 @@ const ended = job => {
 const page = id => `jobs/${encodeURIComponent(id)}`;
 const figure = (job, image) => {
   const img = make('img', { src: image.url, alt: (job.job.prompt || '').slice(0, 120), width: image.width, height: image.height });
+  const cell = image.cell && Object.entries(job.job.sweep).map(([name, values], n) => `${name} ${values[image.cell[n]]}`.slice(0, 40)).join(', ');
   return make('figure', {}, make('a', { href: `${page(job.id)}#picture-${image.index}` }, img),
-    make('figcaption', {}, make('span', { textContent: say('seed', { seed: image.seed }) })));
+    make('figcaption', {}, make('span', { textContent: image.sheet ? '' : cell || say('seed', { seed: image.seed }) })));
 };
 // A picture that is shown stays the same element while others come: nothing flickers, and nobody's click goes astray.
 const figures = new Map();
@@ -55,7 +56,7 @@ const paint = job => {
   bar.value = job.progress?.fraction_done ?? 0;
   cancels.hidden = !live;
   document.title = job.status === 'running' && job.progress ? `${Math.round(job.progress.fraction_done * 100)} % · ${title}` : title;
-  const shown = job.sheet && !live ? [{ url: job.sheet, seed: job.parameters?.seed, index: 0 }, ...job.images] : job.images;
+  const shown = job.sheet && !live ? [{ url: job.sheet, sheet: true, index: 0 }, ...job.images] : job.images;
   const key = JSON.stringify([job.id, shown.map(image => image.url), live && job.preview ? job.progress?.step : null]);
   opens.href = page(job.id);
   opens.hidden = false;

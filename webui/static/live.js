@@ -40,7 +40,7 @@ const poll = (url, show) => {
 // drag stays as it is until the next turn. Returns whether all were put in place.
 const refresh = async (keep = () => false) => {
   const answer = await fetch(location.href, { cache: 'no-store' });
-  if (!answer.ok) { location.reload(); return true; }
+  if (!answer.ok) { if (!part('form')) location.reload(); return true; } // a reload would take the pictures that the form was given
   const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
   let all = true;
   for (const theirs of fresh.querySelectorAll('[data-fresh]')) {
@@ -113,7 +113,22 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
   });
 } else if (status) {
   setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 1000 * Number(status.dataset.every));
-} else if (live) poll(live, told => { showCount(told); return 5000; });
+} else if (live) {
+  const beside = part('now'); // beside the form: what runs, waits and came last
+  let version = null;
+  poll(live, told => {
+    showCount(told);
+    if (!told || !beside) return 5000;
+    const now = `${told.queue} ${told.ready} ${told.paused}`;
+    if (version !== null && version !== now) refresh().then(all => { if (all) version = now; }).catch(() => {});
+    else version = now;
+    for (const running of told.running) {
+      const row = beside.querySelector(`[data-running][data-job="${CSS.escape(running.id)}"]`);
+      if (row) part('bar', row)?.setAttribute('value', running.fraction_done);
+    }
+    return 2000;
+  });
+}
 
 // -- small things of every page -----------------------------------------------------------------------------------------------------
 addEventListener('click', event => {
