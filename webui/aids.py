@@ -23,10 +23,10 @@ blueprint = Blueprint("aids", __name__)
 
 
 class TokenQuestion(BaseModel):
-    """Texts to count, as a job would have them."""
+    """Texts to count, as a job would have them; one that is longer than a job may have is not counted (null)."""
 
-    prompt: str = Field("", max_length=MAX_PROMPT)
-    negative_prompt: str = Field("", max_length=MAX_PROMPT)
+    prompt: str = ""
+    negative_prompt: str = ""
     model: str = Field("", description="Name of the model that would read them; empty for the default.")
 
 

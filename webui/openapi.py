@@ -12,7 +12,7 @@ from spooler import __version__
 from spooler.catalogue import Catalogue
 from spooler.client import ChangeView
 from spooler.ids import ID
-from spooler.job import Job
+from spooler.job import SWEEPABLE, Job
 from spooler.strict_json import MAX_BYTES
 from webui.actions import MOST_PRIORITY, BatchReport, QueueReport
 from webui.aids import MetadataReport, Picture, StyleList, StyleTexts, TokenCounts, TokenQuestion
@@ -481,7 +481,13 @@ def document() -> dict[str, Any]:
     )
     components = schemas["$defs"]
     submission = {**components["Job"], "title": "Submission", "properties": dict(components["Job"]["properties"])}
-    submission["properties"]["id"] = {"type": "string", "pattern": f"^{ID.pattern}$", "description": "An id of your own."}
+    for name in SWEEPABLE:  # a list in the place of a value is a sweep over it
+        field = submission["properties"][name]
+        told = {key: field[key] for key in ("default", "description", "title") if key in field}
+        value = {key: field[key] for key in field if key not in told}
+        submission["properties"][name] = told | {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+    wanted = {"type": ["string", "null"], "pattern": f"^{ID.pattern}$", "description": "An id of your own."}
+    submission["properties"]["id"] = wanted
     components["Submission"] = submission
     paths: dict[str, Any] = {}
     for path, method, summary, parameters, takes_job, answers in _ROUTES:

@@ -123,7 +123,7 @@ def _told(description: str, name: str) -> dict[str, Any]:
 
 def _drawing(summary: str, content: dict[str, Any]) -> dict[str, Any]:
     good = _told("The pictures; with `stream` as server-sent events.", "Images")
-    good["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    good["content"]["text/event-stream"] = {"schema": {}}
     failures = {str(status): _told(why, "Error") for status, why in _FAILURES.items()}
     body = {"required": True, "content": content}
     return {"post": {"summary": summary, "parameters": [_KEY], "requestBody": body, "responses": {"200": good, **failures}}}
