@@ -83,32 +83,36 @@ class Batches:
 
         `still` says, right before the move, whether it is what was read.
         """
+        with self._spool.claim_lock():
+            return self._take(name, rows, owner, still)
+
+    def _take(self, name: str, rows: int, owner: str, still: Callable[[], bool] = lambda: True) -> Batch | None:
+        """As `take`, under the claim lock."""
         spool = self._spool
         source = spool.pending / name
         single = source.suffix.lower() == ".png"
         stem = clean_id(source.stem)[:100]
-        with spool.claim_lock():
-            batch_id = next(wanted for wanted in versions(stem) if self._free(wanted, _job_ids(wanted, rows, single)))
-            jobs = _job_ids(batch_id, rows, single)
-            batch = Batch(id=batch_id, file=name, owner=owner, taken=utc_now(), jobs=jobs)
-            folder = self._root / batch_id
-            spool.restore(self._root)
-            durable.make_folder(folder)
-            try:
-                durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
-                if not still():
-                    raise FileNotFoundError(name)  # RACE: it was written to; what there is now is for the next look
-                overrides = source.with_name(f"{name}{OVERRIDES}")
-                if overrides.exists():
-                    spool.move("take", overrides, folder / overrides.name)
-                spool.move("take", source, folder / name)
-            except durable.UnsyncedError:
-                raise
-            except OSError as error:
-                self._undo(folder)
-                if isinstance(error, FileNotFoundError):
-                    return None  # RACE: withdrawn, or taken by another spooler
-                raise
+        batch_id = next(wanted for wanted in versions(stem) if self._free(wanted, _job_ids(wanted, rows, single)))
+        jobs = _job_ids(batch_id, rows, single)
+        batch = Batch(id=batch_id, file=name, owner=owner, taken=utc_now(), jobs=jobs)
+        folder = self._root / batch_id
+        spool.restore(self._root)
+        durable.make_folder(folder)
+        try:
+            durable.replace(folder / "batch.json", batch.model_dump_json(indent=2).encode())
+            if not still():
+                raise FileNotFoundError(name)  # RACE: it was written to; what there is now is for the next look
+            overrides = source.with_name(f"{name}{OVERRIDES}")
+            if overrides.exists():
+                spool.move("take", overrides, folder / overrides.name)
+            spool.move("take", source, folder / name)
+        except durable.UnsyncedError:
+            raise
+        except OSError as error:
+            self._undo(folder)
+            if isinstance(error, FileNotFoundError):
+                return None  # RACE: withdrawn, or taken by another spooler
+            raise
         return batch
 
     def submit(self, rows: Sequence[Job], batch_id: str, owner: str) -> Batch:
@@ -128,13 +132,16 @@ class Batches:
         durable.write_new(draft, raw)
         try:
             states.check("submit", spool.root, draft, target)
-            with contextlib.suppress(FileExistsError):  # an earlier call was killed behind this line
-                durable.link(draft, target)
-            durable.sync_folder(spool.pending)
+            with spool.claim_lock():  # or a spooler takes it as a file of the user that the web app runs as
+                with contextlib.suppress(FileExistsError):  # an earlier call was killed behind this line
+                    durable.link(draft, target)
+                durable.sync_folder(spool.pending)
+                taken = self._take(name, len(rows), owner)
         finally:
             draft.unlink(missing_ok=True)
-        # RACE: a spooler may be faster. Its rows are ours: both submit them, for whoever is told of them looks for them next.
-        taken = self.take(name, len(rows), owner) or self.read(batch_id)
+        # RACE: after that earlier call a spooler may be faster. Its rows are ours: both submit them, for whoever is told of
+        # them looks for them next.
+        taken = taken or self.read(batch_id)
         if taken is None:
             raise FileNotFoundError(target)
         jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or taken.owner}) for row in rows]

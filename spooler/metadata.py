@@ -213,9 +213,9 @@ def _of_old_invoke(text: str) -> Metadata | None:
     negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", words))
     names = {"seed": "seed", "steps": "steps", "cfg_scale": "guidance_scale", "width": "width", "height": "height"}
     fields, left = _renamed(given, names, frozenset({"prompt", "sampler", "type", "hires_fix", "variations", "postprocessing"}))
-    fields |= {"prompt": re.sub(r"\s*\[[^\[\]]*\]\s*", " ", words).strip()} | (
-        {"negative_prompt": negative} if negative else {}
-    )
+    # Cut at the brackets, then the ends: one pattern for a bracket and the spaces around it takes hours with a text of spaces.
+    prompt = " ".join(piece.strip() for piece in re.split(r"\[[^\[\]]*\]", words)).strip()
+    fields |= {"prompt": prompt} | ({"negative_prompt": negative} if negative else {})
     fields |= _model(whole.get("model_weights")) | _sampler(given.get("sampler"), None, left)
     return Metadata("InvokeAI", _seeded(fields, left), tuple(left[:MOST_LEFT]))
 
@@ -407,9 +407,9 @@ def _model(name: Any) -> Fields:
 def _lora(name: str, weight: Any) -> Fields:
     try:
         number = float(weight) if isinstance(weight, str | int | float) else 1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         number = 1.0
-    return {"name": infotext.stem(name), "weight": number}
+    return {"name": infotext.stem(name), "weight": number if math.isfinite(number) else 1.0}
 
 
 def _seeded(fields: Fields, left: list[str]) -> Fields:

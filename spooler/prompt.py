@@ -22,6 +22,8 @@ LIMIT = 10.0
 DEPTH = 30
 #: Pieces that weigh less than 1, in one prompt: the encoder reads the whole prompt once more for each.
 WEAKENED = 64
+#: Characters of a prompt that a mistake quotes: it is told to the log, too.
+TOLD = 60
 
 _TOKEN = re.compile(
     r"""
@@ -112,7 +114,7 @@ def extract_loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:
         inside, closed = match.groups()
         name, *strengths = (part.strip() for part in inside.split(":"))
         if not (closed and name and len(strengths) <= 1):
-            raise PromptError(f"A LoRA must be written <lora:name> or <lora:name:strength> but is `{match[0]}`.")
+            raise PromptError(f"A LoRA must be written <lora:name> or <lora:name:strength> but is `{match[0][:TOLD]}`.")
         strength = _number(strengths[0], "The strength of `{}`", match[0]) if strengths else 1.0
         loras.append((name, _within_limit(strength, "The strength of `{}`", match[0])))
         return ""
@@ -162,11 +164,11 @@ def _number(text: str, what: str, of: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise PromptError(f"{what.format(of)} must be a number but is {text!r}.") from error
+        raise PromptError(f"{what.format(of[:TOLD])} must be a number but is {text[:TOLD]!r}.") from error
 
 
 def _within_limit(number: float, what: str, of: str) -> float:
     """The number itself. Raises PromptError when it is not from -10 to 10: `what` begins its sentence, with `of` in it."""
     if -LIMIT <= number <= LIMIT:
         return number
-    raise PromptError(f"{what.format(of[:60])} must be from {-LIMIT:g} to {LIMIT:g} but is {number:g}.")
+    raise PromptError(f"{what.format(of[:TOLD])} must be from {-LIMIT:g} to {LIMIT:g} but is {number:g}.")

@@ -9,7 +9,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from spooler.job import Job
 from spooler.moments import Moment
@@ -77,15 +77,15 @@ class EngineFacts(_Part):
     device_name: str
     precision: str
     versions: dict[str, str]
-    load_seconds: float
+    load_seconds: FiniteFloat
     memory: str = Field("", description="The memory tricks that were on when the job ended.")
     rung: str | None = Field(
         None, description="The rung of the out-of-memory ladder that it took; null when all fitted at once."
     )
     peak_bytes: int | None = Field(
-        None, description="Most memory that was in use during the job: of the GPU, else of the process."
+        None, lt=1 << 63, description="Most memory that was in use during the job: of the GPU, else of the process."
     )
-    swaps: int = Field(0, description="How many models this engine had loaded by then, after its first.")
+    swaps: int = Field(0, lt=1 << 63, description="How many models this engine had loaded by then, after its first.")
 
 
 class Failure(_Part):

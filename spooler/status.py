@@ -6,15 +6,18 @@ folder.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from spooler.catalogue import Catalogue
+from spooler.moments import Moment
 from spooler.record import EngineFacts, Image
 
 #: What the engine is at: loading another model, in the denoising loop, the VAE, the upscaler, or writing files.
 Phase = Literal["load", "denoise", "decode", "upscale", "encode"]
+#: A number that can be reckoned with, whoever wrote it.
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Note(BaseModel):
@@ -25,11 +28,11 @@ class Progress(_Note):
     """How far the running job is: progress.json."""
 
     phase: Literal["starting"] | Phase = "starting"
-    image: int = Field(0, description="Index of the picture at work, or of the first of the batch, from 0.")
-    batch: int = Field(1, description="Number of pictures that are drawn together.")
-    count: int = 1
-    step: int = 0
-    steps: int = 0
+    image: Whole = Field(0, description="Index of the picture at work, or of the first of the batch, from 0.")
+    batch: Whole = Field(1, description="Number of pictures that are drawn together.")
+    count: int = Field(1, ge=1, lt=1 << 63)
+    step: Whole = 0
+    steps: Whole = 0
     images: tuple[Image, ...] = Field((), description="The pictures that are finished.")
 
     @property
@@ -46,8 +49,8 @@ class SpoolerStatus(_Note):
 
     spooler: str
     host: str
-    started: str
-    beat: str = Field(description="When this was written, UTC.")
+    started: Moment
+    beat: Moment = Field(description="When this was written, UTC.")
     state: Literal["starting", "ready", "failing", "stopped"] = Field(
         description="starting: the engine loads; ready: it is warm; failing: it cannot start, see reason."
     )
@@ -55,9 +58,9 @@ class SpoolerStatus(_Note):
     paused: bool = False
     running: str | None = Field(None, description="Id of the job on the device.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
-    waiting: int = Field(0, description="Number of jobs in pending/ that it knows of.")
+    waiting: Whole = Field(0, description="Number of jobs in pending/ that it knows of.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
-    speeds: dict[str, float] = Field({}, description="Measured seconds a megapixel-step, by model.")
+    speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = None
     catalogue: Catalogue = Catalogue()
 

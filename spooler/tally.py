@@ -7,8 +7,9 @@ killed between the end of a job and the file, a spooler has counted one too few.
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
 
 from spooler.record import Record
 from spooler.states import End
@@ -19,6 +20,8 @@ TALLY = "tally.json"
 MAX_BYTES = 1 << 18
 #: Codes of failures that are told apart. There are a dozen; whatever else there may be is counted as "other".
 MAX_CODES = 50
+#: No count of anything is larger; a larger one is no number of Prometheus.
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Told(BaseModel):
@@ -29,7 +32,7 @@ class Spread(_Told):
     """How many took how long: `counts[n]` at most `bounds[n]` seconds and more than the bound before; the last: longer."""
 
     bounds: tuple[float, ...] = Field(BOUNDS, max_length=100)
-    counts: tuple[NonNegativeInt, ...] = (0,) * (len(BOUNDS) + 1)
+    counts: tuple[Count, ...] = (0,) * (len(BOUNDS) + 1)
     sum: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
@@ -47,15 +50,13 @@ class Spread(_Told):
 class Tally(_Told):
     """All that one spooler has counted."""
 
-    ended: dict[End, NonNegativeInt] = Field({}, description="Jobs, by how they ended.")
-    failures: dict[str, NonNegativeInt] = Field(
-        {}, max_length=MAX_CODES + 1, description="Failed jobs by the code of the reason."
-    )
-    attempts: NonNegativeInt = 0
-    broken: NonNegativeInt = Field(0, description="Attempts that ended without an end of the job, which is tried again.")
-    rejected: NonNegativeInt = Field(0, description="Dropped files that were no valid job.")
-    pictures: NonNegativeInt = 0
-    batch: NonNegativeInt = Field(0, description="Most pictures that were drawn together in the job that was done last.")
+    ended: dict[End, Count] = Field({}, description="Jobs, by how they ended.")
+    failures: dict[str, Count] = Field({}, max_length=MAX_CODES + 1, description="Failed jobs by the code of the reason.")
+    attempts: Count = 0
+    broken: Count = Field(0, description="Attempts that ended without an end of the job, which is tried again.")
+    rejected: Count = Field(0, description="Dropped files that were no valid job.")
+    pictures: Count = 0
+    batch: Count = Field(0, description="Most pictures that were drawn together in the job that was done last.")
     waited: Spread = Field(Spread(), description="Seconds in the queue, of each job that began, at its first attempt.")
     ran: Spread = Field(Spread(), description="Seconds from start to end of those that were done.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -372,6 +373,12 @@ class Web:
             self._reader.join(30)
             assert self.process.stderr
             self.process.stderr.close()
+
+
+@pytest.mark.parametrize("text", [r'{"prompt": "\ud800"}', '{"prompt": ' + "[" * 600 + "]" * 600 + "}"], ids=["half", "deep"])
+def test_settings_that_no_answer_can_tell_are_a_mistake_of_the_file(client: FlaskClient, text: str) -> None:
+    answer = client.post("/api/v1/metadata", data={"file": (io.BytesIO(text.encode()), "a.json")})
+    assert answer.status_code == 400 and "half a character" in answer.get_data(as_text=True)
 
 
 @pytest.fixture

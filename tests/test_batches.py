@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from house import drop
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from spooler import durable
 from spooler.batches import ROWS_AT_ONCE, Batch, Batches
 from spooler.client import Client
 from spooler.doorman import Doorman
@@ -257,16 +259,33 @@ def test_a_side_file_of_a_held_job_stays(spool: Spool) -> None:
 def test_a_batch_that_a_spooler_takes_first_is_in_the_queue_when_its_submitter_is_told(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It can when an earlier call was killed behind its drop."""
     ours, theirs = Batches(spool), Batches(spool)
-    take = ours.take
+    take = ours._take
 
     def slower(name: str, rows: int, owner: str) -> Batch | None:
-        assert theirs.take(name, rows, "ann")
+        assert theirs._take(name, rows, "ann")
         return take(name, rows, owner)
 
-    monkeypatch.setattr(ours, "take", slower)
+    monkeypatch.setattr(ours, "_take", slower)
     told = ours.submit([Job(prompt="a red circle"), Job(prompt="a blue star")], "two", "bob")
     assert told.owner == "ann" and [spool.find_by_name(job_id) is not None for job_id in told.jobs] == [True, True]
+
+
+def test_a_batch_is_its_submitter_s_however_fast_a_spooler_is(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, link = Batches(spool), durable.link
+    with ThreadPoolExecutor(1) as spooler:
+        took: list[Future[Batch | None]] = []
+
+        def seen_at_once(source: durable.StrPath, target: durable.StrPath) -> None:
+            link(source, target)
+            if not took:
+                took.append(spooler.submit(theirs.take, "two.jsonl", 2, "the web app's user"))
+                wait(took, timeout=0.3)
+
+        monkeypatch.setattr(durable, "link", seen_at_once)
+        told = Batches(spool).submit([Job(prompt="a red circle"), Job(prompt="a blue star")], "two", "bob")
+        assert told.owner == "bob" and took[0].result() is None and Batches(spool).ids() == ["two"]
 
 
 def test_a_row_that_is_not_in_the_queue_yet_is_coming_and_not_gone(spool: Spool, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -485,6 +486,30 @@ def test_what_needs_no_key_is_little(client: FlaskClient) -> None:
     for path in ("/", "/queue", "/gallery", "/jobs/x", "/nowhere"):
         assert client.get(path).status_code == 303, path
     assert client.options("/api/v1/jobs").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/jobs/one/events"])
+@pytest.mark.parametrize("how", ["log out", "key away", "secret changed", "file broken"])
+def test_a_stream_ends_with_the_session_and_with_the_key(tmp_path: Path, path: str, how: str) -> None:
+    app = make_app(tmp_path, f"ann owner {ANN}\nops operator {OPS}\n", wait_s=60)
+    app.extensions["office"].spool.submit(b'{"prompt": "x"}', "one")
+    client = app.test_client()
+    if how == "log out":
+        log_in(client, "ann", ANN)
+    answer = client.get(path, headers={} if how == "log out" else bearer(ANN))
+    events = iter(answer.response)
+    assert answer.status_code == 200 and next(events)
+    keys, begun = tmp_path / "keys", time.monotonic()
+    if how == "log out":
+        client.post("/logout", headers={"Origin": "http://localhost"})
+    elif how == "file broken":
+        keys.write_text("ann")
+    else:
+        keys.write_text(f"ops operator {OPS}\n" + (f"ann owner {ANN}x\n" if how == "secret changed" else ""))
+    for _ in events:
+        pass
+    assert time.monotonic() - begun < 9  # and not after the next sign of life
+    answer.close()
 
 
 def test_a_key_that_is_gone_is_out_at_once_and_a_broken_file_lets_nobody_in(client: FlaskClient, tmp_path: Path) -> None:

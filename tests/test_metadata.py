@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zlib
 from typing import Any
 
@@ -201,6 +202,20 @@ def bomb() -> bytes:
 def test_what_tells_nothing_is_named_and_bounded(data: bytes, says: str) -> None:
     with pytest.raises(JobError, match=says.replace("[", r"\[")):
         metadata.read(data)
+
+
+@pytest.mark.parametrize("piece", [" ", "[", "[ ", " ]", "[a] "])
+def test_the_longest_prompts_of_another_tool_are_read_at_once(piece: str) -> None:
+    words = "a" + piece * (1_000_000 // len(piece)) + "b"
+    begun = time.perf_counter()
+    metadata.read(png(sd__metadata={"image": {"prompt": words}}))
+    assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.parametrize("weight", [10**400, "nan", "1e999", "much"])
+def test_a_weight_that_is_no_number_is_the_usual_one(weight: Any) -> None:
+    found = metadata.read(png(parameters={"sui_image_params": {"loras": ["ink"], "loraweights": [weight]}}))
+    assert found.fields["loras"] == [{"name": "ink", "weight": 1.0}]
 
 
 JSON = st.recursive(

@@ -15,7 +15,7 @@ from test_api import Web
 from test_guard import bearer
 
 from spooler.place import Place
-from spooler.record import Failure, Image, Record
+from spooler.record import Failure, Image, Record, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.status import SpoolerStatus
@@ -160,15 +160,19 @@ def test_who_is_let_in_may_read_it_and_nobody_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[]", b'{"ended": {"done": -1}}', b'{"waited": {"bounds": [2, 1]}}', b'{"attempts": 1e999}']
-)
+    "raw",
+    [
+        b"", b"{", b"[]", b'{"ended": {"done": -1}}', b'{"waited": {"bounds": [2, 1]}}', b'{"attempts": 1e999}',
+        b'{"attempts": 1%s}' % (b"0" * 400), b'{"failures": {"x": 1%s}}' % (b"0" * 400),
+    ],
+)  # fmt: skip
 def test_p5_a_file_that_is_no_tally_stops_neither_the_scrape_nor_the_spooler(spool: Spool, tmp_path: Path, raw: bytes) -> None:
     hostile = 'gpu"} 1\nsdspool_forged 1\n'
     for name in (hostile, "copy"):
         (spool.claimed / name).mkdir()
     (spool.claimed / "me" / TALLY).write_bytes(raw)
     for folder, name in (("me", "me"), ("copy", "me"), (hostile, hostile)):
-        status = SpoolerStatus(spooler=name, host=hostile, started="", beat="", state="ready")
+        status = SpoolerStatus(spooler=name, host=hostile, started=utc_now(), beat=utc_now(), state="ready")
         (spool.claimed / folder / "spooler.json").write_bytes(status.model_dump_json().encode())
     assert spool.tally("me") == Tally()
     client = create_app(Settings(spool=spool.root, cache=tmp_path / "cache")).test_client()
@@ -180,7 +184,7 @@ def test_p5_a_file_that_is_no_tally_stops_neither_the_scrape_nor_the_spooler(spo
 
 
 def test_readyz_is_shut_when_the_queue_is_full_or_the_disk_is(spool: Spool, tmp_path: Path) -> None:
-    status = SpoolerStatus(spooler="me", host="x", started="", beat="", state="ready")
+    status = SpoolerStatus(spooler="me", host="x", started=utc_now(), beat=utc_now(), state="ready")
     spool.write_status(status)
     with spool.life_lock("me"):
         for options, part in (({"max_waiting": 1}, "may wait"), ({"floor_mib": 9e8}, "MiB free"), ({}, None)):

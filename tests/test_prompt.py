@@ -145,6 +145,13 @@ def test_the_longest_prompts_are_read_at_once(piece: str) -> None:
     assert time.perf_counter() - begun < 2
 
 
+@pytest.mark.parametrize("prompt", ["<lora:", "<lora:ink:", "(a:1.1.", "(a:9"])
+def test_a_mistake_quotes_a_piece_of_the_prompt_and_not_all_of_it(prompt: str) -> None:
+    with pytest.raises(PromptError) as error:
+        (extract_loras if "lora" in prompt else parse)(prompt + "1" * 5000 + (")" if "(" in prompt else ""))
+    assert len(str(error.value)) < 250
+
+
 def test_loras_are_taken_out_of_the_prompt() -> None:
     assert extract_loras("a cat") == ("a cat", [])
     assert extract_loras("a cat <lora:ink>") == ("a cat ", [("ink", 1.0)])

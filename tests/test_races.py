@@ -21,7 +21,7 @@ from spooler.job import Job
 from spooler.mistakes import JobError
 from spooler.pending import Pending
 from spooler.place import Place
-from spooler.record import Record, Timings
+from spooler.record import Record, Timings, utc_now
 from spooler.removal import remove
 from spooler.spool import Spool, SpoolError, TakenError
 from spooler.status import SpoolerStatus
@@ -193,7 +193,7 @@ def test_p9_a_link_to_a_folder_is_no_job_and_no_spooler(spool: Spool) -> None:
 def test_what_has_gone_meanwhile_is_told_as_gone(spool: Spool, tmp_path: Path) -> None:
     place = claimed(spool)
     assert spool.spoolers() == [] and spool.read_progress(place) is None and spool.read_record(place) is None
-    spool.write_status(SpoolerStatus(spooler="me", host="h", started="", beat="", state="ready"))
+    spool.write_status(SpoolerStatus(spooler="me", host="h", started=utc_now(), beat=utc_now(), state="ready"))
     assert [(status.spooler, alive) for status, alive in spool.spoolers()] == [("me", False)]
     place.path.rename(spool.claimed / "dead" / "cat")
     assert spool.queued_at(place).startswith("1970-01-01")

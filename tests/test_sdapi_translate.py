@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from typing import Any
 
 import pytest
@@ -203,6 +204,7 @@ def test_what_cannot_be_done_and_would_be_another_picture_is_refused(given: dict
         ({"prompt": "a [cat:dog:0.5]"}, {"prompt editing [from:to:when]"}),
         ({"prompt": "a [cat|dog]"}, {"alternating words [a|b]"}),
         ({"prompt": "a cat AND a dog"}, {"composition with AND"}),
+        ({"prompt": "a [b] [cat:dog] <lyco:ink> c"}, {"extra networks other than <lora:...>"}),
         ({"prompt": "a [cat], BREAK (a dog:1.2) <lora:ink:1>"}, set()),
         ({"override_settings": {"sd_model_checkpoint": "dev"}, "negative_prompt": "x"}, {"negative_prompt"}),
         (
@@ -216,6 +218,15 @@ def test_what_cannot_be_done_and_would_be_another_picture_is_refused(given: dict
 def test_what_is_left_out_is_named(given: dict[str, Any], named: set[str]) -> None:
     job(**given)
     assert set(wish(**given).ignored) == named
+
+
+@pytest.mark.parametrize("piece", ["[", ":", "[:", "[:1 ", "|", "[|", "<a:", "<a", " ", "1 "])
+def test_the_longest_texts_are_read_at_once(piece: str) -> None:
+    text = "a[" + piece * (200_000 // len(piece)) + "b"
+    begun = time.perf_counter()
+    wish(prompt=text)
+    assert names.model(text, CATALOGUE) is None
+    assert time.perf_counter() - begun < 5
 
 
 def test_extra_networks_are_left_out_of_the_prompt_where_that_is_asked_for() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from test_pages import app, client, finish, spool, text
 
+from spooler.record import utc_now
 from spooler.spool import Spool
 from webui import plots
 from webui.day import PIECES, day, spread
@@ -91,3 +94,41 @@ def test_a_status_without_any_job_or_spooler_is_a_page_too(tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("empty")
     page = text(create_app(Settings(spool=folder / "spool", cache=folder / "cache")).test_client(), "/status")
     assert "None has ever worked on this spool." in page and "None in the last 24 hours." in page
+
+
+ENGINE = {
+    "model": "m", "hash": "", "family": "sd1", "device": "cpu", "device_name": "", "precision": "", "versions": {},
+    "load_seconds": 1,
+}  # fmt: skip
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"started": "yesterday"},
+        {"waiting": HUGE},
+        {"engine": {**ENGINE, "load_seconds": HUGE}},
+        {"engine": {**ENGINE, "peak_bytes": HUGE}},
+        {"engine": {**ENGINE, "swaps": HUGE}},
+    ],
+)
+def test_p5_a_note_that_cannot_be_reckoned_with_is_none(client: FlaskClient, spool: Spool, wrong: dict[str, Any]) -> None:
+    now = utc_now()
+    note = {"spooler": "me", "host": "h", "started": now, "beat": now, "state": "ready", **wrong}
+    (spool.claimed / "me" / "spooler.json").write_text(json.dumps(note))
+    for path in ("/", "/status", "/metrics", "/api/v1/status", "/api/v1/live", "/readyz"):
+        assert client.get(path).status_code in (200, 503), path
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"count": 0}, {"count": -1}, {"steps": HUGE, "step": HUGE}, {"image": HUGE}, {"batch": HUGE}, {"step": -1}]
+)
+def test_p5_a_progress_that_cannot_be_reckoned_with_is_none(client: FlaskClient, spool: Spool, wrong: dict[str, Any]) -> None:
+    spool.submit(b'{"prompt": "x"}', "one")
+    place = spool.claim("one.json", "me")
+    assert place
+    (place.path / "progress.json").write_text(json.dumps({"image": 0, **wrong}))
+    for path in ("/", "/queue", "/jobs/one", "/api/v1/live", "/api/v1/jobs", "/sdapi/v1/progress"):
+        assert client.get(path).status_code == 200, path
+    assert spool.read_progress(place) is None

@@ -104,7 +104,11 @@ def read_metadata() -> Response:
         )
     found = metadata.read(file.read())
     told = {name: value for name, value in found.fields.items() if name not in ("image", "mask")}
-    return _send(MetadataReport(tool=found.tool, fields=told, flat=flat.of_fields(told), left_out=list(found.left_out)))
+    try:
+        return _send(MetadataReport(tool=found.tool, fields=told, flat=flat.of_fields(told), left_out=list(found.left_out)))
+    except ValueError as error:
+        rule = "The settings must be ordinary texts and numbers, but have half a character or nest too deep."
+        raise JobError(Mistake("", rule)) from error
 
 
 @blueprint.get("/api/v1/styles")

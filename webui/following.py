@@ -14,6 +14,7 @@ from flask import Blueprint, Response, current_app, request
 from spooler.changes import Seen
 from spooler.client import ProgressView
 from webui.answers import gone, report_of
+from webui.guard import still_in
 from webui.live import Live
 from webui.news import QueueNews, Sight
 from webui.office import Office, office
@@ -34,7 +35,7 @@ def events(job_id: str) -> Response:
     patience = office().patience
     with ExitStack() as kept:
         kept.enter_context(patience.seat())
-        return _stream(_events(patience, job_id, _most_s(), gone()), kept.pop_all())
+        return _stream(_events(patience, job_id, _most_s(), _over()), kept.pop_all())
 
 
 @blueprint.get("/api/v1/events")
@@ -46,11 +47,17 @@ def all_events() -> Response:
         kept.enter_context(desk.patience.seat())
         kept.enter_context(desk.news.listening(lambda: _sight(live, desk)))
         last_id = request.headers.get("Last-Event-ID", "")
-        return _stream(desk.news.events(last_id, _most_s(), ALIVE_S, gone()), kept.pop_all())
+        return _stream(desk.news.events(last_id, _most_s(), ALIVE_S, _over()), kept.pop_all())
 
 
 def _most_s() -> float:
     return min(MOST_S, office().settings.wait_s)
+
+
+def _over() -> Callable[[], bool]:
+    """Whether nobody listens any more, or who listens is no longer let in."""
+    hung_up, let_in = gone(), still_in()
+    return lambda: hung_up() or not let_in()
 
 
 def _stream(events: Iterator[bytes], kept: ExitStack) -> Response:

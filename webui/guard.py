@@ -161,6 +161,26 @@ def _of_session() -> Key | None:
     return door().sessions.holder(request.cookies.get(door().cookie, ""))
 
 
+def still_in() -> Callable[[], bool]:
+    """Whether who asks now would be let in later, too: for an answer that goes on for minutes.
+
+    It must not outlive the key, nor the session where a cookie was the way in.
+    """
+    at, who = door(), person().name
+    cookie = "" if request.authorization else request.cookies.get(at.cookie, "")
+    key = at.keys.named(who) if who else None
+
+    def look() -> bool:
+        try:
+            if key is None:
+                return not at.keys.in_force()
+            return (at.sessions.holder(cookie) if cookie else at.keys.named(who)) == key
+        except KeysError:  # as at the door: while the file cannot be used nobody is in
+            return False
+
+    return look
+
+
 def _not_let_in(detail: str) -> AnyResponse:
     """401 in the shape of the API that was asked; a browser is led to the page that asks for the key."""
     wanted = shape()

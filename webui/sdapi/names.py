@@ -10,7 +10,7 @@ from spooler.catalogue import Catalogue, ModelCard
 
 #: Ends of file names that a client may leave on a name.
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft")
-_HASH = re.compile(r"^(.*?)\s*\[([0-9a-fA-F]{6,64})\]$")
+_HASH = re.compile(r"\[([0-9a-fA-F]{6,64})\]$")
 #: Schedules of A1111 that space the noise levels as one of ours does.
 SAME_SCHEDULE = {"normal": "Uniform", "simple": "SGM Uniform"}
 NO_NAME = ("", "none", "automatic")
@@ -28,8 +28,8 @@ def model(text: str, catalogue: Catalogue) -> ModelCard | None:
         if wanted in (card.name, title(card)):
             return card
     bare, digest = wanted, ""
-    if found := _HASH.match(wanted):
-        bare, digest = found[1], found[2].lower()
+    if found := _HASH.search(wanted):
+        bare, digest = wanted[: found.start()].rstrip(), found[1].lower()
     for card in catalogue.models:
         if _stem(bare) in (card.name.lower(), _stem(card.name)) and bare:
             return card

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +33,8 @@ NO_EFFECT = re.compile(
     r"enable_pnginfo|add_.*_to_info|jpeg_quality|webp_lossless|notification_.*|memmon_.*|sd_checkpoint_hash|"
     r"sd_checkpoints_.*|sd_checkpoint_cache|sd_vae_checkpoint_cache|forge_inference_memory|forge_unet_storage_dtype"
 )
-#: Syntax of A1111's prompts that is drawn as it stands here: a pattern, and what it is called.
-SYNTAX = (
-    (re.compile(r"\[[^\[\]]*:[^\[\]]*\d\s*\]"), "prompt editing [from:to:when]"),
-    (re.compile(r"\[[^\[\]]*\|[^\[\]]*\]"), "alternating words [a|b]"),
-    (re.compile(r"\bAND\b"), "composition with AND"),
-    (re.compile(r"<(?!lora:)\w+:[^>]*>"), "extra networks other than <lora:...>"),
-)
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_NETWORK = re.compile(r"<(?!lora:)\w+:")
 ANCESTRAL = ("Euler a", "DPM2 a")
 SAME = ("", "none", "use same checkpoint", "use same sampler", "use same scheduler")
 
@@ -258,10 +253,26 @@ def _prompts(desk: _Desk) -> tuple[str, str]:
     if request.disable_extra_networks:
         with contextlib.suppress(PromptError):  # the job's own rules name it
             texts = [extract_loras(text)[0].strip() for text in texts]
-    for pattern, what in SYNTAX:
-        if any(pattern.search(text) for text in texts):
-            desk.leave_out(what, "drawn as it stands in the prompt")
+    for what in dict.fromkeys(what for text in texts for what in _not_understood(text)):
+        desk.leave_out(what, "drawn as it stands in the prompt")
     return texts[0], texts[1]
+
+
+def _not_understood(text: str) -> Iterator[str]:
+    """The names of A1111's syntax that is in the text and is drawn as it stands here.
+
+    Nobody has looked yet how long the text is, so each is looked for in one pass: a pattern that has to guess where its parts
+    end takes minutes with some.
+    """
+    inside = [found[1].rstrip() for found in _BRACKETS.finditer(text)]
+    if any(each[-1:].isdecimal() and ":" in each for each in inside):
+        yield "prompt editing [from:to:when]"
+    if any("|" in each for each in inside):
+        yield "alternating words [a|b]"
+    if re.search(r"\bAND\b", text):
+        yield "composition with AND"
+    if (found := _NETWORK.search(text)) and ">" in text[found.end() :]:
+        yield "extra networks other than <lora:...>"
 
 
 def _sampler(desk: _Desk, fields: dict[str, Any]) -> None:
