@@ -2,7 +2,7 @@
 
 Plain, a line is a sentence for people. As JSON it is an object for programs: time, level, logger, program, message, and what
 `event` put beside it (job, owner, seconds, ...). docs/operations.md has the events.
-No line has a prompt or a key.
+No line has a key, nor more of a prompt than the 60 characters that a mistake in it quotes.
 """
 
 from __future__ import annotations
