@@ -211,7 +211,7 @@ def test_p2_a_batch_whose_taker_was_killed_is_taken_up_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batches, "take", killed)
+        patch.setattr(Batches, "_take", killed)
         with pytest.raises(Killed):
             client.post("/api/v1/batches", json=[PROMPT] * 2, headers={"Idempotency-Key": "k"})
     assert [path.suffix for path in spool.pending.iterdir()] == [".jsonl"], "whole and durable: a spooler would take it"

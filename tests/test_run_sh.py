@@ -22,6 +22,8 @@ from spooler import settings
 
 RUN = ROOT / "run.sh"
 #: In the environment of everything that these tests start, engines in process groups of their own included.
+#: Without the checkout that these tests are of: the halves of a tree are its own.
+HERE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 MARK = {"SDSPOOL_TEST_MARK": uuid.uuid4().hex}
 
 # A build backend that needs nothing to be installed. It takes as long as there is a file `hold`.
@@ -121,7 +123,7 @@ def start(
     return subprocess.Popen(
         [run, *arguments],
         cwd=cwd,
-        env=os.environ | MARK | {"PIP_NO_INDEX": "1"} | (environment or {}),
+        env=HERE | MARK | {"PIP_NO_INDEX": "1"} | (environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -177,7 +177,7 @@ def test_of_too_many_connections_the_oldest_idle_one_of_the_greediest_goes(serve
 
 def test_five_hundred_half_open_connections_keep_nobody_waiting(server: Server, connect: Connect) -> None:
     """They are parked: the loop goes over those that are being answered. `./run.sh bench slow` has times."""
-    slow_server.HEAD_S = 600.0
+    slow_server.HEAD_S = slow_server.BODY_S = 600.0  # a third of them has sent its head
     held = [connect((b"", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")[number % 3]) for number in range(500)]
     wait_for(lambda: len(server.yard) == 500, "all of them to be parked")
     assert len(server._map) <= 4, "the listening socket, the trigger, the yard"
