@@ -89,6 +89,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """What it holds of a body that has not come whole."""
         return self.request.body_bytes_received if self.request is not None else 0
 
+    def close(self) -> None:
+        # waitress closes all of its connections so at the end: what was not sent of an answer may be a file.
+        self.handle_close()
+
     def del_channel(self, map: Any = None) -> None:
         self.server.yard.forget(self)
         super().del_channel(map)
