@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import durable, job, states
 from spooler.batch_file import read_rows
+from spooler.dropped import OVERRIDES
 from spooler.ids import clean_id, is_id, versions
 from spooler.job import Job
 from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
-from spooler.pending import OVERRIDES
 from spooler.reader import folders
 from spooler.record import utc_now
 from spooler.spool import Spool

@@ -15,10 +15,10 @@ from spooler.batches import Batches
 from spooler.catalogue import Catalogue, Sizes, merged
 from spooler.changes import Changes, Seen
 from spooler.client import BatchView, ChangeView, JobView, ProgressView, Status, Verb
+from spooler.dropped import owner_of
 from spooler.ids import is_id
 from spooler.job import Job, encode, from_fields
 from spooler.mistakes import JobError, Mistake, show
-from spooler.pending import owner_of
 from spooler.place import Place
 from spooler.reader import RESULT
 from spooler.record import Image, Record

@@ -12,11 +12,12 @@ from pathlib import Path
 from spooler import durable, job
 from spooler.batch_file import read_rows
 from spooler.batches import MAX_BYTES, Batch, Batches
+from spooler.dropped import OVERRIDES, Source, Suspect, has_writer, owner_of
 from spooler.ids import is_text
 from spooler.job import Job
 from spooler.logs import event
 from spooler.mistakes import IncompleteError, JobError, Mistake
-from spooler.pending import OVERRIDES, Pending, Source, Suspect, has_writer, owner_of
+from spooler.pending import Pending
 from spooler.reader import PRIORITY
 from spooler.spool import Spool
 

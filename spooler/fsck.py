@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from spooler import durable
 from spooler.batches import Batches
+from spooler.dropped import kind_of
 from spooler.ids import is_id
 from spooler.job import decode
 from spooler.mistakes import JobError
-from spooler.pending import kind_of
 from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, mtime_ns
 from spooler.record import Record
 from spooler.removal import remove

@@ -16,11 +16,12 @@ from spooler import estimate, gate, mounts
 from spooler.catalogue import Catalogue
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
+from spooler.dropped import owner_of
 from spooler.job import Job
 from spooler.logs import event, whose
 from spooler.mistakes import JobError
 from spooler.moments import seconds
-from spooler.pending import Judged, Pending, owner_of
+from spooler.pending import Judged, Pending
 from spooler.place import Place
 from spooler.schedule import Waiting
 from spooler.settings import Settings

@@ -7,38 +7,38 @@ as it is given time for, so that a hundred thousand files never hold up the next
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import pwd
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from spooler import durable, gate, pictures, priority, schedule
-from spooler.ids import ID, clean_id
+from spooler import durable, gate, pictures, schedule
+from spooler.dropped import (
+    OVERRIDES,
+    UNSEEN,
+    Found,
+    Side,
+    Signature,
+    Source,
+    Suspect,
+    has_writer,
+    is_dir,
+    kind_of,
+    owner_of,
+    side_of,
+    signature_of,
+    signature_of_source,
+)
+from spooler.ids import clean_id
 from spooler.job import Job
 from spooler.mistakes import IncompleteError, JobError, Mistake
 from spooler.moments import seconds
 from spooler.place import Place
 from spooler.reader import PRIORITY, Reader
 from spooler.schedule import Waiting
-
-log = logging.getLogger(__name__)
-
-#: Identity of a file's content as far as a look from outside tells: inode, size, modification time.
-Signature = tuple[int, int, int]
-UNSEEN: Signature = (0, 0, 0)
-
-#: A dropped file that holds many jobs, or a picture that tells of one.
-SOURCES = (".jsonl", ".csv", ".txt", ".png")
-OVERRIDES = ".overrides.json"
-#: Names that others give to what is not finished: editors, browsers, scp and rsync clients, sync tools.
-_UNFINISHED = ("~", "#", ".tmp", ".part", ".partial", ".filepart", ".swp", ".swx", ".crdownload", ".download")
 
 #: A listing may take this part of the time, so that a deep folder is listed less often.
 LISTING_SHARE = 0.05
@@ -56,38 +56,6 @@ class Judged:
 
     mine: bool = True
     work: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """Something in pending/ that is no job: for good, or perhaps not yet (a copy that is still arriving)."""
-
-    path: Path
-    reason: str
-    final: bool
-    since: float  # monotonic seconds since when it has not changed
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A dropped file of many jobs. It has no end that could be seen in its bytes: `whole` when it came by a rename."""
-
-    path: Path
-    since: float
-    whole: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A side file with another priority for a job."""
-
-    job_id: str
-    priority: int | None
-    top: int
-    since: float
-
-
-Found = Waiting | Suspect | Source | Side
 
 
 class Pending:
@@ -234,10 +202,10 @@ class Pending:
             if known is None:
                 return False
             if isinstance(known[1], Source):
-                return _signature_of_source(path) == known[0]
+                return signature_of_source(path) == known[0]
             if isinstance(known[1], Suspect) and known[0] == UNSEEN:
                 return True
-            return _signature(Place(clean_id(name), "pending", path, is_folder=path.suffix != ".json")) == known[0]
+            return signature_of(Place(clean_id(name), "pending", path, is_folder=path.suffix != ".json")) == known[0]
         except OSError:
             return False
 
@@ -300,7 +268,7 @@ class Pending:
         with os.scandir(self._spool.pending) as entries:
             for entry in entries:
                 there.add(entry.name)
-                if entry.name not in self._known and kind_of(entry.name, partial(_is_dir, entry)):
+                if entry.name not in self._known and kind_of(entry.name, partial(is_dir, entry)):
                     try:
                         new.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
                     except OSError:  # gone, or not to be looked at: the look itself will say which
@@ -330,7 +298,7 @@ class Pending:
                 if whole is False and isinstance(found, Suspect):
                     found = replace(found, since=now)
             elif kind == "source":
-                signature = _signature_of_source(path)
+                signature = signature_of_source(path)
                 if known and known[0] == signature and whole is None:
                     return
                 # A new name of a file that has another one too: it was linked here, as whole as by a rename.
@@ -341,7 +309,7 @@ class Pending:
                 signature = (info.st_ino, info.st_size, info.st_mtime_ns)
                 if known and known[0] == signature:
                     return
-                found = _side(path, info, now)
+                found = side_of(path, info, now)
         except FileNotFoundError:  # RACE: taken away since the listing
             if known:
                 self._leave(name, known[1])
@@ -357,7 +325,7 @@ class Pending:
     ) -> tuple[Signature, Found]:
         is_folder = path.suffix != ".json"
         place = Place(clean_id(name), "pending", path, is_folder=is_folder)
-        signature = _signature(place)
+        signature = signature_of(place)
         if known and known[0] == signature:
             if isinstance(known[1], Suspect):
                 if not hinted:
@@ -473,107 +441,6 @@ class Pending:
     def orphans(self, now: float, grace_s: float) -> Iterable[str]:
         """Names of side files whose job is not here, for longer than `grace_s` seconds."""
         return [f"{s.job_id}{PRIORITY}" for s in self._sides.values() if now - s.since > grace_s and not self.get(s.job_id)]
-
-
-def kind_of(name: str, is_folder: Callable[[], bool]) -> Literal["job", "source", "side"] | None:
-    """What an entry of pending/ may be by its name; None for others' temporary names and files that are nobody's job."""
-    if name.startswith((".", "~", "#")) or name.lower().endswith(_UNFINISHED):
-        return None
-    if name.endswith(OVERRIDES):
-        return None
-    if name.endswith(".json"):
-        return "job"
-    if name.endswith(PRIORITY):
-        return "side" if ID.fullmatch(name.removesuffix(PRIORITY)) else None
-    if name.lower().endswith(SOURCES):
-        return "source"
-    return "job" if is_folder() else None
-
-
-@lru_cache(256)
-def owner_of(uid: int) -> str:
-    """The user name of a file's owner; its number where it has no name."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
-
-
-def _side(path: Path, info: os.stat_result, now: float) -> Side:
-    """What a side file says; one that says nothing of use changes nothing."""
-    job_id = path.name.removesuffix(PRIORITY)
-    given = priority.read(path)
-    if given.mistake:  # told once for each time that the file changed
-        log.warning("job %s: %s", job_id, given.mistake)
-    if given.value == "top":
-        return Side(job_id, None, max(1, info.st_mtime_ns), now)
-    return Side(job_id, given.value, 0, now)
-
-
-def _signature(place: Place) -> Signature:
-    try:
-        info = place.job_file.lstat()
-    except FileNotFoundError:  # a folder may be there without it
-        info = place.path.lstat()
-    if place.is_folder:  # its pictures count too: they may come after job.json
-        inside = [entry.stat(follow_symlinks=False) for entry in _entries(place.path)]
-        newest = max((each.st_mtime_ns for each in inside), default=0)
-        return (info.st_ino, sum(each.st_size for each in inside) + len(inside), max(newest, info.st_mtime_ns))
-    return (info.st_ino, info.st_size, info.st_mtime_ns)
-
-
-def _signature_of_source(path: Path) -> Signature:
-    """Of a file of many jobs together with its overrides: as long as these change, it is not whole."""
-    info = path.lstat()
-    try:
-        extra = path.with_name(f"{path.name}{OVERRIDES}").lstat()
-    except FileNotFoundError:
-        return (info.st_ino, info.st_size, info.st_mtime_ns)
-    return (info.st_ino + extra.st_ino, info.st_size + extra.st_size + 1, info.st_mtime_ns + extra.st_mtime_ns)
-
-
-def has_writer(path: Path) -> bool:
-    """Whether some process of this host has the file, or one in the folder, open to write: no read lease then (fcntl(2)).
-
-    Where it cannot be told (a network file system, another user's file) the answer is no. SIGIO, which a writer that comes
-    just now sends us, is ignored by `service.serve`.
-    """
-    if path.is_dir() and not path.is_symlink():
-        try:
-            return any(has_writer(Path(entry.path)) for entry in _entries(path) if entry.is_file())
-        except OSError:
-            return False
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    inputs = folder / "inputs"
-    if inputs.is_dir() and not inputs.is_symlink():
-        with os.scandir(inputs) as entries:
-            found += list(entries)
-    return found
 
 
 def _lines(error: JobError | durable.UnreadableError) -> str:

@@ -25,6 +25,7 @@ from spooler import estimate, library, messages, mounts, pictures
 from spooler.catalogue import Catalogue, resolve_all
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
+from spooler.dropped import owner_of
 from spooler.durable import UnreadableError, UnsyncedError
 from spooler.floor import Floor
 from spooler.intake import LOOK_S, Intake
@@ -34,7 +35,6 @@ from spooler.logs import event
 from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
-from spooler.pending import owner_of
 from spooler.place import Place
 from spooler.record import EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention

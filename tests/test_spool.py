@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from house import ROOT, drop, listing, missing
 
+from spooler.dropped import Suspect
 from spooler.ids import ID, clean_id, new_id
 from spooler.job import Job, encode
-from spooler.pending import Pending, Suspect
+from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.spool import Spool, SpoolError, TakenError

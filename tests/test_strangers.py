@@ -143,16 +143,16 @@ def test_p5_a_folder_that_may_not_be_read_hides_nothing_else(
     warm: Spooler, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may read everything, so the system's answer is given here: the index is the web app's own.
-    from spooler import pending
+    from spooler import dropped, pending
 
-    signature = pending._signature
+    signature = pending.signature_of
 
-    def refuse(place: pending.Place) -> pending.Signature:
+    def refuse(place: dropped.Place) -> dropped.Signature:
         if place.id == "closed":
             raise PermissionError(13, "Permission denied")
         return signature(place)
 
-    monkeypatch.setattr(pending, "_signature", refuse)
+    monkeypatch.setattr(pending, "signature_of", refuse)
     spool = Spool(warm.spool.root.parent / "other")
     spool.create()
     drop(spool, "closed.json", JOB)

@@ -13,8 +13,8 @@ import pytest
 from house import ROOT, drop
 
 from spooler import archive, cli, edit, fsck
+from spooler.dropped import owner_of
 from spooler.mistakes import JobError
-from spooler.pending import owner_of
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
 

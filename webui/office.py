@@ -14,10 +14,10 @@ from flask import current_app, g
 from spooler import pictures
 from spooler.catalogue import Sizes
 from spooler.denylist import DenyList
+from spooler.dropped import owner_of
 from spooler.job import Job, encode
 from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake, show
-from spooler.pending import owner_of
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.index import Index
