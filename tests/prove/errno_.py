@@ -24,9 +24,9 @@ from spooler.states import ENDS
 from tests.prove import operations
 from tests.prove.fire import Call, Run, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, UNIQUE, Range, Tally, spread
-from tests.prove.operations import ME
 from tests.prove.promises import violations
 from tests.prove.report import Figure, cannot_run, main, report
+from tests.prove.stages import ME
 
 NAME = "errno_"
 WORKERS = 2

@@ -17,11 +17,12 @@ from typing import TypeVar
 
 from spooler import fsck
 from spooler.spool import Spool
-from tests.prove import operations
+from tests.prove import stages
 from tests.prove.fire import Run, fire, forked
-from tests.prove.operations import ME, Operation
+from tests.prove.operations import Operation
 from tests.prove.promises import Ledger, look, violations
 from tests.prove.restart import restart
+from tests.prove.stages import ME
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class Range:
         self._act(self.copy(self._stage))
 
     def copy(self, root: Path) -> Path:
-        return operations.copy(root, self._folder / str(next(self._numbers)))
+        return stages.copy(root, self._folder / str(next(self._numbers)))
 
     def _act(self, root: Path) -> None:
         spool = Spool(root)

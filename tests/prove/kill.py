@@ -17,9 +17,9 @@ from spooler.spool import Spool
 from tests.prove import operations
 from tests.prove.fire import MARK, Call, Run, fire, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, Range, Tally, spread
-from tests.prove.operations import ME
 from tests.prove.promises import violations
 from tests.prove.report import Figure, cannot_run, main, report
+from tests.prove.stages import ME
 
 NAME = "kill"
 WORKERS = 2

@@ -18,10 +18,11 @@ from spooler.job import decode, encode
 from spooler.life import Life
 from spooler.record import Record, Timings
 from spooler.spool import Place, Spool
-from tests.prove import operations
-from tests.prove.operations import CAT, DEAD, DOG, INPUTS, ME, REST, WITH_INPUTS, Operation, begun, having, new
+from tests.prove import operations, stages
+from tests.prove.operations import Operation
 from tests.prove.promises import Entry, Ledger
 from tests.prove.restart import FACTS, draw, restart
+from tests.prove.stages import CAT, DEAD, DOG, INPUTS, ME, REST, WITH_INPUTS, begun, having, new
 from tests.prove.turns import in_turns
 
 Say = Callable[[Ledger], None]
@@ -214,7 +215,7 @@ def _overtaken(spool: Spool, ledger: Ledger, say: Say) -> None:
     def sync_folder(path: durable.StrPath) -> None:
         if Path(path) == spool.pending and pending:
             pending.clear()
-            (waiting,) = (place for place in spool.places("pending") if place.id != operations.NEIGHBOUR.id)
+            (waiting,) = (place for place in spool.places("pending") if place.id != stages.NEIGHBOUR.id)
             # The submitter was told nothing yet, but the engine and the readers of done/ are.
             run.ledger = run.ledger.but("cat", id=waiting.id)
             run.run(waiting.id)
@@ -232,7 +233,7 @@ def _taken_over(spool: Spool) -> Ledger:
     ledger = new(spool)
     entries = []
     for name, raw in (("cat", CAT), ("dog", DOG), ("fox", FOX)):
-        begun(spool, operations.claimed(spool, name, raw, by=DEAD), 2)
+        begun(spool, stages.claimed(spool, name, raw, by=DEAD), 2)
         entries.append(Entry(name, raw, heard=1))
     return having(ledger, *entries)
 
@@ -260,13 +261,13 @@ def _restart(spool: Spool, ledger: Ledger, say: Say) -> None:
 
 def _busy(seed: int) -> Script:
     """A submitter, a spooler and two people who change their minds, all at once. The seed says who goes on when."""
-    cat, dog, fox, owl = (operations.job(f"{name} {seed}") for name in ("cat", "dog", "fox", "owl"))
-    eel = operations.job(f"eel {seed}", image="start.png")
+    cat, dog, fox, owl = (stages.job(f"{name} {seed}") for name in ("cat", "dog", "fox", "owl"))
+    eel = stages.job(f"eel {seed}", image="start.png")
 
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
-        operations.given(spool, "cat", cat)
-        operations.ended(spool, "owl", owl, "failed")
+        stages.given(spool, "cat", cat)
+        stages.ended(spool, "owl", owl, "failed")
         entries = (
             Entry("cat", cat, frozenset({"done", "cancelled"})),
             Entry("owl", owl, frozenset({"failed", "done", "held"}), heard=1),
@@ -287,7 +288,7 @@ def _busy(seed: int) -> Script:
         def spooler() -> None:
             for _ in range(3):
                 for waiting in spool.places("pending"):
-                    if waiting.id != operations.NEIGHBOUR.id and (place := spool.claim(waiting.path.name, ME)):
+                    if waiting.id != stages.NEIGHBOUR.id and (place := spool.claim(waiting.path.name, ME)):
                         entry = next(each for each in run.ledger.entries if each.raw == place.job_file.read_bytes())
                         if entry.id != place.id:  # claimed before its submitter was told of the id
                             run.ledger = run.ledger.but(entry.id, id=place.id)
@@ -314,12 +315,12 @@ def _busy(seed: int) -> Script:
 
 def _edit(state: str, folder: bool) -> Script:
     inputs = INPUTS if folder else {}
-    before = operations.job("a cat", **({"image": "start.png"} if folder else {}))
+    before = stages.job("a cat", **({"image": "start.png"} if folder else {}))
     after = encode(edit.replacing("cat", "dog")(decode(before)))
 
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
-        operations.given(spool, "cat", before, inputs, state)
+        stages.given(spool, "cat", before, inputs, state)
         # Which of the two is told by `one_of`.
         entry = Entry("cat", before, frozenset({"done" if state == "pending" else "held"}), inputs, given=False)
         return having(ledger, entry, replace(entry, raw=after))
@@ -332,7 +333,7 @@ def _edit(state: str, folder: bool) -> Script:
     return Script(f"edit, {state}{', folder' if folder else ''}", stage, act, one_of=(before, after))
 
 
-FOX = operations.job("fox")
+FOX = stages.job("fox")
 NEW = "new"
 
 

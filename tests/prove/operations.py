@@ -6,14 +6,11 @@ deed returned.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from spooler import durable, edit, retention
@@ -21,27 +18,31 @@ from spooler.batch_file import read_rows
 from spooler.batches import Batches
 from spooler.job import decode, encode
 from spooler.place import Place
-from spooler.record import Image, Record, Timings
+from spooler.record import Record
 from spooler.spool import Spool
 from tests.prove.promises import Entry, Ledger
-from tests.prove.restart import FACTS, OWNER, SIDE, draw, picture, restart, submit_rows
+from tests.prove.restart import FACTS, OWNER, restart, submit_rows
+from tests.prove.stages import (
+    CAT,
+    DEAD,
+    DOG,
+    INPUTS,
+    ME,
+    REST,
+    START,
+    WITH_INPUTS,
+    begun,
+    claimed,
+    ended,
+    finished,
+    given,
+    having,
+    job,
+    new,
+    write,
+)
 
-ME, DEAD = "me", "dead"
-REST = frozenset({"done"})
 WAITING: tuple[Literal["pending", "held"], ...] = ("pending", "held")
-START = picture(200, 0)
-
-
-def job(name: str, **fields: Any) -> bytes:
-    """A job's bytes. They are not what sdspool itself would write, so that one that was rewritten is seen."""
-    return f" {json.dumps({'prompt': f'a red circle, {name}', 'steps': 2, **fields})}\n\n".encode()
-
-
-CAT, DOG = job("cat"), job("dog")
-WITH_INPUTS = job("cat with a picture", image="start.png")
-INPUTS = {"start.png": START}
-#: A neighbour that has nothing to do with the deed: it waits, and must come to its end too.
-NEIGHBOUR = Entry("neighbour", job("neighbour"))
 
 
 @dataclass(frozen=True)
@@ -61,72 +62,6 @@ class Operation:
         for name in self.lives:
             stack.enter_context(spool.life_lock(name).acquire(timeout=5))
         return stack
-
-
-# -- stages ------------------------------------------------------------------------------------------------------------------
-
-
-def given(spool: Spool, name: str, raw: bytes, inputs: Mapping[str, bytes] | None = None, state: str = "pending") -> Path:
-    """A job in pending/ or held/ as if it had always been there."""
-    if not inputs:
-        return _write(spool.root / state / f"{name}.json", raw)
-    for picture_name, data in inputs.items():
-        _write(spool.root / state / name / "inputs" / picture_name, data)
-    _write(spool.root / state / name / "job.json", raw)
-    return spool.root / state / name
-
-
-def claimed(spool: Spool, name: str, raw: bytes, inputs: Mapping[str, bytes] | None = None, by: str = ME) -> Place:
-    given(spool, name, raw, inputs)
-    place = spool.claim(name if inputs else f"{name}.json", by)
-    assert place and place.id == name
-    return place
-
-
-def begun(spool: Spool, place: Place, pictures: int = 1) -> Record:
-    """An attempt that the engine has heard of, with the pictures that it has drawn so far. Returns the record."""
-    record = spool.read_record(place) or Record(id=place.id, queued="2026-01-01T00:00:00Z")
-    decoded = spool.read_job(place)
-    record = record.claimed_by(place.spooler or ME, place.id, "").end_attempt("worker-died: the engine died")
-    record = record.begin_attempt(decoded, FACTS)
-    spool.prepare(place, record)
-    list(draw(place.path, record.attempts[-1].number, pictures))
-    return record
-
-
-def finished(record: Record, pictures: int = 1) -> Record:
-    number = record.attempts[-1].number
-    images = (Image(file=f"{i}.png", index=i, seed=number, width=SIDE, height=SIDE) for i in range(pictures))
-    return record.finish(tuple(images), Timings(), FACTS)
-
-
-def ended(spool: Spool, name: str, raw: bytes, state: str, inputs: Mapping[str, bytes] | None = None) -> Place:
-    """A job in done/, failed/ or cancelled/."""
-    place = claimed(spool, name, raw, inputs)
-    record = begun(spool, place)
-    record = finished(record) if state == "done" else record.fail(state, f"It {state}.")
-    shown = spool.publish(place, record, state)  # type: ignore[arg-type]
-    assert shown
-    return shown
-
-
-def _write(path: Path, raw: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(raw)
-    return path
-
-
-def new(spool: Spool) -> Ledger:
-    """Every stage begins with this: one job that waits."""
-    spool.create()
-    for name in (ME, DEAD):
-        (spool.claimed / name).mkdir()
-    given(spool, NEIGHBOUR.id, NEIGHBOUR.raw)
-    return Ledger((NEIGHBOUR,))
-
-
-def having(ledger: Ledger, *entries: Entry) -> Ledger:
-    return Ledger((*ledger.entries, *entries))
 
 
 # -- submit ------------------------------------------------------------------------------------------------------------------
@@ -273,8 +208,8 @@ def _to_publish(state: str, in_the_way: bool = False) -> Callable[[Spool], Ledge
         ledger = new(spool)
         place = claimed(spool, "cat", WITH_INPUTS, INPUTS)
         begun(spool, place, 2)
-        _write(place.path / "progress.json", b"{}")
-        _write(place.path / "preview.jpg", b"\xff\xd8")
+        write(place.path / "progress.json", b"{}")
+        write(place.path / "preview.jpg", b"\xff\xd8")
         if state == "cancelled":
             (place.path / "cancel").touch()
         entry = Entry(
@@ -286,7 +221,7 @@ def _to_publish(state: str, in_the_way: bool = False) -> Callable[[Spool], Ledge
         ended(spool, "dog", DOG, "done")
         (spool.root / "done" / "dog").rename(spool.root / "done" / "cat")
         record = Record.decode((spool.root / "done" / "cat" / "record.json").read_bytes()).model_copy(update={"id": "cat"})
-        _write(spool.root / "done" / "cat" / "record.json", record.encode())
+        write(spool.root / "done" / "cat" / "record.json", record.encode())
         return having(ledger, replace(entry, keeps_id=False), Entry("cat", DOG, state="done"))
 
     return stage
@@ -383,8 +318,8 @@ def _bad_taken(spool: Spool) -> Ledger:
     """Another file of that name was rejected before."""
     ledger = _bad(spool)
     other = BAD.replace(b"3", b"4")
-    _write(spool.rejected_folder / "bad.json", other)
-    _write(spool.rejected_folder / "bad.json.reason.txt", b"It has no field `stepz`.\n")
+    write(spool.rejected_folder / "bad.json", other)
+    write(spool.rejected_folder / "bad.json.reason.txt", b"It has no field `stepz`.\n")
     return having(ledger, Entry("bad-before", other, frozenset({"rejected"}), state="rejected", keeps_id=False))
 
 
@@ -425,7 +360,7 @@ ROWS = "".join(f'{{"prompt": "a red circle, row {number}", "steps": 2}}\n' for n
 
 def _dropped_rows(spool: Spool) -> Ledger:
     ledger = new(spool)
-    _write(spool.pending / "rows.jsonl", ROWS)
+    write(spool.pending / "rows.jsonl", ROWS)
     jobs = [row.job.model_copy(update={"batch": "rows", "owner": OWNER}) for row in read_rows("rows.jsonl", ROWS)]
     rows = (Entry(f"rows.{number:04d}", encode(each), given=False, due=True) for number, each in enumerate(jobs, 1))
     return having(ledger, *rows)
@@ -472,7 +407,7 @@ def _after_a_crash(spool: Spool) -> Ledger:
         name = f"{by}-running"
         place = claimed(spool, name, job(name), by=by)
         begun(spool, place)
-        _write(place.path / f".record.json.{durable.unique_name()}", b'{"id":')
+        write(place.path / f".record.json.{durable.unique_name()}", b'{"id":')
         entries.append(Entry(name, job(name), heard=1))
 
         name = f"{by}-worn"  # all its attempts are used up
@@ -497,7 +432,7 @@ def _after_a_crash(spool: Spool) -> Ledger:
         (spool.claimed / by / name).mkdir()
         given(spool, name, job(name))
         entries.append(Entry(name, job(name)))
-    _write(spool.tmp / durable.unique_name(), b"half a dra")
+    write(spool.tmp / durable.unique_name(), b"half a dra")
     return having(ledger, *entries)
 
 
@@ -508,7 +443,7 @@ def _to_prune(starred: bool = False) -> Callable[[Spool], Ledger]:
         ledger = new(spool)
         record = spool.read_record(place := ended(spool, "cat", CAT, "done"))
         assert record
-        _write(place.path / "record.json", record.model_copy(update={"completed": COMPLETED}).encode())
+        write(place.path / "record.json", record.model_copy(update={"completed": COMPLETED}).encode())
         if starred:
             assert spool.star("cat", True)
         return having(ledger, Entry("cat", CAT, given=starred, state="done"))
@@ -525,11 +460,11 @@ def _old_drafts(spool: Spool) -> Ledger:
     """Drafts of writers that are long dead, and one of a writer that is alive."""
     ledger = new(spool)
     for number in range(2):
-        _write(spool.tmp / f"old-{number}", b"half a dra")
-        _write(spool.tmp / f"old-folder-{number}" / "inputs" / "start.png", START[:9])
+        write(spool.tmp / f"old-{number}", b"half a dra")
+        write(spool.tmp / f"old-folder-{number}" / "inputs" / "start.png", START[:9])
     for path in spool.tmp.rglob("*"):
         os.utime(path, (1e9, 1e9))
-    _write(spool.tmp / "young", b"half a dra")
+    write(spool.tmp / "young", b"half a dra")
     return ledger
 
 
@@ -647,8 +582,3 @@ def operations() -> list[Operation]:
         Operation("reap tmp", _old_drafts, lambda spool: spool.reap_tmp(3600.0), _unchanged, lives=(ME,)),
         Operation("restart after a crash", _after_a_crash, lambda spool: restart(spool.root, ME), _unchanged),
     ]
-
-
-def copy(stage: Path, to: Path) -> Path:
-    """A copy of a staged spool, times and all: making it anew would cost more."""
-    return Path(shutil.copytree(stage, to, symlinks=True))

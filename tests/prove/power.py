@@ -25,7 +25,7 @@ from typing import Any
 
 from spooler.spool import Spool
 from spooler.states import FOLDERS
-from tests.prove import operations
+from tests.prove import stages
 from tests.prove.disk import Cut, Disk, Found, Tree, lay
 from tests.prove.fire import fire, scratch, shared_memory, usable
 from tests.prove.firing_range import AFTER_DEATH, HEIRS, Tally
@@ -129,7 +129,7 @@ def record(
     stage = folder / "stage"
     spool = Spool(stage)
     ledger = script.stage(spool)
-    root = operations.copy(stage, folder / "recorded")
+    root = stages.copy(stage, folder / "recorded")
     script.ready(Spool(root)).close()  # the lock's file is there, as it is in every spool that was used before
     disk = Disk.of(root, torn_renames)
     ledgers = [ledger]
