@@ -250,7 +250,7 @@ def test_a_person_logs_in_draws_a_picture_and_sees_every_page(page: Chrome, prox
     page.get(f"{proxy.origin}/sd/?steps=3")
     wait_for(lambda: page.execute_script("return document.documentElement.classList.contains('js')"), "the script")
     page.find_element(By.NAME, "prompt").send_keys(RED, Keys.CONTROL + Keys.ENTER)
-    shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] figure img"), "the picture")[0]
+    shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] figure a img"), "the picture")[0]
     wait_for(lambda: page.execute_script("return arguments[0].naturalWidth", shown) == 128, "the picture to be loaded")
     looked_over(page, proxy)
     page.find_element(By.CSS_SELECTOR, "[data-part=stage-pictures] figure a").click()
