@@ -286,7 +286,7 @@ def test_the_queue_follows_by_itself_and_cancels_many(browser: Chrome, desk: Des
     one(browser, ".bulk [value=cancel]").click()
     wait_for(lambda: order(browser) == ["b", "later"], "the two to be gone")
     one(browser, "[data-fresh=title] button").click()
-    wait_for(lambda: desk.spool.paused and "Paused" in seen(browser, ".note"), "the pause")
+    wait_for(lambda: desk.spool.paused and "is paused" in seen(browser, ".banner"), "the pause")
     assert console(browser) == []
 
 
