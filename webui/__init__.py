@@ -33,7 +33,7 @@ pictures.py   pictures for the pages; thumbnails.py makes the small ones; zips.p
 status.py     how the server is; day.py counts the last day, plots.py draws it
 metrics.py    /metrics, for Prometheus; meter.py: what this process counts of its own work
 logged.py     what stands beside an event in the log
-tongues.py    the languages of the pages
+tongues.py    the languages of the pages; sentences.py: what is said often, in them; labels.py: what the form calls a field
 server.py     waitress, with connections that may be slow
 __main__.py   the process
 """
