@@ -12,9 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
-from house import listing
+from house import listing, offer
 from hypothesis import given as having
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -26,7 +25,6 @@ from spooler.mistakes import JobError
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.status import SpoolerStatus
 from webui import flat
 from webui.app import create_app
 
@@ -46,22 +44,10 @@ CATALOGUE = Catalogue(
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    now = utc_now()
-    made.write_status(SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", catalogue=CATALOGUE))
-    return made
-
-
-@pytest.fixture
-def client(app: Flask, spool: Spool) -> FlaskClient:
-    return app.test_client()
+def spool(spool: Spool) -> Spool:
+    """The spool, in which a spooler told what it offers."""
+    offer(spool, CATALOGUE)
+    return spool
 
 
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:

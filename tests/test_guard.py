@@ -62,18 +62,6 @@ def app(tmp_path: Path) -> Flask:
     return make_app(tmp_path, KEYS)
 
 
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    return made
-
-
 def picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, "PNG")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from test_guard import ANN, KEYS, OPS, basic, make_app
-from test_pages import app, client, finish, spool, text
+from test_pages import finish, spool, text
 
 from spooler.batch_file import read_rows
 from spooler.job import decode
@@ -23,7 +23,7 @@ from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 from webui.labels import LABELS
 
-__all__ = ["app", "client", "spool"]
+__all__ = ["spool"]
 
 GERMAN = {"Accept-Language": "de"}
 PAUSED = "The queue is paused: what runs is finished, nothing new is begun."

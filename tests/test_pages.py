@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
+from house import offer
 
-from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
-from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.status import SpoolerStatus
-from webui.app import create_app
 
 HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    card = ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3)
-    now = utc_now()
-    made.write_status(
-        SpoolerStatus(
-            spooler="me", host="h", started=now, beat=now, state="ready", catalogue=Catalogue(models=(card,), default="demo")
-        )
-    )
-    return made
-
-
-@pytest.fixture
-def client(app: Flask, spool: Spool) -> FlaskClient:
-    return app.test_client()
+def spool(spool: Spool) -> Spool:
+    """The spool, in which a spooler told what it offers."""
+    offer(spool)
+    return spool
 
 
 def finish(spool: Spool, name: str, state: Any = "done", model_hash: str = "ab" * 32) -> None:

@@ -529,15 +529,8 @@ def test_p6_a_spooler_that_is_killed_and_restarted_in_mid_wait_is_waited_for(hou
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", floor_mib=0.0))
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    return made
+def app(spool: Spool) -> Flask:
+    return create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache", floor_mib=0.0))
 
 
 def end(spool: Spool, state: End, code: str = "", reason: str = "") -> None:
