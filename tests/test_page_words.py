@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from test_guard import ANN, KEYS, OPS, basic, make_app
+from people import ANN, KEYS, OPS, basic, make_app
 from test_pages import finish, spool, text
 
 from spooler.batch_file import read_rows
