@@ -11,6 +11,7 @@ people.py     who asks; rules.py: who may use a route that changes something
 errors.py     what went wrong, told as JSON or as a page
 reports.py    what can be told of a job, for the pages and the API alike
 index.py      finding finished jobs among a million: a throw-away copy of what lies in done/, failed/ and cancelled/
+listings.py   listing those folders; index_folder.py: where the copy lies
 search.py     what may be asked of it: words, filters, cursors, pages
 finished.py   what it keeps of a job
 store.py      its SQLite file
