@@ -17,7 +17,7 @@ finished.py   what it keeps of a job
 store.py      its SQLite file
 live.py       what moves, for the open pages: one small answer for all of them
 api.py        /api/v1, /healthz, /readyz
-openapi.py    the API's own description, made from the models
+openapi.py    the API's own description, made from the models; openapi_routes.py: its table; openapi_parts.py: what rows share
 pages.py      the pages, server-rendered
 form.py       the form at /, its links, and what a job begins with
 flat.py       a job as flat names and texts: the form's fields and a link's parameters
