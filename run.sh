@@ -16,6 +16,7 @@ usage() {
   cat <<'END'
 ./run.sh [option ...]            set up when needed, then serve; the options are the settings below
 ./run.sh setup                   only set up
+./run.sh key add NAME            make a key, for people who are to come in over the network; also: key ls, key rm NAME
 ./run.sh test [pytest argument]  set up with the development tools and a browser, then run the tests
 ./run.sh bench [name]            list the benchmarks, or run one
 ./run.sh prove [name ...]        run the slow proofs, or some, and write docs/reliability.md anew
@@ -106,11 +107,17 @@ get_proxies() { # unpacked and no more: packages that are installed would be sta
   ) </dev/null >/dev/null 2>&1 || say "nginx and Caddy could not be fetched, so the tests of docs/proxy.md skip (in CI they fail)."
 }
 
-# Ends with 2 and a sentence when an option is wrong. Needs no set-up: the settings import nothing.
+# Ends with 2 and a sentence when an option is wrong, or what they name is somebody else's. Needs no set-up.
 check_options() {
   local checker=$python
   [ -x "$python" ] || checker=$(base_python)
-  PYTHONPATH=$root "$checker" -P -c 'import sys; from spooler.settings import Settings; Settings.parse(sys.argv[1:], "./run.sh")' "$@"
+  PYTHONPATH=$root "$checker" -P -c '
+import sys
+from spooler.settings import Settings
+from spooler.vacancy import taken
+if why := taken(Settings.parse(sys.argv[1:], "./run.sh")):
+    print(f"sdspool: {why}", file=sys.stderr)
+    sys.exit(2)' "$@"
 }
 
 # One slot for each half: its process, or a `sleep` until it is started again. So there is always something to wait for, and
@@ -155,6 +162,10 @@ trap 'exit 130' INT # without it, bash goes on after a program that catches Ctrl
 case ${1-} in
   setup)
     set_up engine
+    ;;
+  key)
+    set_up engine
+    PYTHONSAFEPATH=1 exec "$python" -m spooler.cli "$@"
     ;;
   test)
     set_up engine,dev

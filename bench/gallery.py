@@ -35,6 +35,7 @@ from urllib.parse import quote
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.figures import percentile
 from spooler import durable
 from spooler.job import Job
 from spooler.record import EngineFacts, Image, Record, Timings, iso
@@ -58,9 +59,8 @@ class Figures:
         print(f"  {name:<66} {value:>12,.2f} {unit}", flush=True)
 
     def times(self, name: str, seconds: list[float]) -> None:
-        line = sorted(seconds)
-        for label, at in (("p50", 0.5), ("p99", 0.99)):
-            self.add(f"{name}, {label} of {len(line)}", line[min(len(line) - 1, int(at * len(line)))] * 1000, "ms")
+        for label, part in (("p50", 0.5), ("p99", 0.99)):
+            self.add(f"{name}, {label} of {len(seconds)}", percentile(seconds, part) * 1000, "ms")
 
 
 class Fabric:

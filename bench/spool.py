@@ -34,6 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.figures import percentile
 from bench.peers import CONTENDERS, RAW, Contender, Ours, RawLoop
 from spooler.spool import Spool
 from tests.prove.report import commit, machine
@@ -103,11 +104,6 @@ class Figures:
 
 def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def percentile(values: list[float], part: float) -> float:
-    line = sorted(values)
-    return line[min(len(line) - 1, int(part * len(line)))]
 
 
 # -- submits -----------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ The way of the data, which is also the order to read the files in:
     spool.py      the folders, and every verb that moves a job between them
     removal.py    removing a stranger's file or folder, however deep
     life.py       the lock and the epoch of a living spooler
+    vacancy.py    whether there is room to start, for run.sh to ask first
     pending.py    what waits, kept in memory
     intake.py     what waits as one spooler sees it, and which is next
     floor.py      the free space below which nothing is begun

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 from browser import browser, no_script_browser
+from flask import Flask
+from flask.testing import FlaskClient
 from hypothesis import settings
 from ward import ill, ward
 
+from spooler.settings import Settings
 from spooler.spool import Spool
+from webui.app import create_app
 
 __all__ = ["browser", "ill", "no_script_browser", "ward"]
 
@@ -41,3 +45,15 @@ def spool(tmp_path: Path) -> Spool:
     made.create()
     (made.claimed / "me").mkdir()
     return made
+
+
+@pytest.fixture
+def app(spool: Spool) -> Flask:
+    """The web app over that spool, with no settings but its folders."""
+    return create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache"))
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Whoever asks it, without a socket."""
+    return app.test_client()

@@ -16,7 +16,9 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 from PIL import Image
 
+from spooler.catalogue import Catalogue, ModelCard
 from spooler.place import Place
+from spooler.record import utc_now
 from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 
@@ -24,6 +26,10 @@ T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 #: Generous: nothing is timed, a slow machine only waits longer. It is the deadline of a test that would fail anyway.
 DEADLINE_S = 180.0
+#: The demo model alone.
+DEMO = Catalogue(
+    models=(ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3),), default="demo"
+)
 
 
 def wait_for(condition: Callable[[], T | None], what: str, deadline_s: float = DEADLINE_S) -> T:
@@ -113,6 +119,12 @@ def spooler(spool: Spool, *options: str, name: str = "test", env: Mapping[str, s
         yield made.ready()
     finally:
         made.stop()
+
+
+def offer(spool: Spool, catalogue: Catalogue = DEMO) -> None:
+    """As if a spooler that has these models had been here."""
+    now = utc_now()
+    spool.write_status(SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", catalogue=catalogue))
 
 
 def drop(spool: Spool, name: str, job: dict[str, Any] | bytes) -> Path:

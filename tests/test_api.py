@@ -20,46 +20,17 @@ import jsonschema
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from house import ROOT, drop, listing, wait_for
+from house import ROOT, drop, listing, offer, wait_for
 
 from spooler.batches import Batches
-from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import Image, Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.status import Progress, SpoolerStatus
+from spooler.status import Progress
 from webui import openapi
 from webui.app import create_app
 
 PROMPT = {"prompt": "a red circle"}
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    return made
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-def with_demo_model(spool: Spool) -> None:
-    """As if a spooler with the demo model had been here."""
-    card = ModelCard(name="demo", family="sd1", width=128, height=128)
-    now = utc_now()
-    spool.write_status(
-        SpoolerStatus(
-            spooler="me", host="h", started=now, beat=now, state="ready", catalogue=Catalogue(models=(card,), default="demo")
-        )
-    )
 
 
 def finish(spool: Spool, name: str, state: Any = "done", images: int = 1) -> None:
@@ -110,7 +81,7 @@ def test_201_names_the_job_and_the_job_is_in_pending(client: FlaskClient, spool:
 def test_a_bad_job_is_answered_with_its_reason_and_disturbs_nothing(
     client: FlaskClient, spool: Spool, raw: bytes, field: str | None, part: str
 ) -> None:
-    with_demo_model(spool)
+    offer(spool)
     client.post("/api/v1/jobs", json=PROMPT)
     before = listing(spool.root)
     answer = client.post("/api/v1/jobs", data=raw, content_type="application/json")
@@ -246,7 +217,7 @@ def test_a_full_disk_is_507_and_no_job_is_half_there(
 def test_readyz_says_why_not(client: FlaskClient, spool: Spool) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 503 and "No spooler is running" in answer.json["reason"]  # type: ignore[index]
-    with_demo_model(spool)
+    offer(spool)
     assert client.get("/readyz").status_code == 503, "what a dead spooler told does not count"
     with spool.life_lock("me"):
         told = client.get("/readyz")
@@ -320,7 +291,7 @@ def test_the_document_describes_every_route_and_every_answer_fits_it(app: Flask,
 
     spool.submit(b'{"prompt": "x"}', "cat")
     finish(spool, "cat")
-    with_demo_model(spool)
+    offer(spool)
     for path, method, name in (
         ("/api/v1/jobs", "get", "JobList"),
         ("/api/v1/jobs/cat", "get", "JobReport"),

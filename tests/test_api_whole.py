@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from flask import Flask, g
 from flask.testing import FlaskClient
-from house import drop, wait_for
+from house import drop, offer, wait_for
 from PIL import Image
-from test_api import PROMPT, Web, app, client, finish, spool, with_demo_model
+from test_api import PROMPT, Web, finish
 
 from spooler.batches import Batches
 from spooler.pending import Pending
@@ -24,8 +24,6 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
 from webui.people import Person
-
-__all__ = ["app", "client", "spool"]
 
 
 def make(spool: Spool, *ids: str, **fields: Any) -> None:
@@ -172,7 +170,7 @@ def test_p1_a_batch_is_accepted_as_a_whole(client: FlaskClient, spool: Spool, ki
 
 
 def test_a_batch_with_a_mistake_is_refused_as_a_whole_and_each_is_told_by_its_row(client: FlaskClient, spool: Spool) -> None:
-    with_demo_model(spool)
+    offer(spool)
     body = b'[{"prompt": "a"}, {"prompt": "b", "steps": 0, "width": 7}, {"prompt": "c", "model": "dmo"}]'
     answer = client.post("/api/v1/batches", data=body, content_type="application/json")
     assert answer.status_code == 400 and answer.json
@@ -227,7 +225,7 @@ def test_p2_a_batch_whose_taker_was_killed_is_taken_up_again(
 
 
 def test_a_waiting_job_is_changed_in_its_place(client: FlaskClient, spool: Spool) -> None:
-    with_demo_model(spool)
+    offer(spool)
     make(spool, "one", "two", steps=9, guidance_scale=3.0)
     assert client.get("/api/v1/jobs/one").json["position"] == 1  # type: ignore[index]
     changed = client.patch("/api/v1/jobs/one", json={"steps": None, "cfg_scale": 5, "prompt": "a dog"})

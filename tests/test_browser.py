@@ -102,7 +102,7 @@ def test_the_whole_way_without_javascript(no_script_browser: Chrome, house: tupl
     browser.find_element(By.NAME, "prompt").send_keys("a white ring on a purple background")
     browser.find_element(By.CSS_SELECTOR, "button.main").click()
     mistake = wait_for(lambda: browser.find_elements(By.CLASS_NAME, "mistake"), "the form to come back with its mistake")[0]
-    assert mistake.text == "`steps` must be greater than or equal to 1, but is 0."
+    assert mistake.text == "“Steps” must be greater than or equal to 1, but is 0."
     steps = browser.find_element(By.NAME, "steps")
     steps.clear()
     steps.send_keys("20")

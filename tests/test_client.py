@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import ROOT, wait_for
+from house import ROOT, offer, wait_for
 from PIL import Image
-from test_api import Web, finish, with_demo_model
+from test_api import Web, finish
 
 from spooler import client
 from spooler.client import Client
@@ -30,7 +30,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Web, Spool
     spool = Spool(tmp_path_factory.mktemp("client") / "spool")
     spool.create()
     (spool.claimed / "me").mkdir()
-    with_demo_model(spool)
+    offer(spool)
     web = Web(spool, "--web-threads", "4")
     yield web, spool
     web.stop()

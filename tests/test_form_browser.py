@@ -226,7 +226,7 @@ def test_a_mistake_is_shown_beside_its_field_gone_to_and_nothing_is_lost(page: C
     )
     generate(page)
     told = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".mistake"), "the mistake")
-    assert told[0].text == "`steps` must be greater than or equal to 1, but is 0."
+    assert told[0].text == "“Steps” must be greater than or equal to 1, but is 0."
     assert page.switch_to.active_element.get_attribute("name") == "steps"
     assert field(page, "steps").get_attribute("aria-describedby") == "steps-mistake"
     fill(page, steps=3)

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask, g
 from flask.testing import FlaskClient
 from PIL import Image
-from test_pages import app, client, finish, spool, text
+from test_pages import finish, spool, text
 
 from spooler.spool import Spool
 from webui import live, pages
@@ -21,7 +21,7 @@ from webui.frame import inside
 from webui.gallery import asked
 from webui.people import Person
 
-__all__ = ["app", "client", "spool"]
+__all__ = ["spool"]
 
 
 def done(spool: Spool, name: str, picture: bool = True, **fields: Any) -> None:

@@ -20,7 +20,8 @@ from spooler.job import JobError
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
-from webui.index import Index, Listing
+from webui.index import Index
+from webui.listings import Listing
 from webui.search import ENDED, Search, match_expression, number
 
 WORDS = ("red circle", "blue ring", "green star", "café noir")

@@ -6,6 +6,7 @@ import hmac
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -298,6 +299,13 @@ def test_s1_the_start_says_who_gets_in(tmp_path: Path) -> None:
     """On the LAN without a key one is made, kept and told once; with --open none is; on loopback nobody needs one."""
     alone = start(tmp_path, "without a key")
     assert "Everybody on this machine gets in without a key" in alone and not (tmp_path / "keys").exists()
+    command = re.search(r"with `(.*) add NAME(.*)` people need one", alone)
+    assert command
+    made = subprocess.run(
+        shlex.split(f"{command[1]} add ann{command[2]}"), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert KeyFile(tmp_path / "keys").whose(made.stdout.strip(), "ann"), "the command works as it is told"
+    (tmp_path / "keys").unlink()
     opened = start(tmp_path, "OPEN", "--host", "0.0.0.0", "--open")
     assert "OPEN: everybody who can reach this machine" in opened and not (tmp_path / "keys").exists()
     kept = start(tmp_path, "1 key", "--host", "0.0.0.0", env={"JOURNAL_STREAM": "8:1"})
@@ -313,6 +321,14 @@ def test_s1_the_start_says_who_gets_in(tmp_path: Path) -> None:
     (tmp_path / "keys").chmod(0o644)
     refused = start(tmp_path, "chmod 600", "--host", "0.0.0.0")
     assert f"chmod 600 {tmp_path / 'keys'}" in refused and "Traceback" not in refused
+
+
+def test_s1_whoever_cannot_listen_makes_no_key_that_nobody_has_seen(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        said = start(tmp_path, "cannot listen", "--host", "0.0.0.0", "--port", str(taken.getsockname()[1]))
+    assert said.count("\n") == 1 and "cannot listen" in said and not (tmp_path / "keys").exists()
 
 
 def test_the_option_open_stands_alone_or_has_a_value(tmp_path: Path) -> None:

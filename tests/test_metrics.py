@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from house import drop, spooler, wait_for, wait_state
+from people import bearer
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from test_api import Web
-from test_guard import bearer
 
 from spooler.place import Place
 from spooler.record import Failure, Image, Record, utc_now

@@ -15,9 +15,9 @@ import npm
 import openai
 import pytest
 from flask.testing import FlaskClient
-from house import spooler, wait_for
+from house import offer, spooler, wait_for
 from PIL import Image
-from test_api import Web, finish, with_demo_model
+from test_api import Web, finish
 
 from bench.shape_checker import look
 from spooler.catalogue import Catalogue, ModelCard
@@ -258,7 +258,7 @@ def client(tmp_path: Path) -> FlaskClient:
     app = create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", wait_s=0.2, max_waiting=2, web_threads=2))
     spool = Spool(tmp_path / "spool")
     (spool.claimed / "me").mkdir()
-    with_demo_model(spool)
+    offer(spool)
     return app.test_client()
 
 

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
+from house import offer
 
-from spooler.catalogue import Catalogue, ModelCard
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
-from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.status import SpoolerStatus
-from webui.app import create_app
 
 HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache"))
-
-
-@pytest.fixture
-def spool(app: Flask, tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    (made.claimed / "me").mkdir()
-    card = ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3)
-    now = utc_now()
-    made.write_status(
-        SpoolerStatus(
-            spooler="me", host="h", started=now, beat=now, state="ready", catalogue=Catalogue(models=(card,), default="demo")
-        )
-    )
-    return made
-
-
-@pytest.fixture
-def client(app: Flask, spool: Spool) -> FlaskClient:
-    return app.test_client()
+def spool(spool: Spool) -> Spool:
+    """The spool, in which a spooler told what it offers."""
+    offer(spool)
+    return spool
 
 
 def finish(spool: Spool, name: str, state: Any = "done", model_hash: str = "ab" * 32) -> None:
@@ -111,7 +89,7 @@ def test_queue_cancel_and_retry_without_a_script(client: FlaskClient, spool: Spo
 def test_a_job_s_page_has_the_verbs_that_its_state_allows(client: FlaskClient, spool: Spool) -> None:
     spool.submit(b'{"prompt": "a cat"}', "cat")
     spool.submit(b'{"prompt": "later", "not_before": "2100-01-01T00:00:00Z"}', "later")
-    assert "It waits for its `not_before`." in text(client, "/jobs/later")
+    assert "It waits for its “Not before”." in text(client, "/jobs/later")
     page = text(client, "/jobs/cat")
     assert all(f'action="/jobs/cat/{verb}"' in page for verb in ("cancel", "top", "hold", "priority"))
     assert client.post("/jobs/cat/priority", data={"priority": "-7"}).status_code == 303

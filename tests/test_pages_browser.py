@@ -28,14 +28,18 @@ from spooler.batches import Batches
 from spooler.catalogue import Catalogue, ModelCard
 from spooler.job import Job
 from spooler.life import Life
+from spooler.record import EngineFacts, Record, Timings, utc_now
 from spooler.record import Image as Picture
-from spooler.record import Record, Timings, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.status import Progress, SpoolerStatus
 from webui.app import create_app
 
 AXE = "4.14.1"
+ENGINE = EngineFacts(
+    model="demo", hash="ab" * 32, family="sd1", device="cpu", device_name="CPU", precision="float32", versions={},
+    load_seconds=1,
+)  # fmt: skip
 
 
 class Desk:
@@ -49,14 +53,15 @@ class Desk:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._life = Life.begin(self.spool, "me")
+        self.tell()
+
+    def tell(self, **told: Any) -> None:
+        """Have the spooler say how it is: ready, unless told otherwise."""
         card = ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3)
         now = utc_now()
-        self.spool.write_status(
-            SpoolerStatus(
-                spooler="me", host="h", started=now, beat=now, state="ready", speeds={"demo": 30.0},
-                catalogue=Catalogue(models=(card,), default="demo"),
-            )
-        )  # fmt: skip
+        fields = {"state": "ready", "speeds": {"demo": 30.0}, "engine": ENGINE, **told}
+        catalogue = Catalogue(models=(card,), default="demo")
+        self.spool.write_status(SpoolerStatus(spooler="me", host="h", started=now, beat=now, catalogue=catalogue, **fields))
 
     def _run(self) -> None:
         try:
@@ -85,6 +90,14 @@ class Desk:
         pictures = tuple(Picture(file=f"{n}.png", index=n, seed=7 + n, width=128, height=128) for n in range(count))
         record = record.model_copy(update={"parameters": job, "started": utc_now()})
         assert self.spool.publish(place, record.finish(pictures, Timings(queue=1, denoise=2)), "done")
+
+    def batch(self, name: str) -> None:
+        Batches(self.spool).submit([Job(prompt="a ring"), Job(prompt="a star")], name, "ann")
+
+    def end(self, place: Any) -> None:
+        """Cancel a running job, as its spooler does."""
+        record = self.spool.read_record(place) or Record(id=place.id, queued=utc_now())
+        assert self.spool.publish(place, record.fail("cancelled", "Cancelled while it ran."), "cancelled")
 
     def running(self, name: str) -> Any:
         self.submit(name, count=2)
@@ -273,7 +286,7 @@ def test_the_queue_follows_by_itself_and_cancels_many(browser: Chrome, desk: Des
     one(browser, ".bulk [value=cancel]").click()
     wait_for(lambda: order(browser) == ["b", "later"], "the two to be gone")
     one(browser, "[data-fresh=title] button").click()
-    wait_for(lambda: desk.spool.paused and "Paused" in seen(browser, ".note"), "the pause")
+    wait_for(lambda: desk.spool.paused and "is paused" in seen(browser, ".banner"), "the pause")
     assert console(browser) == []
 
 

@@ -26,10 +26,10 @@ import pytest
 import webuiapi
 from browser import console, open_browser
 from house import ROOT, Spooler, missing, spooler, wait_for
+from people import make_app
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from test_guard import make_app
 from test_keys import Started
 
 from spooler.settings import Settings

@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from house import ROOT, missing, wait_for
+from house import ROOT, listing, missing, wait_for
 
-from spooler import settings
+from spooler import settings, vacancy
+from spooler.life import Life
+from spooler.spool import Spool
 
 RUN = ROOT / "run.sh"
 #: In the environment of everything that these tests start, engines in process groups of their own included.
@@ -84,7 +86,8 @@ class Tree:
         (root / "pyproject.toml").write_text(PYPROJECT)
         (root / "constraints.txt").touch()
         (root / "backend.py").write_text(BACKEND)
-        shutil.copy(settings.__file__, root / "spooler")
+        for module in (settings, vacancy):
+            shutil.copy(str(module.__file__), root / "spooler")
         for half in ("webui", "spooler"):
             (root / half / "__init__.py").touch()
             (root / half / "__main__.py").write_text(HALF)
@@ -217,6 +220,43 @@ def test_a_fresh_checkout_tells_of_a_wrong_option_and_an_old_python_before_it_se
     assert not (fresh.root / ".venv").exists()
 
 
+def test_a_second_one_in_the_same_place_says_only_why_it_cannot_be(tree: Tree, tmp_path: Path) -> None:
+    """It starts neither half, prints no address and no key, and leaves the first one alone."""
+    tree.orders("serve", "serve")
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        status, output = tree.run("--spool", str(spool.root), "--port", str(port), "--spooler", "one")
+    told = f"sdspool: cannot listen on 127.0.0.1:{port}: something else does. Is it running already?\n"
+    assert (status, output) == (2, told)
+
+    life = Life.begin(spool, "one")
+    try:
+        status, output = tree.run("--spool", str(spool.root), "--port", str(port), "--spooler", "one")
+        assert (status, output.count("\n")) == (2, 1) and f"a spooler 'one' works on {spool.root} already" in output
+        assert spool.alive("one") and tree.starts("webui") == tree.starts("spooler") == 0
+        process = tree.start("--spool", str(spool.root), "--port", str(port), "--spooler", "two")
+        tree.wait_up("webui", "spooler")
+        process.terminate()
+        assert finish(process) == (0, "")
+    finally:
+        life.end()
+
+
+def test_the_look_at_a_spooler_s_lock_takes_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    here = settings.Settings(spool=spool.root, port=free_port(), spooler="one")
+    assert vacancy.taken(here) is None and not spool.root.exists(), "what is not there is free, and is not made"
+    spool.create()
+    Life.begin(spool, "one").end()
+    before = listing(spool.root)
+    assert vacancy.taken(here) is None and listing(spool.root) == before
+    Life.begin(spool, "one", wait_s=0).end()
+
+
 # -- set-up --------------------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +336,12 @@ def test_what_the_tests_need_is_installed_before_they_run(tree: Tree, tmp_path: 
     status, output = tree.run("test", PATH=path)
     assert (status, output.splitlines()[-1]) == (0, "pytest --numprocesses 2 --dist loadfile")
     assert set(output.partition("As root: apt-get install ")[2].splitlines()[0].split()) == wanted
+
+
+def test_keys_are_made_by_the_same_script(tree: Tree) -> None:
+    (tree.root / "spooler" / "cli.py").write_text("import sys; print('sdspool', *sys.argv[1:])")
+    assert tree.run("key", "add", "ann", "--operator") == (0, "sdspool key add ann --operator\n")
+    (tree.root / "spooler" / "cli.py").unlink()
 
 
 # -- the two halves ------------------------------------------------------------------------------------------------------------

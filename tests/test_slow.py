@@ -83,18 +83,19 @@ def ask(server: Server, path: str = "/", body: bytes = b"") -> tuple[int, bytes]
     return told
 
 
+def cut_off(dripping: socket.socket) -> bool:
+    """Whether one that sends another byte finds that it was closed."""
+    try:
+        dripping.send(b"x")
+    except OSError:
+        return True
+    return is_closed(dripping)
+
+
 def test_a_head_that_never_ends_is_cut_off(server: Server, connect: Connect) -> None:
     """Whether it sends nothing or a byte now and then, which to waitress alone is a sign of life."""
     silent, dripping = connect(), connect(b"GET / HTTP/1.1\r\n")
-
-    def cut_off() -> bool:
-        try:
-            dripping.send(b"X")
-        except OSError:
-            return True
-        return is_closed(dripping)
-
-    wait_for(cut_off, "the dripping one to be closed", 20)
+    wait_for(lambda: cut_off(dripping), "the dripping one to be closed", 20)
     wait_for(lambda: is_closed(silent), "the silent one to be closed", 20)
     wait_for(lambda: not server.active_channels, "nothing to be left", 20)
     assert ask(server, body=b"x") == (200, b"x")
@@ -102,15 +103,7 @@ def test_a_head_that_never_ends_is_cut_off(server: Server, connect: Connect) -> 
 
 def test_a_body_that_drips_is_cut_off(server: Server, connect: Connect) -> None:
     slow = connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
-
-    def cut_off() -> bool:
-        try:
-            slow.send(b"x")
-        except OSError:
-            return True
-        return is_closed(slow)
-
-    wait_for(cut_off, "it to be closed", 20)
+    wait_for(lambda: cut_off(slow), "it to be closed", 20)
 
 
 def test_a_large_body_that_comes_steadily_is_taken(server: Server, connect: Connect) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from test_pages import app, client, finish, spool, text
+from test_pages import finish, spool, text
 
 from spooler.record import utc_now
 from spooler.spool import Spool
@@ -17,7 +17,7 @@ from webui import plots
 from webui.day import PIECES, day, spread
 from webui.store import Outcome
 
-__all__ = ["app", "client", "spool"]
+__all__ = ["spool"]
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000

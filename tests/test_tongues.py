@@ -11,13 +11,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from house import ROOT
-from test_pages import app, client, finish, spool, text
+from test_pages import finish, spool, text
 
 from spooler.spool import Spool
 from webui.sentences import said, title_of
 from webui.tongues import TONGUES
 
-__all__ = ["app", "client", "spool"]
+__all__ = ["spool"]
 
 
 @pytest.fixture(scope="module")

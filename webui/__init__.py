@@ -11,12 +11,13 @@ people.py     who asks; rules.py: who may use a route that changes something
 errors.py     what went wrong, told as JSON or as a page
 reports.py    what can be told of a job, for the pages and the API alike
 index.py      finding finished jobs among a million: a throw-away copy of what lies in done/, failed/ and cancelled/
+listings.py   listing those folders; index_folder.py: where the copy lies
 search.py     what may be asked of it: words, filters, cursors, pages
 finished.py   what it keeps of a job
 store.py      its SQLite file
 live.py       what moves, for the open pages: one small answer for all of them
 api.py        /api/v1, /healthz, /readyz
-openapi.py    the API's own description, made from the models
+openapi.py    the API's own description, made from the models; openapi_routes.py: its table; openapi_parts.py: what rows share
 pages.py      the pages, server-rendered
 form.py       the form at /, its links, and what a job begins with
 flat.py       a job as flat names and texts: the form's fields and a link's parameters
@@ -33,7 +34,7 @@ pictures.py   pictures for the pages; thumbnails.py makes the small ones; zips.p
 status.py     how the server is; day.py counts the last day, plots.py draws it
 metrics.py    /metrics, for Prometheus; meter.py: what this process counts of its own work
 logged.py     what stands beside an event in the log
-tongues.py    the languages of the pages
+tongues.py    the languages of the pages; sentences.py: what is said often, in them; labels.py: what the form calls a field
 server.py     waitress, with connections that may be slow
 __main__.py   the process
 """

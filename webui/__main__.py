@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from spooler import logs
@@ -36,7 +38,6 @@ def main() -> int:
     try:
         app = create_app(settings)
         door: Door = app.extensions["door"]
-        made = door.keys.add("operator", operator=True, unless=True) if door.keys.in_force() else ""
         refusals.install()
         server = create_server(
             app,
@@ -56,6 +57,8 @@ def main() -> int:
             clear_untrusted_proxy_headers=False,  # proxies.py does, which knows the networks that are trusted
             ident="sdspool",
         )
+        # Only now, for it is told once: whoever cannot listen must not keep a key that nobody has seen.
+        made = door.keys.add("operator", operator=True, unless=True) if door.keys.in_force() else ""
     except (SpoolError, DenyListError, KeysError, ProxyError, OSError) as error:
         what = f"cannot listen on {settings.host}:{settings.port}: {error}" if isinstance(error, OSError) else str(error)
         print(f"sdspool web: {what}", file=sys.stderr)  # noqa: T201 - before there is a server to log for
@@ -82,8 +85,17 @@ def who_gets_in(settings: Settings, keys: int) -> str:
             " --open is without effect, for there are some." if settings.open == "on" else ""
         )
     if not reached_by_others(settings):
-        return "Everybody on this machine gets in without a key; with `sdspool key add NAME` people need one."
+        return f"Everybody on this machine gets in without a key; with `{key_command(settings)}` people need one."
     return "OPEN: everybody who can reach this machine gets in without a key, and may do everything."
+
+
+def key_command(settings: Settings) -> str:
+    """The command that makes a key, as it works when it is typed here: that of this Python, which may be on nobody's PATH."""
+    beside = Path(sys.executable).with_name("sdspool")
+    near = str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    command = [near] if beside.exists() else [sys.executable, "-m", "spooler.cli"]
+    keys = [] if settings.keys == Settings.parse([], "").keys else [f"--keys={settings.keys}"]
+    return shlex.join([*command, "key", "add", "NAME", *keys])
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from webui import (
     form,
     frame,
     guard,
+    labels,
     live,
     login,
     metrics,
@@ -77,7 +78,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(actions.blueprint)
     for part in (archives, batch_page, batching, bulk, changing, editing, following, login, openai_views, plain):
         app.register_blueprint(part.blueprint)
-    for page in (frame, live, metrics, pictures, sentences, status):
+    for page in (frame, labels, live, metrics, pictures, sentences, status):
         page.install(app)
     sdapi.install(app)
     return app

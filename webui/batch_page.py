@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from flask import Blueprint, abort, redirect, render_template, request, url_for
-from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
 from spooler.ids import is_id
@@ -36,6 +35,8 @@ def show(batch_id: str) -> str:
         batch=report,
         ended=report.done + report.failed + report.cancelled + report.gone,
         jobs=jobs,
+        left_over=report.waiting + report.held + report.running,
+        is_owner=person().may_change(report.owner),
         # Of each job its own owner counts, and almost always that is the batch's.
         mine=person().may_change(report.owner) or any(person().may_change(each.job.owner) for each in jobs),
         number=number,
@@ -64,5 +65,5 @@ def change(batch_id: str, verb: str) -> AnyResponse:
 def _report(batch_id: str) -> BatchReport:
     report = batch_report(batch_id) if is_id(batch_id) else None
     if report is None:
-        abort(404, gettext("There is no such batch."))
+        abort(404, "There is no such batch.")
     return report

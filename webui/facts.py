@@ -34,7 +34,8 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
         ("", gettext("Device"), f"{engine.device_name}, {engine.precision}" if engine else None),
         ("", gettext("Memory"), _memory(engine) if engine and report.completed else None),
         ("", gettext("Time"), _seconds(report) if report.completed and report.timings.denoise else None),
-        ("", gettext("Owner"), used.owner),
+        # As the job says. One that names nobody waits its turn as the job of an account, which makes it nobody's own.
+        ("", gettext("Owner"), report.job.owner or gettext("nobody")),
         ("", gettext("Priority"), _priority(report)),
         ("", gettext("Attempts"), len(report.attempts) if len(report.attempts) > 1 else None),
         ("", gettext("Spooler"), report.spooler),

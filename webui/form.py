@@ -19,6 +19,7 @@ from spooler.mistakes import JobError, Mistake
 from webui import flat, origin
 from webui.aids import TokenCount, count_of
 from webui.flat import Given
+from webui.labels import labelled
 from webui.office import FullError, NoRoomError, office
 from webui.pages import _frame as frame
 from webui.pages import blueprint as blueprint
@@ -79,7 +80,7 @@ def submit() -> AnyResponse:
             return Response(jsonify(id=job_id, page=page).data, 201, mimetype="application/json")
         return redirect(page, 303)
     if _asks_json():
-        told = {field: [translated(each) or each for each in sentences] for field, sentences in mistakes.items()}
+        told = {field: [labelled(translated(each) or each) for each in sentences] for field, sentences in mistakes.items()}
         answer = jsonify(error={"code": "invalid_job" if status == 422 else "later", "message": sentence, "fields": told})
         answer.status_code = status
         return answer
@@ -138,9 +139,9 @@ def _missing(given: Given, fields: dict[str, Any]) -> Iterator[Mistake]:
         # A job may have an empty prompt; an empty form is sent by mistake.
         yield Mistake("prompt", "`prompt` must not be empty: write one first.")
     if wanted in ("img2img", "inpaint", "upscale") and "image" not in fields:
-        yield Mistake("image", f"`image` is required for {wanted}: choose, drop or paste a picture.")
+        yield Mistake("image", "`image` is required here: choose, drop or paste a picture.")
     elif wanted == "inpaint" and "mask" not in fields:
-        yield Mistake("mask", "`mask` is required for inpaint: paint over what is to change, or choose a mask.")
+        yield Mistake("mask", "`mask` is required here: paint over what is to change, or choose a mask.")
 
 
 def _beside(error: JobError, given: Given) -> Mistakes:

@@ -16,7 +16,7 @@ from spooler.job import MAX_NAME
 from webui import tongues
 from webui.office import office
 from webui.people import person
-from webui.reports import ReadyReport
+from webui.reports import PAUSED, ReadyReport
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("frame", __name__)
@@ -32,8 +32,17 @@ def install(app: Flask) -> None:
 
 
 def around(ready: ReadyReport | None = None) -> dict[str, Any]:
-    """What the frame shows of the queue and the spoolers."""
-    return {"ready": ready or office().reports.ready(), "queue_length": len(office().reports.waiting())}
+    """What the frame shows of the queue and the spoolers.
+
+    `only_paused`: nothing but the pause keeps a job from running. Where something else does too, that is told first.
+    """
+    ready, paused = ready or office().reports.ready(), office().spool.paused
+    return {
+        "ready": ready,
+        "only_paused": paused and ready.reason in (None, PAUSED),  # the spooler notices it in a moment
+        "queue_length": len(office().reports.waiting()),
+        "seen": f"{ready.reason or ''}|{int(paused)}",
+    }
 
 
 def theme() -> str:

@@ -16,17 +16,13 @@ Any number of processes may have this index; one at a time brings it up to date,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import heapq
 import logging
 import os
-import shutil
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -38,6 +34,8 @@ from spooler.place import Place
 from spooler.spool import Spool
 from webui import finished, search, store
 from webui.finished import Finished
+from webui.index_folder import folder_of, forget_old
+from webui.listings import FULL_S, TICK_S, Listing, exists, may_be_a_job, modified
 from webui.search import ENDED, Cursor, Ended, Page, Search
 
 log = logging.getLogger(__name__)
@@ -51,11 +49,6 @@ GLANCE_S = 0.03
 ALONE_S = 3.0
 #: After a listing, a rest of so many times its length.
 RESTS = 20
-#: Seconds after which a folder is listed though its mtime did not change, and odd ones are tried again.
-FULL_S = 600.0
-#: A change in the same tick of the file system's clock as a listing leaves the same mtime. So a listing counts only when the
-#: mtime had stood for so many seconds of our own clock: the coarsest tick, that of FAT.
-TICK_S = 2.0
 #: After it failed twice within so many seconds, it is left alone for as long.
 TROUBLE_S = 60.0
 #: Seconds that one question may take.
@@ -69,25 +62,6 @@ MAX_NOTED = 10_000
 MAX_PLAIN = 2_000
 #: The walk takes this share of the time.
 WALK_SHARE = 0.01
-#: Seconds after which an index that nobody used is removed.
-FORGOTTEN_S = 90 * 86_400.0
-
-
-@dataclass(frozen=True)
-class Listing:
-    """When one state's folder was listed, and so when it is to be listed again. Times are seconds of a monotonic clock."""
-
-    mtime_ns: int  # before it was listed
-    seen_at: float  # when the folder was first seen with that mtime
-    began: float
-    ended: float
-    rest_s: float  # in which it is not listed again, whatever happens
-
-    def is_due(self, mtime_ns: int, now: float) -> bool:
-        if now - self.ended < self.rest_s:
-            return False
-        in_doubt = self.began - self.seen_at < TICK_S <= now - self.seen_at
-        return mtime_ns != self.mtime_ns or in_doubt or now - self.ended >= FULL_S
 
 
 class Index:
@@ -95,7 +69,7 @@ class Index:
 
     def __init__(self, spool: Spool, cache: Path):
         self._spool = spool
-        self.folder = cache.expanduser().absolute() / "index" / _name(spool.root)
+        self.folder = folder_of(spool.root, cache)
         self._store = store.Store(self.folder)
         self._lock = FileLock(self.folder / "lock", fallback_to_soft=False, thread_local=False)
         self._noted: dict[str, None] = {}  # handed over by any thread: setdefault and popitem are atomic
@@ -117,7 +91,7 @@ class Index:
 
     def run(self, stop: threading.Event) -> None:
         """Keep it up to date until told to stop: the body of the web app's thread."""
-        _forget_old(self.folder)
+        forget_old(self.folder)
         while not stop.is_set():
             with self._turn, contextlib.suppress(OSError, Timeout):
                 if not self._runs:  # held from turn to turn, so that of several processes one does the whole work
@@ -227,16 +201,16 @@ class Index:
         self._store.begin_listing()
         with os.scandir(folder) as entries:
             while piece := list(islice(entries, NAMES)):
-                self._store.list_names(entry.name for entry in piece if _may_be_a_job(entry))
+                self._store.list_names(entry.name for entry in piece if may_be_a_job(entry))
                 yield
         after: str | None = ""
         while after is not None:
             new, gone, after = self._store.compare(state, after)
             for names in _pieces(new, NAMES):
-                self._store.plan(state, _modified(folder, names))
+                self._store.plan(state, modified(folder, names))
                 yield
             # Only a look at the folder itself can say that a job is gone: it may have come while the folder was listed.
-            self._store.remove(state, [name for name in gone if not _exists(folder / name)])
+            self._store.remove(state, [name for name in gone if not exists(folder / name)])
             yield
         ended = time.monotonic()
         seen_at = before.seen_at if before and before.mtime_ns == mtime_ns else began
@@ -285,7 +259,7 @@ class Index:
             job_id, _ = self._noted.popitem()
             for state in ENDED:
                 with contextlib.suppress(OSError):  # listing the folder will say why
-                    if _exists(self._spool.root / state / job_id):
+                    if exists(self._spool.root / state / job_id):
                         there.append((state, job_id))
                     elif self._store.knows(state, job_id):
                         self._store.remove(state, [job_id])
@@ -309,7 +283,7 @@ class Index:
 
     def _has_star(self, state: Ended, job_id: str) -> bool | None:
         try:
-            return _exists(self._spool.root / state / job_id / "starred")
+            return exists(self._spool.root / state / job_id / "starred")
         except OSError:
             return None  # reading it will say why
 
@@ -446,9 +420,9 @@ class Index:
         for state in states:
             folder = self._spool.root / state
             with os.scandir(folder) as entries:
-                names = [entry.name for entry in islice(entries, MAX_PLAIN) if _may_be_a_job(entry)]
+                names = [entry.name for entry in islice(entries, MAX_PLAIN) if may_be_a_job(entry)]
                 whole = whole and next(entries, None) is None
-            for job_id, modified_ns in _modified(folder, names):
+            for job_id, modified_ns in modified(folder, names):
                 found.append((search.number(modified_ns // 1_000_000, job_id), self._place(state, job_id)))
         total = len(found) if whole else None
         note = None if whole else f"These are the newest of some {len(found):,} jobs only: {why}."
@@ -464,39 +438,3 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 
 def _pieces(names: Sequence[str], length: int) -> Iterator[Sequence[str]]:
     return (names[start : start + length] for start in range(0, len(names), length))
-
-
-def _modified(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The names that are still there with the mtimes of their folders in ns."""
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):  # RACE: gone since the listing
-            yield name, (folder / name).lstat().st_mtime_ns
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is anything of that name. Raises OSError when that cannot be told."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _may_be_a_job(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and ID.fullmatch(entry.name) is not None
-
-
-def _name(root: Path) -> str:
-    """The name of a spool's folder in the cache: another host, or another folder of the same path, has another."""
-    resolved = root.resolve()
-    told = f"{socket.gethostname()}\n{resolved}\n{resolved.stat().st_ino}"
-    return f"{resolved.name}-{hashlib.blake2b(os.fsencode(told), digest_size=8).hexdigest()}"
-
-
-def _forget_old(mine: Path) -> None:
-    """Remove the indexes that nobody has used for long: they can be made again."""
-    with contextlib.suppress(OSError):
-        for folder in mine.parent.iterdir():
-            used = max((each.stat().st_mtime for each in folder.iterdir()), default=0.0)
-            if folder != mine and time.time() - used > FORGOTTEN_S:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,7 @@ from spooler.ids import ID
 from spooler.schedule import Waiting
 from spooler.status import Progress
 from webui.office import Office, office
-from webui.reports import STATUS, Status
+from webui.reports import STATUS, Status, why_not
 
 blueprint = Blueprint("live", __name__)
 
@@ -70,6 +70,7 @@ class LiveReport(BaseModel):
 
     queue: str = Field(description="Another one whenever the list of running, waiting and held jobs is another.")
     ready: bool = Field(description="Whether a job submitted now would run now.")
+    reason: str | None = Field(description="Why not, in a sentence.")
     paused: bool
     waiting: int
     held: int
@@ -155,13 +156,14 @@ def _look(desk: Office, before: Look | None) -> Look:
             "images": len(progress.images) if progress else 0,
         }
     held = frozenset(place.id for place in islice(spool.walk("held"), MAX_HELD))
-    ready = any(status.state == "ready" and not status.paused for status, lives in told if lives)
+    reason = why_not([status for status, lives in told if lives])
     rows = [(each.id, each.priority, each.top > 0) for each in line[:SHOWN]]
-    seen = [rows, sorted(held)[:SHOWN], sorted(running), spool.paused, ready]
+    seen = [rows, sorted(held)[:SHOWN], sorted(running), spool.paused, reason]
     version = hashlib.blake2b(repr(seen).encode(), digest_size=8).hexdigest()
     shared = {
         "queue": version,
-        "ready": ready,
+        "ready": reason is None,
+        "reason": reason,
         "paused": spool.paused,
         "waiting": len(line),
         "held": len(held),

@@ -52,7 +52,7 @@ def compare() -> str:
         report = _report(job_id)
         at = int(number) if number.isdecimal() and len(number) < 5 else 0
         if at >= len(report.images):
-            abort(404, gettext("The job has no such picture."))
+            abort(404, "The job has no such picture.")
         sides.append((report, at))
     reports = list({report.id: report for report, _ in sides}.values())
     return render_template("compare.html", sides=sides, reports=reports, **_frame())
@@ -143,7 +143,7 @@ def _whole(name: str) -> int:
 def _report(job_id: str) -> JobReport:
     report = office().reports.job(job_id)
     if report is None:
-        abort(404, gettext("There is no such job: it may have been removed from the spool."))
+        abort(404, "There is no such job: it may have been removed from the spool.")
     return report
 
 

@@ -56,8 +56,9 @@ def hurry(jobs: int = 1) -> float:
 def require(owner: str | None) -> None:
     """For a view that finds its jobs itself: raise NotYoursError unless who asks may change the jobs of that owner."""
     if not person().may_change(owner):
-        whose = f"It is the job of {show(owner)}" if owner else "It has no owner"
-        raise NotYoursError(f"{whose}: only its owner and an operator may do that, and you are {show(person().name)}.")
+        of_somebody = f"It is the job of {show(owner)}: only its owner and an operator may do that"
+        rule = of_somebody if owner else "Nobody owns it: only an operator may do that"
+        raise NotYoursError(f"{rule}, and you are {show(person().name)}.")
 
 
 def require_operator() -> None:

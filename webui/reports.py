@@ -245,10 +245,10 @@ class Reports:
         alive = tuple(status for status, lives in told if lives)
         # The living first: their default is the one, and their cards are the newer.
         catalogues = [status.catalogue for status, _ in sorted(told, key=lambda pair: not pair[1])]
-        ready = any(status.takes_jobs for status in alive)
+        reason = why_not(alive)
         return ReadyReport(
-            ready=ready,
-            reason=None if ready else _why_not(alive),
+            ready=reason is None,
+            reason=reason,
             spoolers=alive,
             catalogue=merged(catalogues),
         )
@@ -270,7 +270,14 @@ def _ranked(job: Job, given: Given) -> dict[str, Any]:
     return {"priority": value, "top": given.value == "top", "note": given.mistake or None}
 
 
-def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:
+#: Why nothing is begun while the queue is paused; a page says it in its own way, for an operator and for everybody else.
+PAUSED = "The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."
+
+
+def why_not(alive: Sequence[SpoolerStatus]) -> str | None:
+    """Why a job submitted now would not run now, in a sentence; None when it would. `alive`: the spoolers that are."""
+    if any(status.takes_jobs for status in alive):
+        return None
     if not alive:
         return "No spooler is running: jobs wait until one is started."
     for status in alive:
@@ -279,5 +286,5 @@ def _why_not(alive: tuple[SpoolerStatus, ...]) -> str:
         if status.state == "ready" and status.reason:
             return status.reason
         if status.paused:
-            return "The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."
+            return PAUSED
     return "The engine is loading its model."

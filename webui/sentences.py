@@ -28,6 +28,30 @@ KNOWN = (
     msgid("No spooler is running: jobs wait until one is started."),
     msgid("The engine of %(spooler)s cannot start: %(reason)s"),
     msgid("The queue is paused: Resume on the page Queue, or removing the file PAUSE, lets it go on."),
+    # webui/errors.py, pages.py and others: what a page of an error says
+    msgid("There is nothing here."),
+    msgid("This cannot be done here."),
+    msgid("The request is too large: at most 64 MiB, its texts at most 4 MiB."),
+    msgid("Something went wrong in the server; its log says what."),
+    msgid("There is no such job: it may have been removed from the spool."),
+    msgid("There is no such job or picture: it may have been removed from the spool."),
+    msgid("The job has no such picture."),
+    msgid("There is no such batch."),
+    msgid("There is no such thing to do."),
+    msgid("The job belongs to somebody else."),
+    msgid("The job has a star: take the star away first."),
+    msgid("The job has moved on."),
+    msgid("Only a job that has ended can be deleted: cancel it first."),
+    msgid("It is the job of %(owner)s: only its owner and an operator may do that, and you are %(me)s."),
+    msgid("Nobody owns it: only an operator may do that, and you are %(me)s."),
+    msgid("Only an operator may do that, and you are %(me)s."),
+    msgid("This server does not answer to that host name."),
+    msgid("Another site may not change anything here, nor read it."),
+    msgid("The spool's disk is full: the job was not accepted. Try again when there is space."),
+    msgid("The spool cannot be used just now: the job was not accepted."),
+    msgid("The file of keys cannot be used, so nobody is let in; the server's log says why."),
+    msgid("Too many wrong keys came from your address: try again later."),
+    msgid("Too many of your requests are under way: try again in a moment."),
     msgid("The engine is loading its model."),
     msgid("It is being put into the queue."),
     # spooler/gate.py
@@ -54,13 +78,45 @@ KNOWN = (
     msgid("`%(field)s` must have at most %(limit)s characters, but has %(value)s."),
     msgid("`%(field)s` must be one of %(known)s (did you mean %(near)s?), but is %(value)s."),
     msgid("`%(field)s` must be one of %(known)s, but is %(value)s."),
+    msgid("`%(field)s` must be text, but is %(value)s."),
+    msgid("`%(field)s` must be an object, {...}, but is %(value)s."),
+    msgid("`%(field)s` must have at most %(limit)s items, but has %(value)s."),
+    msgid("`%(field)s` must be one that the server has, but it has none, and this is %(value)s."),
+    msgid("`%(field)s` is not a field of a job (did you mean %(near)s?)."),
+    msgid("`%(field)s` is not a field of a job."),
+    msgid("`id` is not a field of a job file: a job's id is its file's name."),
+    msgid("`%(field)s` must be given once, but is given twice."),
+    msgid("`%(field)s` is another spelling of `%(name)s`: only one of them may be given."),
+    msgid("There are %(n)s more mistakes, not told."),
+    # of dropped files: spooler/strict_json.py, batch_file.py, csv_table.py, pictures.py and png.py
+    msgid("line %(n)s: %(rest)s"),
+    msgid("overrides: %(rest)s"),
+    msgid("in `%(column)s`, %(rest)s"),
+    msgid("It came with %(file)s, which was set aside."),
+    msgid("A job must be a JSON object, {...}, but this is %(value)s."),
+    msgid("A job must be UTF-8 text, but byte %(n)s is %(value)s."),
+    msgid("A job must be JSON, but at line %(n)s, column %(column)s: %(why)s."),
+    msgid("A job must be JSON, but this is empty."),
+    msgid("A job must have at most %(limit)s bytes, but this has more."),
+    msgid("it must be a JSON object, {...}, but this is %(value)s."),
+    msgid("it must be JSON, but at column %(column)s: %(why)s."),
+    msgid("The file must have at least one job, but has none."),
+    msgid("The file must have at most %(limit)s MiB, but has %(value)s."),
+    msgid("The file must have at most %(limit)s lines, but has %(value)s."),
+    msgid("`%(name)s` must be a whole picture, but cannot be decoded: %(why)s."),
+    msgid("`%(name)s` must be a PNG, JPEG or WebP picture, but is none that can be read."),
+    msgid("`%(name)s` must have at most %(limit)s MiB, but has %(value)s."),
+    msgid("`%(name)s` must have at most %(limit)s million pixels, but has %(value)s."),
+    msgid("A picture must be a whole PNG, but this ends after %(n)s bytes without IEND."),
     # webui/form.py and office.py
-    msgid("`image` is required for %(kind)s: choose, drop or paste a picture."),
-    msgid("`mask` is required for inpaint: paint over what is to change, or choose a mask."),
+    msgid("`image` is required here: choose, drop or paste a picture."),
+    msgid("`mask` is required here: paint over what is to change, or choose a mask."),
     msgid("Please choose the picture again: a browser sends each file once only."),
     msgid("At most %(limit)s jobs may wait, and %(value)s do: the job was not accepted. Try again later."),
     msgid("You submit jobs faster than one may: the job was not accepted. Try again later."),
 )
+#: What a value may be in such a sentence, in words (spooler/mistakes.py, kind_of).
+KINDS = (msgid("an object"), msgid("an array"), msgid("a text"), msgid("true or false"), msgid("a number"))
 #: What a failure's code says, for a title over its reason.
 CODES = {
     "cancelled": msgid("Cancelled"),
@@ -88,12 +144,23 @@ def translated(sentence: str) -> str | None:
         return sentence
     for text, pattern in _patterns() if len(sentence) <= LONGEST else ():
         if match := pattern.fullmatch(sentence):
-            return str(gettext(text, **match.groupdict()))
+            return str(gettext(text, **{name: _in_it(name, value) for name, value in match.groupdict().items()}))
     return None
 
 
-def said(sentence: str) -> Markup:
-    """The sentence for a page: in its language where it is known there, else marked as English."""
+def _in_it(name: str, value: str) -> str:
+    """What differs in a sentence, in this request's language where it is ours: the rest of it, or the kind of a value."""
+    if name == "rest":
+        return translated(value) or value
+    return str(gettext(value)) if value in KINDS else value
+
+
+def said(sentences: str) -> Markup:
+    """Sentences, one a line, for a page: each in its language where it is known there, else marked as English."""
+    return Markup("\n").join(_said(each) for each in sentences.split("\n"))
+
+
+def _said(sentence: str) -> Markup:
     found = translated(sentence)
     return Markup('<span lang="en">{}</span>').format(sentence) if found is None else escape(found)
 
@@ -109,6 +176,10 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     found = []
     for text in KNOWN:
         parts = re.split(r"%\((\w+)\)s", text)
-        pattern = "".join(re.escape(part) if at % 2 == 0 else f"(?P<{part}>[^`]*?)" for at, part in enumerate(parts))
+        pattern = "".join(re.escape(part) if at % 2 == 0 else _group(part) for at, part in enumerate(parts))
         found.append((text, re.compile(pattern, re.DOTALL)))
     return tuple(found)
+
+
+def _group(name: str) -> str:
+    return f"(?P<{name}>.*)" if name == "rest" else f"(?P<{name}>[^`]*?)"

@@ -8,6 +8,7 @@
     lists.py      samplers, models, options, ... (options.py keeps what a client has set)
     progress.py   how far the running job is, and one's own task
     tools.py      png-info, interrupt, skip, memory, ...
+    bodies.py     the JSON object that a request carries
     errors.py     A1111's shapes of what went wrong
     description.py  all of it as OpenAPI
     register.py   all of it into the app

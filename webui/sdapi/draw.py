@@ -6,7 +6,6 @@ import base64
 import contextlib
 import html
 import io
-import json
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from webui.people import person
 from webui.reports import JobReport
 from webui.rules import Rule, needs
 from webui.sdapi import info, names, starts, translate
+from webui.sdapi.bodies import object_in
 from webui.sdapi.errors import AnswerError, BodyError, refuse
 from webui.sdapi.info import Made
 from webui.sdapi.kept import kept
@@ -89,12 +89,7 @@ def body(model: type[Model]) -> Model:
     raw = request.get_data(cache=False)
     if not raw.strip():
         raise BodyError("value_error.missing", "field required")
-    try:
-        given = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BodyError("value_error.jsondecode", str(error)[:200]) from error
-    if not isinstance(given, Mapping):
-        raise BodyError("type_error.dict", "value is not a valid dict")
+    given = object_in(raw)
     return model.model_validate(translate.with_infotext(given) if issubclass(model, Drawing) else given)
 
 

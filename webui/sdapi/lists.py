@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -15,7 +13,8 @@ from webui.office import office
 from webui.people import person
 from webui.rules import Rule, needs
 from webui.sdapi import names, translate
-from webui.sdapi.errors import AnswerError, BodyError
+from webui.sdapi.bodies import object_in
+from webui.sdapi.errors import AnswerError
 from webui.sdapi.kept import kept
 
 blueprint = Blueprint("sdapi_lists", __name__)
@@ -179,13 +178,7 @@ def options() -> Response:
 @needs(Rule.LET_IN)
 def set_options() -> Response:
     """Keep the model, the VAE and the clip skip; what has no effect is taken, what would change pictures and cannot is told."""
-    raw = request.get_data(cache=False)
-    try:
-        given = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BodyError("value_error.jsondecode", str(error)[:200]) from error
-    if not isinstance(given, Mapping):
-        raise BodyError("type_error.dict", "value is not a valid dict")
+    given = object_in(request.get_data(cache=False))
     catalogue = _catalogue()
     changes: dict[str, Any] = {}
     if (wanted := given.get("sd_model_checkpoint")) not in (None, ""):

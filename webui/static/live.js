@@ -78,6 +78,14 @@ const showCount = told => {
   count.hidden = !told.waiting;
 };
 
+// The banner and the light in the frame: the server told with the page what it had seen of the spooler.
+let seen = document.body.dataset.seen;
+const showFrame = told => {
+  const now = `${told.reason ?? ''}|${+told.paused}`;
+  if (seen === undefined || seen === now) return;
+  refresh().then(all => { if (all) seen = now; }).catch(() => {});
+};
+
 // -- one job's page, the queue, the status, and the count in the frame of every other page -----------------------------------------
 const page = part('job'), list = part('queue'), status = part('status');
 const live = document.body.dataset.live;
@@ -86,6 +94,7 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
   poll(`${live}?job=${encodeURIComponent(page.dataset.job)}`, told => {
     if (told === undefined) { put(part('doing'), document.body.dataset.lost); return 2000; }
     showCount(told);
+    showFrame(told);
     if (!told.job || ['done', 'failed', 'cancelled'].includes(told.job.status)) {
       location.reload(); // the server has the whole page: the record, the buttons
       return null;
@@ -111,17 +120,17 @@ if (page && ['waiting', 'running', 'held'].includes(page.dataset.status)) {
     }
     return told.running.length ? 700 : 2000;
   });
-} else if (status) {
-  setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 1000 * Number(status.dataset.every));
 } else if (live) {
   const beside = part('now'); // beside the form: what runs, waits and came last
   let version = null;
+  if (status) setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 1000 * Number(status.dataset.every));
   poll(live, told => {
+    if (!told) return 5000;
     showCount(told);
-    if (!told || !beside) return 5000;
-    const now = `${told.queue} ${told.ready} ${told.paused}`;
-    if (version !== null && version !== now) refresh().then(all => { if (all) version = now; }).catch(() => {});
-    else version = now;
+    if (!beside || version === null) showFrame(told);
+    if (!beside) return 5000;
+    if (version !== null && version !== told.queue) refresh().then(all => { if (all) version = told.queue; }).catch(() => {});
+    else version = told.queue; // which another reason or pause changes, too
     for (const running of told.running) {
       const row = beside.querySelector(`[data-running][data-job="${CSS.escape(running.id)}"]`);
       if (row) part('bar', row)?.setAttribute('value', running.fraction_done);
