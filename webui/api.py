@@ -22,6 +22,7 @@ from webui import once, openapi
 from webui.answers import gone
 from webui.errors import answer
 from webui.office import office
+from webui.people import person
 from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
 from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
@@ -56,11 +57,10 @@ def submit() -> Response:
             415, "not_json", "The Content-Type must be application/json, or multipart/form-data to send pictures along."
         )
     wanted = _wanted_id(fields.pop("id", None))
-    job = from_fields(fields)
+    job = person().owned(from_fields(fields))
     job_id, is_new = once.accept(job, wanted, inputs)
-    report = office().reports.job(job_id)
-    # The spooler may be between two folders with it just now: what is certain is that it was accepted.
-    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201 if is_new else 200)
+    report = office().reports.accepted(job_id, job) if is_new else _report(job_id)
+    response = _send(report, 201 if is_new else 200)
     response.headers["Location"] = f"{request.script_root}/api/v1/jobs/{job_id}"
     return response
 

@@ -153,6 +153,20 @@ class Reports:
                 return None
         return None
 
+    def accepted(self, job_id: str, job: Job) -> JobReport:
+        """The report on a job that this web app put into the queue just now: nothing is read that it has just written."""
+        folder = self._spool.pending
+        place = (
+            Place(job_id, "pending", folder / job_id)
+            if job.inputs
+            else Place(job_id, "pending", folder / f"{job_id}.json", is_folder=False)
+        )
+        try:
+            return self.at(place, job)
+        except FileNotFoundError:
+            # A spooler has it already, and may be between two folders with it: what is certain is that it was accepted.
+            return self.job(job_id) or JobReport(id=job_id, status="waiting", job=job)
+
     def status(self, job_id: str) -> Status | None:
         """Which folder the job is in; None when there is none."""
         if place := self._spool.find_by_name(job_id) or self._spool.find(job_id):
@@ -201,9 +215,12 @@ class Reports:
             note=page.note,
         )
 
-    def at(self, place: Place) -> JobReport:
-        """The report on a job that is at that place. Raises FileNotFoundError when it moved on."""
-        job = self._spool.read_job(place)
+    def at(self, place: Place, known: Job | None = None) -> JobReport:
+        """The report on a job that is at that place; `known`: it came there just now, and is this.
+
+        Raises FileNotFoundError when it moved on.
+        """
+        job = known or self._spool.read_job(place)
         record = self._spool.read_record(place) or Record(id=place.id)
         progress = self._spool.read_progress(place) if place.state == "claimed" else None
         if not place.job_file.exists():
@@ -211,7 +228,9 @@ class Reports:
         images = progress.images if progress else record.images
         if place.state in ("pending", "held"):
             images = ()  # a record there may be a stranger's
-        standing = self._line.standing(place.id, self._spool.spoolers()) if place.state == "pending" else Standing()
+        standing = Standing()
+        if place.state == "pending":
+            standing = self._line.standing(place.id, self._spool.spoolers(), (place, known) if known else None)
         ends_in_s = self._line.left_s(place, self._spool.spoolers()) if place.state == "claimed" else standing.ends_in_s
         return JobReport(
             id=place.id,
