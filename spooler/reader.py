@@ -69,16 +69,18 @@ class Reader:
         """As `find`, at the names alone where a job of that id should be: never a listing, however many jobs there are."""
         if not ID.fullmatch(job_id):  # whatever somebody asks for: nothing else may become a path
             return None
+        # In text: a batch asks this of each of its jobs, and pathlib took three times as long as the calls.
         for state in STATES:
             if state == "claimed":
                 for theirs in self.spooler_folders():
-                    if (theirs / job_id / "job.json").exists():
+                    if durable.exists(f"{theirs}/{job_id}/job.json"):
                         return Place(job_id, state, theirs / job_id, theirs.name)
                 continue
-            if state in ("pending", "held") and durable.exists(self.root / state / f"{job_id}.json"):
-                return Place(job_id, state, self.root / state / f"{job_id}.json", is_folder=False)
-            if (self.root / state / job_id / "job.json").exists():
-                return Place(job_id, state, self.root / state / job_id)
+            at = f"{self.root}/{state}/{job_id}"
+            if state in ("pending", "held") and durable.exists(f"{at}.json"):
+                return Place(job_id, state, Path(f"{at}.json"), is_folder=False)
+            if durable.exists(f"{at}/job.json"):
+                return Place(job_id, state, Path(at))
         return None
 
     def places(self, state: State) -> list[Place]:

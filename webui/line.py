@@ -134,7 +134,8 @@ class Line:
                 else:
                     self._pending.hint(f"{job_id}.json")
                     self._pending.hint(job_id)
-                self._bring_up_to_date(told)
+                    self._pending.refresh(time.monotonic(), LOOK_S, RESCAN_S)
+                self._add_new()
                 waiting = self._pending.get(job_id)
             if waiting is None:
                 return Standing()

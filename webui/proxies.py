@@ -82,6 +82,8 @@ class Proxies:
         return self._app(environ, start_response)
 
     def _trusts(self, peer: str) -> bool:
+        if not self._trusted:
+            return False
         try:
             address = ipaddress.ip_address(peer.partition("%")[0])
         except ValueError:

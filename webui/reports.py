@@ -132,6 +132,7 @@ class Reports:
         self._prefix = prefix
         self._line = line
         self._index = index
+        self._merged: tuple[list[Catalogue], Catalogue] = ([], merged([]))
 
     def waiting(self) -> list[Waiting]:
         """The waiting jobs, the next to run first."""
@@ -269,8 +270,16 @@ class Reports:
             ready=ready,
             reason=None if ready else _why_not(alive),
             spoolers=alive,
-            catalogue=merged(catalogues),
+            catalogue=self._together(catalogues),
         )
+
+    def _together(self, catalogues: list[Catalogue]) -> Catalogue:
+        """What they offer together: made anew when one of them is another, which is what a spooler that told anew has."""
+        of, found = self._merged
+        if len(of) != len(catalogues) or any(a is not b for a, b in zip(of, catalogues, strict=True)):
+            found = merged(catalogues)
+            self._merged = (catalogues, found)
+        return found
 
     def _try(self, place: Place) -> JobReport | None:
         try:

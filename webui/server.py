@@ -19,7 +19,7 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from webui.pace import client_of
 
@@ -37,13 +37,32 @@ BODY_S, BODY_BYTES_PER_S = 30.0, 8 << 10
 MOST_BODY_BYTES = 2 << 30
 #: Seconds after which a client that takes nothing of its answer is cut off: its thread could wait for ever.
 UNREAD_S = 60.0
+#: Bytes of a body that go out together with the head of their answer.
+ONE_PACKET = 16 << 10
 #: Connections that are taken in before the others have their turn.
 ACCEPTS = 64
+
+
+class Answer(WSGITask):  # type: ignore[misc]
+    """A request that is being answered."""
+
+    wrote_header = False
+
+    def write(self, data: bytes) -> None:
+        is_short = 0 < len(data) <= ONE_PACKET and len(data) == self.content_length
+        if is_short and self.complete and self.has_body and not self.wrote_header:
+            # The head goes out together with the body: one packet, and one waking of who waits for it.
+            self.channel.write_soon(self.build_response_header() + data)
+            self.wrote_header = True
+            self.content_bytes_written = len(data)
+        else:
+            super().write(data)
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
     """One connection."""
 
+    task_class = Answer
     parked = False
 
     def __init__(self, *arguments: Any, **options: Any):
