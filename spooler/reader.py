@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 OURS = frozenset({"record.json", "submitted.json", "hold", "error.txt", "cancel", "progress.json", "preview.jpg"})
 #: Names of results: of these, and no others, the web app opens files.
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
+#: Of record.json, and of what a spooler tells: a sweep has many pictures, a catalogue many LoRAs.
 MAX_RECORD_BYTES = 16 << 20
 #: A side file in pending/: the job's priority, told apart from the job itself, which never changes.
 PRIORITY = ".priority"
@@ -146,8 +147,8 @@ class Reader:
     def read_progress(self, place: Place) -> Progress | None:
         """How far a claimed job is; None before its first step."""
         try:
-            return Progress.model_validate_json((place.path / "progress.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return Progress.model_validate_json(durable.read_small(place.path / "progress.json", MAX_RECORD_BYTES))
+        except (FileNotFoundError, ValidationError, durable.UnreadableError):
             return None
 
     def queued_at(self, place: Place) -> str:
@@ -194,7 +195,7 @@ class Reader:
         """What each spooler last told of itself, and whether it is alive, which only its lock can say."""
         found = []
         for folder in self.spooler_folders():
-            with contextlib.suppress(FileNotFoundError, ValidationError):
+            with contextlib.suppress(FileNotFoundError, ValidationError, durable.UnreadableError):
                 found.append((self._status(folder / "spooler.json"), self.alive(folder.name)))
         return found
 
@@ -205,7 +206,7 @@ class Reader:
         known = self._statuses.get(path)
         if known is None or known[0] != version:
             # RACE: should it be replaced between the two, what is read is newer than its version, and is read once more.
-            known = (version, SpoolerStatus.model_validate_json(path.read_bytes()))
+            known = (version, SpoolerStatus.model_validate_json(durable.read_small(path, MAX_RECORD_BYTES)))
             self._statuses[path] = known
         return known[1]
 

@@ -15,6 +15,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from flask import Flask, Response
 from flask.testing import FlaskClient
 from house import ROOT, listing
 from PIL import Image
-from test_api import Web, finish
+from test_api import Web, finish, with_demo_model
 from werkzeug.test import TestResponse
 
 from spooler.settings import Settings
@@ -479,6 +480,19 @@ def test_basic_needs_the_name_that_goes_with_the_secret(client: FlaskClient) -> 
         assert client.get("/api/v1/jobs", headers={"Authorization": given}).status_code == status
 
 
+def test_readyz_tells_strangers_whether_and_why_and_no_more(client: FlaskClient, spool: Spool) -> None:
+    with_demo_model(spool)
+    for lives in (False, True):
+        with spool.life_lock("me") if lives else nullcontext():
+            told, wrong, all_of_it = (client.get("/readyz", headers=headers) for headers in ({}, bearer("x" * 20), bearer(ANN)))
+        assert told.json and wrong.json and all_of_it.json
+        assert told.status_code == wrong.status_code == all_of_it.status_code == (200 if lives else 503)
+        assert told.json == wrong.json and told.json["ready"] is lives and (told.json["reason"] is None) is lives
+        assert not told.json["spoolers"] and not told.json["catalogue"]["models"]
+        assert bool(all_of_it.json["spoolers"]) is lives and all_of_it.json["catalogue"]["models"]
+        assert all_of_it.headers["Cache-Control"] == "no-store"
+
+
 def test_what_needs_no_key_is_little(client: FlaskClient) -> None:
     for path in ("/healthz", "/readyz", "/static/style.css", "/login"):
         with client.get(path) as answer:
@@ -611,6 +625,10 @@ def test_the_cookie_changes_things_for_this_server_s_pages_only(client: FlaskCli
         ("javascript:alert(1)", "/"),
         ("/x\r\nSet-Cookie: a=b", "/"),
         ("/login?next=/login", "/"),
+        ("/..//attacker.example", "/"),
+        ("/x/%2e%2E//attacker.example", "/"),
+        ("/./queue", "/"),
+        ("/queue?of=../mine", "/queue?of=../mine"),
     ],
 )
 def test_the_login_leads_to_no_other_site(app: Flask, wanted: str, place: str) -> None:
@@ -870,6 +888,31 @@ def test_s12_requests_of_one_person_at_the_same_time_are_bounded(tmp_path: Path)
         assert client.get("/api/v1/jobs/none", headers=bearer(ANN)).status_code == 404
     with app.test_request_context():
         assert not door().crowd._there  # type: ignore[union-attr]
+
+
+def test_s12_one_person_never_has_the_last_quarter_of_the_seats(tmp_path: Path) -> None:
+    app = make_app(tmp_path, KEYS, web_threads=16)  # 8 seats
+    client = app.test_client()
+    client.post("/api/v1/jobs", json={"prompt": "x", "id": "one"}, headers=bearer(ANN))
+
+    def stream(secret: str) -> TestResponse:
+        return client.get("/api/v1/jobs/one/events", headers=bearer(secret))
+
+    hers = [stream(ANN) for _ in range(6)]
+    refused = stream(ANN)
+    assert {each.status_code for each in hers} == {200} and refused.status_code == 503 and refused.json
+    assert "your requests" in refused.json["error"]["message"] and refused.headers["Retry-After"]
+    assert client.get("/api/v1/jobs/one", headers=bearer(ANN)).status_code == 200, "who asks without waiting is answered"
+    his = [stream(BOB) for _ in range(2)]
+    assert {each.status_code for each in his} == {200}
+    refused = stream(BOB)
+    assert refused.status_code == 503 and "As many requests wait" in refused.json["error"]["message"]  # type: ignore[index]
+    for each in (*hers, *his):
+        each.close()
+    again = [stream(BOB) for _ in range(6)]
+    assert {each.status_code for each in again} == {200}
+    for each in again:
+        each.close()
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from spooler.strict_json import parse_object
 from webui import once, openapi
 from webui.answers import gone
 from webui.errors import answer
+from webui.guard import is_let_in
 from webui.office import office
-from webui.people import person
+from webui.people import client, person
 from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
-from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
+from webui.reports import STATUS, JobList, JobReport, ReadyReport, RejectedList, RejectedReport, Status
 from webui.rules import Rule, needs
 from webui.search import ENDED, Cursor, Search
 
@@ -194,7 +195,7 @@ def job(job_id: str) -> Response:
     report = _report(job_id)
     wait_s = _number("wait", 0, 0, MAX_WAIT_S)
     if wait_s and report.status not in ENDED:
-        with office().patience.seat():
+        with office().patience.seat(client()):
             most_s = min(wait_s, office().settings.wait_s)
             report = office().patience.end_of(job_id, most_s, gone()) or abort(404)
     response = _send(report)
@@ -339,6 +340,8 @@ def readyz() -> Response:
     report = office().reports.ready()
     if report.ready and (why := office().closed()):
         report = report.model_copy(update={"ready": False, "reason": why})
+    if not is_let_in():
+        report = ReadyReport(ready=report.ready, reason=report.reason)
     return _send(report, 200 if report.ready else 503)
 
 

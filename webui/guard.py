@@ -131,6 +131,17 @@ def _who(client: str) -> Person | AnyResponse:
     return key.person if key else _not_let_in("Not authenticated")
 
 
+def is_let_in() -> bool:
+    """For a route that answers anybody: whether who asks would be let in to the others, too. A wrong key counts as one."""
+    try:
+        found = _who(client_of(request.remote_addr))
+    except KeysError:
+        return False
+    if isinstance(found, Person):
+        g.person = found
+    return isinstance(found, Person)
+
+
 def let_in(client: str, secret: str, name: str | None = None) -> Key | float | None:
     """The key of whoever gives the secret; None when it is wrong; the seconds to wait after too many wrong ones.
 
@@ -226,6 +237,7 @@ def _enter(found: Person) -> Response | None:
     if not found.name and on_loopback(request.remote_addr or ""):
         return None
     client = f"person {found.name}" if found.name else f"address {client_of(request.remote_addr)}"
+    g.client = client
     if submits := door().submits:
         g.pace = lambda jobs: submits.take(client, jobs)
     if crowd := door().crowd:

@@ -120,8 +120,10 @@ class ReadyReport(BaseModel):
 
     ready: bool
     reason: str | None = Field(description="Why not, in a sentence.")
-    spoolers: tuple[SpoolerStatus, ...] = Field(description="Those that are alive.")
-    catalogue: Catalogue = Field(description="What a job may name, as far as the spoolers have told.")
+    spoolers: tuple[SpoolerStatus, ...] = Field((), description="Those that are alive; told to whoever is let in.")
+    catalogue: Catalogue = Field(
+        Catalogue(), description="What a job may name, as far as the spoolers have told; told to whoever is let in."
+    )
 
 
 class Reports:
