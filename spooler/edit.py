@@ -101,7 +101,8 @@ def _try_to_compile(pattern: str) -> None:
     """
     given = pattern.encode(errors="surrogatepass")
     try:
-        tried = subprocess.run([sys.executable, "-I", "-c", _TRY], input=given, capture_output=True, timeout=COMPILE_S, check=False)
+        command = [sys.executable, "-I", "-c", _TRY]
+        tried = subprocess.run(command, input=given, capture_output=True, timeout=COMPILE_S, check=False)
     except subprocess.TimeoutExpired:
         why = f"`find` must be a regular expression that is ready within {COMPILE_S:g} s, but {show(pattern)} is not."
         raise JobError(Mistake("find", why)) from None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, lock_descriptor
 from pydantic import ValidationError
 
 from spooler import durable, job, priority, tally
@@ -227,15 +227,20 @@ class Reader:
         return FileLock(self.claimed / spooler / ".lock", fallback_to_soft=False, thread_local=False)
 
     def alive(self, spooler: str) -> bool:
-        lock = self.life_lock(spooler)
+        """Whether the spooler of that name holds its life lock."""
         try:
-            lock.acquire(timeout=0)
+            # Only a look, which each submit takes: a FileLock, made to be held, takes ten times as long.
+            fd = os.open(f"{self.claimed}/{spooler}/.lock", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except (Timeout, OSError):  # a disk that fails is no death certificate
+        except OSError:  # a disk that fails is no death certificate
             return True
-        lock.release()
-        return False
+        try:
+            return not lock_descriptor(fd, blocking=False)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)  # which lets the lock go
 
     def free_ids(self, wanted: Iterable[str]) -> list[str]:
         """An id for each of these, its own or that with a number, which no other job has, claimed or ended, and none of the
