@@ -2,7 +2,8 @@
 
     start    from the start of the process to its first answer, its memory when idle, and whether torch was loaded
     submits  durable submits a second over HTTP from 8 clients, on tmpfs and on the scratch folder's disk, there beside the
-             spool's own rate from as many threads, in alternate blocks
+             spool's own rate from as many threads and from one, in alternate blocks
+    batches  the same on the disk for jobs that come a hundred in a request
     pages    200 open pages, each asking as static/live.js does while a job runs: the time of an answer, and of a submit
              beside them and without them
 
@@ -49,7 +50,7 @@ from spooler.status import Progress, SpoolerStatus
 
 #: Figures to reach.
 START_S, RSS_MIB, SUBMITS_S, OF_THE_SPOOL, POLL_MS = 1.0, 80.0, 300.0, 0.8, 50.0
-CLIENTS, PAGES = 8, 200
+CLIENTS, PAGES, BATCH = 8, 200, 100
 TMPFS = Path("/dev/shm")  # noqa: S108
 JOB = encode(Job(prompt="a large red circle on a blue background", steps=20, seed=1))
 
@@ -121,6 +122,12 @@ SUBMIT = (
 ).encode() + JOB
 
 
+ROWS = b"[" + b",".join([JOB] * BATCH) + b"]"
+SUBMIT_BATCH = (
+    f"POST /api/v1/batches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(ROWS)}\r\n\r\n"
+).encode() + ROWS
+
+
 def talk(port: int, request: bytes) -> bytes:
     """One request on a connection of its own; the answer whole."""
     with socket.create_connection(("127.0.0.1", port), 30) as link:
@@ -145,14 +152,14 @@ def _answer(link: socket.socket) -> bytes:
 # -- the clients -----------------------------------------------------------------------------------------------------------
 
 
-def submitter(port: int, block_s: float, pipe: Connection) -> None:
-    """A client's process: at each word of the pipe, submit for a block; tell the seconds that each submit took."""
+def submitter(port: int, request: bytes, block_s: float, pipe: Connection) -> None:
+    """A client's process: at each word of the pipe, send the request for a block; tell the seconds that each took."""
     with socket.create_connection(("127.0.0.1", port), 30) as link:
         while pipe.recv():
             seconds = []
             end = time.perf_counter() + block_s
             while (began := time.perf_counter()) < end:
-                link.sendall(SUBMIT)
+                link.sendall(request)
                 answer = _answer(link)
                 assert b" 201 " in answer[:16], answer[:300]
                 seconds.append(time.perf_counter() - began)
@@ -217,12 +224,12 @@ def start(spool: Spool, cache: Path, scale: Scale, figures: Figures) -> None:
 
 
 @contextlib.contextmanager
-def clients(port: int, block_s: float) -> Iterator[list[Connection]]:
+def clients(port: int, request: bytes, block_s: float) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("fork")
     ends, processes = [], []
     for _ in range(CLIENTS):
         ours, theirs = context.Pipe()
-        process = context.Process(target=submitter, args=(port, block_s, theirs))
+        process = context.Process(target=submitter, args=(port, request, block_s, theirs))
         process.start()
         ends.append(ours)
         processes.append(process)
@@ -241,8 +248,8 @@ def block(ends: list[Connection]) -> list[float]:
     return [each for end in ends for each in end.recv()]
 
 
-def direct(spool: Spool, block_s: float) -> int:
-    """Submits of the spool itself in a block, from as many threads."""
+def direct(spool: Spool, block_s: float, threads: int) -> int:
+    """Submits of the spool itself in a block, from so many threads."""
 
     def work(_: int) -> int:
         done, end = 0, time.perf_counter() + block_s
@@ -251,41 +258,43 @@ def direct(spool: Spool, block_s: float) -> int:
             done += 1
         return done
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return sum(pool.map(work, range(CLIENTS)))
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(work, range(threads)))
 
 
-def submits(folder: Path, name: str, scale: Scale, figures: Figures, compare: bool) -> None:
+def submits(folder: Path, name: str, scale: Scale, figures: Figures, compare: bool, rows: int = 1) -> None:
+    """Jobs that are accepted in a second, `rows` in a request; `compare`: beside what the spool itself takes."""
     spool, beside = Spool(folder / f"web-{name}"), Spool(folder / f"direct-{name}")
     spool.create()
     beside.create()
     web = Web(spool, folder / f"cache-{name}")
-    served: list[float] = []
-    ratios: list[float] = []
+    requests, served_s, waits = 0, 0.0, list[float]()
+    own: dict[int, list[float]] = {CLIENTS: [], 1: []}  # threads -> jobs a second, block by block
+    ratios: dict[int, list[float]] = {CLIENTS: [], 1: []}
     try:
-        with clients(web.port, scale.block_s) as ends:
+        with clients(web.port, SUBMIT if rows == 1 else SUBMIT_BATCH, scale.block_s) as ends:
             block(ends)  # warm
             for _ in range(scale.blocks):
+                began = time.perf_counter()
                 seconds = block(ends)
-                served += seconds
-                if compare:
-                    ratios.append(len(seconds) / direct(beside, scale.block_s))
+                took_s = time.perf_counter() - began  # a batch that was begun within the block may end after it
+                requests, served_s, waits = requests + len(seconds), served_s + took_s, waits + seconds
+                for threads in own if compare else ():
+                    own[threads].append(direct(beside, scale.block_s, threads) / scale.block_s)
+                    ratios[threads].append(len(seconds) * rows / took_s / own[threads][-1])
     finally:
         web.stop()
-    rate = len(served) / (scale.blocks * scale.block_s)
+    what, rate = "submits" if rows == 1 else f"jobs in batches of {rows}", requests * rows / served_s
     is_tmpfs = name == "tmpfs"
     target = f"at least {SUBMITS_S:g}" if is_tmpfs else ""
-    figures.add(f"submits over HTTP from {CLIENTS} clients, {name}", rate, "/s", target, not is_tmpfs or rate >= SUBMITS_S)
-    figures.add(f"one of them, p99, {name}", sorted(served)[int(len(served) * 0.99)] * 1000, "ms")
-    if ratios:
-        median = statistics.median(ratios)
-        figures.add(
-            f"part of the spool's own rate, {name}",
-            median,
-            "",
-            f"at least {OF_THE_SPOOL:g}",
-            is_tmpfs or median >= OF_THE_SPOOL,
-        )
+    figures.add(f"{what} over HTTP from {CLIENTS} clients, {name}", rate, "/s", target, not is_tmpfs or rate >= SUBMITS_S)
+    figures.add(f"one {'of them' if rows == 1 else 'batch'}, p99, {name}", sorted(waits)[int(len(waits) * 0.99)] * 1000, "ms")
+    for threads in own if compare else ():
+        whose = f"the spool's own, {threads} {'threads' if threads > 1 else 'thread'}"
+        figures.add(f"{whose}, {name}", statistics.median(own[threads]), "/s")
+        median = statistics.median(ratios[threads])
+        target = "" if is_tmpfs else f"at least {OF_THE_SPOOL:g}"
+        figures.add(f"{what} / {whose}, {name}", median, "", target, is_tmpfs or median >= OF_THE_SPOOL)
     shutil.rmtree(spool.root)
     shutil.rmtree(beside.root)
 
@@ -367,7 +376,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench web", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to be measured")
-    parser.add_argument("--only", default="start,submits,pages", help="what to measure (default %(default)s)")
+    parser.add_argument("--only", default="start,submits,batches,pages", help="what to measure (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     scale, figures, only = QUICK if options.quick else Scale(), Figures(), options.only.split(",")
@@ -384,6 +393,8 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="sdspool-web-", dir=TMPFS) as memory:
                 submits(Path(memory), "tmpfs", scale, figures, compare=True)
             submits(folder, "disk", scale, figures, compare=True)
+        if "batches" in only:
+            submits(folder, "disk", scale, figures, compare=True, rows=BATCH)
         if "pages" in only:
             open_pages(folder, scale, figures)
     if options.json:

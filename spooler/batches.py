@@ -246,21 +246,17 @@ class Batches:
     def _submit(self, rows: Sequence[tuple[str, Job]]) -> None:
         """Put the rows into pending/ that are nowhere yet, and have the disk keep them, all with one fsync of the folder."""
         spool = self._spool
-        drafts: list[tuple[str, Path]] = []
+        new = {job_id: row for job_id, row in rows if spool.find_by_name(job_id) is None}
+        drafts = [(job_id, spool.tmp / durable.unique_name()) for job_id in new]
         try:
-            for job_id, row in rows:
-                if spool.find_by_name(job_id) is None:
-                    draft = spool.tmp / durable.unique_name()
-                    durable.write_new(draft, job.encode(row))
-                    drafts.append((job_id, draft))
+            durable.write_all_new([(draft, job.encode(new[job_id])) for job_id, draft in drafts])
             with spool.claim_lock():
                 for job_id, draft in drafts:
                     if spool.find_by_name(job_id) is None:
                         with contextlib.suppress(FileExistsError):
                             spool.link_draft(draft, job_id)
             durable.sync_folder(spool.pending)
-            new = {job_id for job_id, _ in drafts}
-            for job_id, row in ((job_id, row) for job_id, row in rows if job_id in new):
+            for job_id, row in new.items():
                 told = event("submitted", job=job_id, owner=row.owner or None, batch=row.batch)
                 log.info("job %s: submitted%s, of batch %s", job_id, whose(row.owner), row.batch, extra=told)
         finally:

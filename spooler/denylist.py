@@ -68,7 +68,7 @@ class DenyList:
 
     def check(self, job: Job) -> None:
         """Raise JobError when a prompt of the job has an entry of the list. What it steers away from may be named."""
-        for prompt in dict.fromkeys(cell.prompt for cell in job.cells()):
+        for prompt in dict.fromkeys(cell.prompt for cell in job.cells()) if self.rules else ():
             if entry := self.match(prompt):
                 raise JobError(
                     Mistake("prompt", f"`prompt` must not have what this server's deny list names, but has {entry!r}.")

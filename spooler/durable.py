@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 #: A path's text will do: between two fsyncs the processor's caches are cold, and pathlib then takes longer than the calls.
 StrPath = str | os.PathLike[str]
+#: From so many files on they are written several at a time, and how many then: for fewer the threads take longer than the disk.
+MANY, AT_ONCE = 8, 8
 
 
 class UnsyncedError(OSError):
@@ -54,6 +58,24 @@ def write_new(path: StrPath, data: bytes, mode: int = 0o644) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108
         raise
+
+
+def write_all_new(files: Sequence[tuple[StrPath, bytes]]) -> None:
+    """As `write_new`, for each of these. On an error some of them are there, and nobody writes any more.
+
+    Many are written several at a time: what waits for the disk at the same time is synced together.
+    """
+
+    def write(some: Sequence[tuple[StrPath, bytes]]) -> None:
+        for path, data in some:
+            write_new(path, data)
+
+    if len(files) < MANY:
+        write(files)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(write, (files[number::AT_ONCE] for number in range(AT_ONCE))):
+            pass
 
 
 def write_new_if_missing(path: Path, data: bytes) -> None:

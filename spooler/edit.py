@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from spooler import durable, job
 from spooler.job import Job, from_fields
 from spooler.life import Life
 from spooler.logs import event
-from spooler.mistakes import JobError, Mistake, show
+from spooler.mistakes import JobError, Mistake, printable, show
 from spooler.place import Place
 from spooler.record import Record
 from spooler.removal import remove
@@ -38,6 +40,18 @@ STATES: tuple[Waits, ...] = ("pending", "held")
 AT_ONCE = 8
 #: Seconds that a regular expression may take with one text.
 FIND_S = 1.0
+#: Seconds that it may take to understand it, in a process of its own with so much memory.
+COMPILE_S = 5.0
+_TRY = """
+import resource, sys, regex
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+try:
+    regex.compile(sys.stdin.buffer.read().decode(errors="surrogatepass"))
+except (regex.error, RecursionError, OverflowError) as error:
+    sys.exit(str(error))
+except MemoryError:
+    sys.exit(1)
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -
     for one that takes too long: some go through a text in more ways than anybody can wait for."""
     import regex  # which can be stopped, as `re` cannot; only here, for the web app needs it not
 
+    _try_to_compile(pattern)
     try:
         compiled = regex.compile(pattern)
         # It always finds something, so a group that is not there is told of now, not in the middle of the work.
@@ -76,6 +91,24 @@ def replacing(pattern: str, replacement: str, fields: tuple[str, ...] = TEXTS) -
         return from_fields(given)
 
     return change
+
+
+def _try_to_compile(pattern: str) -> None:
+    """Raise JobError for what is no regular expression, or takes too long to become one, or too much memory.
+
+    (?:x{1000}){100000} is written out before it is used, and nothing can stop that but the end of its process: so it is tried
+    in one of its own.
+    """
+    given = pattern.encode(errors="surrogatepass")
+    try:
+        command = [sys.executable, "-I", "-c", _TRY]
+        tried = subprocess.run(command, input=given, capture_output=True, timeout=COMPILE_S, check=False)
+    except subprocess.TimeoutExpired:
+        why = f"`find` must be a regular expression that is ready within {COMPILE_S:g} s, but {show(pattern)} is not."
+        raise JobError(Mistake("find", why)) from None
+    if tried.returncode:
+        told = tried.stderr.decode(errors="replace").strip() or "it takes too much memory"
+        raise JobError(Mistake("find", f"`find` must be a regular expression, but {show(pattern)} is none: {printable(told)}."))
 
 
 def setting(values: Mapping[str, Any]) -> Change:

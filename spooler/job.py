@@ -245,7 +245,9 @@ class Job(_Part):
     clip_skip: Annotated[int, Field(ge=1, le=12)] = Field(
         1, description="Layer of the text encoder that is used, counted from the last, 1; the model's own way."
     )
-    loras: Annotated[list[Lora], Field(max_length=16)] = Field([], description="LoRAs to lay over the model.")
+    loras: Annotated[list[Lora], Field(max_length=16)] = Field(
+        default_factory=list, description="LoRAs to lay over the model.", json_schema_extra={"default": []}
+    )
     image: Input | None = Field(None, description="Picture beside the job to start from: img2img.")
     mask: Input | None = Field(None, description="Picture beside the job, white where `image` is to be repainted: inpaint.")
     strength: Fraction = Field(0.75, description="How much of `image` may change: 0 nothing, 1 everything.")
@@ -258,22 +260,27 @@ class Job(_Part):
     inpaint_padding: Annotated[int, Field(ge=0, le=512)] = Field(32, description="Pixels around the masked part that are seen.")
     hires: Hires | None = Field(None, description="Hires fix: a second pass at a larger size.")
     refiner: Refiner | None = Field(None, description="A second model for the last steps.")
-    controls: Annotated[list[Control], Field(max_length=4)] = Field([], description="ControlNets, with their pictures.")
+    controls: Annotated[list[Control], Field(max_length=4)] = Field(
+        default_factory=list, description="ControlNets, with their pictures.", json_schema_extra={"default": []}
+    )
     upscale: Upscale | None = Field(None, description="Enlarge the finished picture.")
     variation_seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="Seed of the noise that is mixed in.")
     variation_strength: Fraction = Field(0.0, description="How much of it: 0 none, 1 all.")
     sweep: dict[str, list[Any]] = Field(
-        {},
+        default_factory=dict,
         description="Fields with several values, one picture for each combination, and a contact sheet; the first field makes "
         'the columns. `"steps": [15, 20]` is short for it.',
+        json_schema_extra={"default": {}},
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="Higher goes first.")
     owner: Name = Field("", description="Whose job it is; owners take turns.")
     not_before: Moment | None = Field(None, description="Time before which it does not begin: ISO 8601 with a zone.")
     expires_at: Moment | None = Field(None, description="Time after which it is not begun any more: ISO 8601 with a zone.")
     after: Annotated[
-        list[JobId], Field(max_length=MAX_AFTER, json_schema_extra={"uniqueItems": True}), AfterValidator(_each_once)
-    ] = Field([], description="Ids of jobs that must be done before it begins.")
+        list[JobId],
+        Field(max_length=MAX_AFTER, json_schema_extra={"uniqueItems": True, "default": []}),
+        AfterValidator(_each_once),
+    ] = Field(default_factory=list, description="Ids of jobs that must be done before it begins.")
     batch: Annotated[str, BeforeValidator(_batch), Field(json_schema_extra={"pattern": f"^({ID_PATTERN})?$"})] = Field(
         "", description="Id of the dropped file that it came from."
     )

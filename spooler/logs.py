@@ -56,9 +56,10 @@ class Lines(logging.Formatter):
         self._around = around
 
     def format(self, record: logging.LogRecord) -> str:
-        own = logging.makeLogRecord(vars(record))
-        own.exc_text = None  # the traceback as another handler wrote it
-        return super().format(own)
+        if record.exc_text:  # the traceback as another handler wrote it
+            record = logging.makeLogRecord(vars(record))
+            record.exc_text = None
+        return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         around = " ".join(f"{name}={value}" for name, value in self._around().items()) if hasattr(record, "event") else ""

@@ -96,6 +96,8 @@ def show(value: Any) -> str:
 
 def printable(text: str) -> str:
     """The text with an escape in the place of each character that a terminal or a log would act on."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

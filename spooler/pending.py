@@ -7,6 +7,7 @@ as it is given time for, so that a hundred thousand files never hold up the next
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import OrderedDict, deque
@@ -132,6 +133,13 @@ class Pending:
     def hint(self, name: str, whole: bool | None = None) -> None:
         """An entry of that name came or changed. `whole`: by a rename; False: it was written to since, or left."""
         self._hints[name] = self._hints.get(name) if whole is None else whole
+
+    def came(self, place: Place, job: Job) -> None:
+        """The caller has put this job there just now, so it need not be read; one that has left since is none."""
+        name = place.path.name
+        if name not in self._known:
+            with contextlib.suppress(FileNotFoundError):
+                self._put(name, _signature(place), self._waiting(place, name, job))
 
     def distrust(self) -> None:
         """Something happened that no name tells of: list the folder, whatever its time says."""

@@ -8,6 +8,7 @@ cap come into the line as the earlier ones leave it, and cannot be raised. No fi
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from spooler.ids import clean_id
 
 #: (arrival, number that makes it unique, job)
 _Heap = list[tuple[int, int, "Waiting"]]
+#: What the order sorts by: rank, round, the owner's turn, the lane's first arrival, the arrival, which nobody else has.
+_Key = tuple[int, int, int, int, int, int]
 #: Higher is sooner: when it was moved to the top (0: it was not), then the priority.
 Rank = tuple[int, int]
 
@@ -52,27 +55,58 @@ class Waiting:
 
 
 def order(waiting: Iterable[Waiting], last_turn: Mapping[str, int] | None = None, owner_cap: int = 0) -> list[Waiting]:
-    """The jobs in the order in which they will run, as far as known now.
+    """The jobs in the order in which they will run, as far as known now: see `Order`."""
+    return Order(waiting, last_turn, owner_cap).jobs
 
-    `last_turn`: owner to the number of its last turn, none for one never served; `owner_cap`: jobs of an owner that take part
-    in the order, 0 for all.
+
+class Order:
+    """The jobs in the order in which they will run, as far as known now; one that comes takes its place without a new order.
+
+    One that leaves is in it until a new one is made.
     """
-    turns = last_turn or {}
-    of_owner: Counter[str] = Counter()
-    of_lane: Counter[tuple[Rank, str]] = Counter()
-    first_of_lane: dict[tuple[Rank, str], int] = {}
-    ranked = []
-    for each in sorted(waiting, key=lambda each: each.arrival):
-        within = not owner_cap or of_owner[each.owner] < owner_cap
-        rank = each.rank if within else _rank_beyond(each)
-        lane = (rank, each.owner)
-        first = first_of_lane.setdefault(lane, each.arrival)
+
+    def __init__(self, waiting: Iterable[Waiting] = (), last_turn: Mapping[str, int] | None = None, owner_cap: int = 0):
+        """`last_turn`: owner to the number of its last turn, none for one never served; `owner_cap`: jobs of an owner that take
+        part in the order, 0 for all."""
+        self._turns, self._cap = last_turn or {}, owner_cap
+        self._of_owner: Counter[str] = Counter()
+        self._of_lane: Counter[tuple[Rank, str]] = Counter()
+        self._first_of_lane: dict[tuple[Rank, str], int] = {}
+        ranked = [(self._key(each), each) for each in sorted(waiting, key=lambda each: each.arrival)]
+        ranked.sort(key=lambda row: row[0])
+        self._keys = [key for key, _ in ranked]
+        self._key_of = {each.name: key for key, each in ranked}
+        self.jobs = [each for _, each in ranked]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._key_of
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def index(self, name: str) -> int:
+        """How many run before the job of that name. Raises KeyError when it is not there."""
+        return bisect_left(self._keys, self._key_of[name])
+
+    def add(self, job: Waiting) -> int:
+        """Put in a job that came after all the others; returns how many run before it."""
+        key = self._key_of[job.name] = self._key(job)
+        index = bisect_left(self._keys, key)
+        self._keys.insert(index, key)
+        self.jobs.insert(index, job)
+        return index
+
+    def _key(self, job: Waiting) -> _Key:
+        """What the job is sorted by, when those that came before it have theirs."""
+        within = not self._cap or self._of_owner[job.owner] < self._cap
+        rank = job.rank if within else _rank_beyond(job)
+        lane = (rank, job.owner)
+        first = self._first_of_lane.setdefault(lane, job.arrival)
         # An owner's k-th job of a rank waits for every other owner's first k; the turns stay in the order of the first round.
-        key = (-rank[0], -rank[1], of_lane[lane], turns.get(each.owner, -1), first, each.arrival)
-        ranked.append((key, each))
-        of_owner[each.owner] += 1
-        of_lane[lane] += 1
-    return [each for _, each in sorted(ranked, key=lambda row: row[0])]
+        key = (-rank[0], -rank[1], self._of_lane[lane], self._turns.get(job.owner, -1), first, job.arrival)
+        self._of_owner[job.owner] += 1
+        self._of_lane[lane] += 1
+        return key
 
 
 def _rank_beyond(job: Waiting) -> Rank:
@@ -103,6 +137,10 @@ class Queue:
 
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._jobs.values())
+
+    def __reversed__(self) -> Iterator[Waiting]:
+        """Those that were added last come first."""
+        return reversed(self._jobs.values())
 
     def add(self, job: Waiting) -> None:
         """Add a job, in the place of the one of that name."""

@@ -66,7 +66,9 @@ class Settings:
         24, "Requests of one person, or address, that the web app answers at the same time, likewise; 0: no bound.", least=0
     )
     web_threads: int = _row(
-        32, "Number of requests that the web app answers at the same time; half of them may be such that wait for a job."
+        32,
+        "Number of requests that the web app answers at the same time; half of them may be such that wait for a job, "
+        "and of those three quarters one person's.",
     )
     wait_s: float = _row(
         3600.0, "Seconds that a request may wait for its job in the end, whatever the API; the job goes on when they are over."

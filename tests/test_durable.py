@@ -150,3 +150,12 @@ def test_only_no_such_entry_is_a_no(tmp_path: Path) -> None:
     assert not durable.exists(tmp_path / "nothing") and not durable.exists(tmp_path / "file" / "below")
     with pytest.raises(OSError, match="File name too long"):
         durable.exists(tmp_path / ("x" * 300))
+
+
+def test_many_files_are_written_whole_and_an_error_among_them_is_raised(tmp_path: Path) -> None:
+    files = [(tmp_path / f"{number}", b"%d" % number) for number in range(20)]
+    durable.write_all_new(files)
+    assert all(path.read_bytes() == data for path, data in files)
+    for some in (files[:3], files):
+        with pytest.raises(FileExistsError):
+            durable.write_all_new([(tmp_path / f"new-{len(some)}", b"x"), *some])

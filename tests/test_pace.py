@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Response
 from people import ANN, BOB, KEYS, PROMPT, app, bearer, make_app, picture
+from werkzeug.test import TestResponse
 
 from webui.guard import door
 from webui.rules import Rule, rule_of
@@ -104,3 +105,28 @@ def test_s12_requests_of_one_person_at_the_same_time_are_bounded(tmp_path: Path)
         assert client.get("/api/v1/jobs/none", headers=bearer(ANN)).status_code == 404
     with app.test_request_context():
         assert not door().crowd._there  # type: ignore[union-attr]
+
+
+def test_s12_one_person_never_has_the_last_quarter_of_the_seats(tmp_path: Path) -> None:
+    app = make_app(tmp_path, KEYS, web_threads=16)  # 8 seats
+    client = app.test_client()
+    client.post("/api/v1/jobs", json={"prompt": "x", "id": "one"}, headers=bearer(ANN))
+
+    def stream(secret: str) -> TestResponse:
+        return client.get("/api/v1/jobs/one/events", headers=bearer(secret))
+
+    hers = [stream(ANN) for _ in range(6)]
+    refused = stream(ANN)
+    assert {each.status_code for each in hers} == {200} and refused.status_code == 503 and refused.json
+    assert "your requests" in refused.json["error"]["message"] and refused.headers["Retry-After"]
+    assert client.get("/api/v1/jobs/one", headers=bearer(ANN)).status_code == 200, "who asks without waiting is answered"
+    his = [stream(BOB) for _ in range(2)]
+    assert {each.status_code for each in his} == {200}
+    refused = stream(BOB)
+    assert refused.status_code == 503 and "As many requests wait" in refused.json["error"]["message"]  # type: ignore[index]
+    for each in (*hers, *his):
+        each.close()
+    again = [stream(BOB) for _ in range(6)]
+    assert {each.status_code for each in again} == {200}
+    for each in again:
+        each.close()

@@ -412,6 +412,27 @@ def test_the_headers_count_from_a_trusted_address_alone(tmp_path: Path, trusted:
     assert sum("speaks for another client" in each for each in caplog.messages) == (1 if "127" not in trusted else 0) or trusted
 
 
+@pytest.mark.parametrize(
+    ("said", "client"),
+    [
+        ("1.2.3.4:5678", "1.2.3.4"),
+        ("203.0.113.7, 1.2.3.4:5678", "1.2.3.4"),
+        ("[::1]:99", "::"),
+        ("[2001:db8::7]", "2001:db8::"),
+        ("2001:db8::7", "2001:db8::"),
+        ("1.2.3.4:", "?"),
+        ("1.2.3.4:5678:9", "?"),
+        ("[1.2.3.4", "?"),
+    ],
+)
+def test_s5_an_address_with_its_port_is_that_client_s(
+    tmp_path: Path, said: str, client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(tmp_path, f"ops operator {KEY}\n", trusted_proxies="127.0.0.1", floor_mib=0.0)
+    app.test_client().post("/login", data={"name": "ops", "key": "wrong"}, headers={"X-Forwarded-For": said})
+    assert caplog.messages[-1] == f"a wrong key from {client}"
+
+
 def test_forms_lead_back_to_a_place_under_the_prefix_and_to_no_other(tmp_path: Path) -> None:
     client = make_app(tmp_path, prefix="/sd").test_client()
     for back, to in (
@@ -420,11 +441,21 @@ def test_forms_lead_back_to_a_place_under_the_prefix_and_to_no_other(tmp_path: P
         ("/sdx/", "/sd/"),
         ("//attacker.example", "/sd/"),
         ("/sd//x", "/sd//x"),
+        ("/sd/..//attacker.example", "/sd/"),
+        ("/sd/%2E./x", "/sd/"),
         ("", "/sd/"),
     ):
         answer = client.post("/theme", data={"theme": "dark", "back": back}, base_url="http://localhost/sd")
         assert (answer.status_code, answer.headers["Location"]) == (303, to)
         assert "Path=/sd" in answer.headers["Set-Cookie"]
+
+
+def test_the_login_leads_to_a_place_under_the_prefix_and_to_no_other(tmp_path: Path) -> None:
+    app = make_app(tmp_path, f"ops operator {KEY}\n", prefix="/sd")
+    for wanted, to in (("/queue", "/sd/queue"), ("/..//x", "/sd/"), ("/%2e%2e/x", "/sd/"), ("/a/../../x", "/sd/")):
+        given = {"name": "ops", "key": KEY, "next": wanted}
+        answer = app.test_client().post("/login", data=given, base_url="http://localhost/sd")
+        assert (answer.status_code, answer.headers["Location"]) == (303, to)
 
 
 def test_settings_of_a_proxy_that_cannot_be_are_named() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
-from spooler.schedule import Queue, Waiting, order
+import pytest
+
+from spooler.schedule import Order, Queue, Waiting, order
 
 
 def waits(job_id: str, arrival: int, owner: str = "", priority: int = 0, model: str = "", top: int = 0) -> Waiting:
@@ -101,3 +103,21 @@ def test_a_job_that_changes_is_there_once() -> None:
     line = queue(waits("a", 0), waits("b", 1))
     line.add(waits("b", 1, priority=9))
     assert len(line) == 2 and drain(line) == ["b", "a"] and len(line) == 0
+
+
+@pytest.mark.parametrize("cap", [0, 3])
+def test_one_that_comes_takes_the_place_that_a_new_order_gives_it(cap: int) -> None:
+    chance = random.Random(cap)
+    jobs = [
+        Waiting(
+            f"{number}.json", False, number, chance.choice("abc"), chance.choice((0, 0, 5)), top=chance.choice((0, 0, 0, 7))
+        )
+        for number in range(60)
+    ]
+    turns = {"a": 3, "b": 1}
+    kept = Order(jobs[:20], turns, cap)
+    for number in range(20, 60):
+        index = kept.add(jobs[number])
+        anew = Order(jobs[: number + 1], turns, cap)
+        assert kept.jobs == anew.jobs == order(jobs[: number + 1], turns, cap) and anew.jobs[index] == jobs[number]
+        assert [kept.index(each.name) for each in anew.jobs] == list(range(number + 1)) and jobs[number].name in kept

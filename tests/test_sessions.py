@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from house import offer
 from people import ANN, BOB, KEYS, OPS, PROMPT, app, basic, bearer, log_in, make_app
 from test_api import finish
 
@@ -51,6 +53,19 @@ def test_a_strange_authorization_is_no_key_and_no_fault(client: FlaskClient, hea
 def test_basic_needs_the_name_that_goes_with_the_secret(client: FlaskClient) -> None:
     for given, status in ((basic("ann", ANN), 200), (basic("bob", ANN), 401), (basic("", ANN), 401), (basic("ann", ""), 401)):
         assert client.get("/api/v1/jobs", headers={"Authorization": given}).status_code == status
+
+
+def test_readyz_tells_strangers_whether_and_why_and_no_more(client: FlaskClient, spool: Spool) -> None:
+    offer(spool)
+    for lives in (False, True):
+        with spool.life_lock("me") if lives else nullcontext():
+            told, wrong, all_of_it = (client.get("/readyz", headers=headers) for headers in ({}, bearer("x" * 20), bearer(ANN)))
+        assert told.json and wrong.json and all_of_it.json
+        assert told.status_code == wrong.status_code == all_of_it.status_code == (200 if lives else 503)
+        assert told.json == wrong.json and told.json["ready"] is lives and (told.json["reason"] is None) is lives
+        assert not told.json["spoolers"] and not told.json["catalogue"]["models"]
+        assert bool(all_of_it.json["spoolers"]) is lives and all_of_it.json["catalogue"]["models"]
+        assert all_of_it.headers["Cache-Control"] == "no-store"
 
 
 def test_what_needs_no_key_is_little(client: FlaskClient) -> None:
@@ -185,6 +200,10 @@ def test_the_cookie_changes_things_for_this_server_s_pages_only(client: FlaskCli
         ("javascript:alert(1)", "/"),
         ("/x\r\nSet-Cookie: a=b", "/"),
         ("/login?next=/login", "/"),
+        ("/..//attacker.example", "/"),
+        ("/x/%2e%2E//attacker.example", "/"),
+        ("/./queue", "/"),
+        ("/queue?of=../mine", "/queue?of=../mine"),
     ],
 )
 def test_the_login_leads_to_no_other_site(app: Flask, wanted: str, place: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from house import wait_for
 
 from webui import server as slow_server
+from webui.proxies import networks
 from webui.server import Server, create_server
 
 Connect = Callable[..., socket.socket]
@@ -179,6 +180,32 @@ def test_of_too_many_connections_the_oldest_idle_one_of_the_greediest_goes(serve
 
     wait_for(asked, "the oldest ones to be closed")
     assert is_closed(held[0]) and is_closed(held[30]) and not is_closed(held[59])
+
+
+def test_a_proxy_s_connections_are_many_people_s(server: Server, connect: Connect) -> None:
+    """One client with the second most goes first; of the proxy's own, when there are no others, the one that waited longest."""
+    server.yard._proxies = networks("127.0.0.1")
+    slow_server.HEAD_S = 600.0
+    address = ("127.0.0.1", int(server.effective_port))
+    of_proxy = [connect(b"GET") for _ in range(12)]
+    wait_for(lambda: len(server.yard) == 12, "the proxy's to be parked")
+    greedy = [socket.create_connection(address, 60, source_address=("127.0.0.2", 0)) for _ in range(6)]
+    wait_for(lambda: len(server.yard) == 18, "all of them to be parked")
+
+    def leaves(most: int) -> None:
+        server.most = most
+        more = connect()
+        wait_for(lambda: len(server.active_channels) <= most, "some to be closed")
+        of_proxy.append(more)
+
+    try:
+        leaves(14)
+        assert [is_closed(each) for each in greedy] == [True] * 5 + [False] and not any(map(is_closed, of_proxy))
+        leaves(12)
+        assert [is_closed(each) for each in of_proxy] == [True] * 3 + [False] * 11
+    finally:
+        for each in greedy:
+            each.close()
 
 
 def test_five_hundred_half_open_connections_keep_nobody_waiting(server: Server, connect: Connect) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from test_pages import finish, spool, text
 
+from spooler import reader
 from spooler.record import utc_now
 from spooler.spool import Spool
 from webui import plots
@@ -119,6 +121,31 @@ def test_p5_a_note_that_cannot_be_reckoned_with_is_none(client: FlaskClient, spo
     (spool.claimed / "me" / "spooler.json").write_text(json.dumps(note))
     for path in ("/", "/status", "/metrics", "/api/v1/status", "/api/v1/live", "/readyz"):
         assert client.get(path).status_code in (200, 503), path
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link", "huge"])
+@pytest.mark.parametrize("name", ["spooler.json", "progress.json"])
+def test_p5_a_note_that_is_no_small_file_is_none_and_holds_nobody(
+    client: FlaskClient, spool: Spool, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "MAX_RECORD_BYTES", 1 << 16)
+    spool.submit(b'{"prompt": "x"}', "one")
+    place = spool.claim("one.json", "me")
+    assert place
+    note = place.path / name if name == "progress.json" else spool.claimed / "me" / name
+    note.unlink(missing_ok=True)
+    match kind:
+        case "FIFO":
+            os.mkfifo(note)
+        case "folder":
+            note.mkdir()
+        case "link":
+            note.symlink_to("/dev/zero")
+        case _:
+            note.write_bytes(b'{"spooler": "me", "x": "' + bytes(1 << 17))
+    for path in ("/", "/status", "/metrics", "/api/v1/status", "/api/v1/live", "/api/v1/jobs/one", "/readyz"):
+        assert client.get(path).status_code in (200, 503), path
+    assert spool.read_progress(place) is None
 
 
 @pytest.mark.parametrize(

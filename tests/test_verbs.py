@@ -292,3 +292,11 @@ def test_edit_with_an_expression_that_would_never_end_is_refused_and_changes_not
             edit.replacing(none, "b")
     with pytest.raises(JobError):
         edit.replacing("a", r"\7")
+
+
+@pytest.mark.parametrize("pattern", ["(" * 2000 + "a" + ")" * 2000, "(?:x{9999}){9999}", "(?:(?:x{999}){999}){999}"])
+def test_edit_with_an_expression_that_nothing_can_understand_is_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes too deep a nest, too long or too much memory: a sentence says so, and neither a traceback nor a full machine."""
+    monkeypatch.setattr(edit, "COMPILE_S", 1.5)
+    with pytest.raises(JobError, match="`find` must be a regular expression"):
+        edit.replacing(pattern, "b")

@@ -23,7 +23,7 @@ from webui.guard import Door, reached_by_others
 from webui.keys import KeysError
 from webui.logged import beside
 from webui.office import Office
-from webui.proxies import ProxyError
+from webui.proxies import ProxyError, networks
 from webui.server import create_server, raise_files
 
 #: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
@@ -41,6 +41,7 @@ def main() -> int:
         refusals.install()
         server = create_server(
             app,
+            networks(settings.trusted_proxies),
             host=settings.host,
             port=settings.port,
             threads=settings.web_threads,

@@ -21,10 +21,12 @@ from spooler.strict_json import parse_object
 from webui import once, openapi
 from webui.answers import gone
 from webui.errors import answer
+from webui.guard import is_let_in
 from webui.office import office
+from webui.people import client, person
 from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
-from webui.reports import STATUS, JobList, JobReport, RejectedList, RejectedReport, Status
+from webui.reports import STATUS, JobList, JobReport, ReadyReport, RejectedList, RejectedReport, Status
 from webui.rules import Rule, needs
 from webui.search import ENDED, Cursor, Search
 
@@ -56,11 +58,10 @@ def submit() -> Response:
             415, "not_json", "The Content-Type must be application/json, or multipart/form-data to send pictures along."
         )
     wanted = _wanted_id(fields.pop("id", None))
-    job = from_fields(fields)
+    job = person().owned(from_fields(fields))
     job_id, is_new = once.accept(job, wanted, inputs)
-    report = office().reports.job(job_id)
-    # The spooler may be between two folders with it just now: what is certain is that it was accepted.
-    response = _send(report or JobReport(id=job_id, status="waiting", job=job), 201 if is_new else 200)
+    report = office().reports.accepted(job_id, job) if is_new else _report(job_id)
+    response = _send(report, 201 if is_new else 200)
     response.headers["Location"] = f"{request.script_root}/api/v1/jobs/{job_id}"
     return response
 
@@ -194,7 +195,7 @@ def job(job_id: str) -> Response:
     report = _report(job_id)
     wait_s = _number("wait", 0, 0, MAX_WAIT_S)
     if wait_s and report.status not in ENDED:
-        with office().patience.seat():
+        with office().patience.seat(client()):
             most_s = min(wait_s, office().settings.wait_s)
             report = office().patience.end_of(job_id, most_s, gone()) or abort(404)
     response = _send(report)
@@ -339,6 +340,8 @@ def readyz() -> Response:
     report = office().reports.ready()
     if report.ready and (why := office().closed()):
         report = report.model_copy(update={"ready": False, "reason": why})
+    if not is_let_in():
+        report = ReadyReport(ready=report.ready, reason=report.reason)
     return _send(report, 200 if report.ready else 503)
 
 

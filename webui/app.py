@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 
@@ -49,6 +51,13 @@ from webui.sdapi import register as sdapi
 MAX_REQUEST_BYTES = 64 << 20
 
 
+class App(Flask):
+    """Flask, but that none of its functions is a coroutine: it asks that of each one at each request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(settings: Settings) -> Flask:
     """The app over `settings.spool`, whose folders are made when missing.
 
@@ -59,7 +68,7 @@ def create_app(settings: Settings) -> Flask:
     spool = Spool(settings.spool)
     spool.create()
     index = Index(spool, settings.cache)
-    app = Flask("webui")
+    app = App("webui")
     app.config.update(MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES, MAX_FORM_MEMORY_SIZE=guard.MAX_TEXT_BYTES)
     app.wsgi_app = Proxies(app.wsgi_app, networks(settings.trusted_proxies))  # type: ignore[method-assign]
     app.json.sort_keys = False  # type: ignore[attr-defined]

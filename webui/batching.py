@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 
 from spooler.batch_file import Row, read_rows
 from spooler.batches import Batches
-from spooler.dropped import owner_of
 from spooler.ids import new_id
 from spooler.mistakes import JobError, Mistake, show
 from spooler.strict_json import parse

@@ -19,6 +19,7 @@ from webui.live import Live
 from webui.news import QueueNews, Sight
 from webui.office import Office, office
 from webui.patience import Patience
+from webui.people import client
 from webui.reports import JobReport
 from webui.search import ENDED
 
@@ -34,7 +35,7 @@ def events(job_id: str) -> Response:
     report_of(job_id)
     patience = office().patience
     with ExitStack() as kept:
-        kept.enter_context(patience.seat())
+        kept.enter_context(patience.seat(client()))
         return _stream(_events(patience, job_id, _most_s(), _over()), kept.pop_all())
 
 
@@ -44,7 +45,7 @@ def all_events() -> Response:
     desk: Office = office()
     live: Live = current_app.extensions["live"]
     with ExitStack() as kept:
-        kept.enter_context(desk.patience.seat())
+        kept.enter_context(desk.patience.seat(client()))
         kept.enter_context(desk.news.listening(lambda: _sight(live, desk)))
         last_id = request.headers.get("Last-Event-ID", "")
         return _stream(desk.news.events(last_id, _most_s(), ALIVE_S, _over()), kept.pop_all())

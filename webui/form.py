@@ -210,7 +210,7 @@ def _page(given: Given, chosen: list[str], mistakes: Mistakes | None = None) -> 
         schedules=samplers.SCHEDULE_NAMES,
         refiners=[each.name for each in ready.catalogue.models if each.family.startswith("sdxl")],
         sizes=sizes(card),
-        defaults={name: field.default for name, field in Job.model_fields.items()},
+        defaults={name: field.get_default(call_default_factory=True) for name, field in Job.model_fields.items()},
         accepted=",".join(f"image/{each.lower()}" for each in pictures.FORMATS),
         signed_in=person().name,
         finished=office().reports.ended(("done",), limit=8).jobs,

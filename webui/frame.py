@@ -6,6 +6,7 @@ Three cookies, none of them secret: `theme` (light or dark; none: as the system 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -100,7 +101,13 @@ def inside(path: str, root: str = "") -> str:
     """The path if it is one below the root, else the root's start."""
     start = f"{root}/"
     good = path.startswith(start) and not path.startswith("//") and "\\" not in path and path.isprintable()
-    return path if good else start
+    return path if good and not climbs(path) else start
+
+
+def climbs(path: str) -> bool:
+    """Whether a part of the path is `.` or `..`, which a browser takes out, with what stands before it: %2E is a dot to it."""
+    parts = re.split(r"[?#]", path, maxsplit=1)[0].replace("%2e", ".").replace("%2E", ".").split("/")
+    return "." in parts or ".." in parts
 
 
 def _printable(text: str) -> str:

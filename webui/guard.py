@@ -91,10 +91,11 @@ def install(app: Flask, settings: Settings) -> None:
 
 def _check() -> AnyResponse | None:
     g.person = NOBODY
-    host, origin, site = request.headers.get("Host", ""), request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    told = request.headers
+    host, origin, site = told.get("Host", ""), told.get("Origin"), told.get("Sec-Fetch-Site")
     if not door().hosts.allow(host):
         return answer(421, "wrong_host", "This server does not answer to that host name.")
-    if of_another_site(request.method, origin, site, request.headers.get("Sec-Fetch-Mode"), host, request.scheme):
+    if of_another_site(request.method, origin, site, told.get("Sec-Fetch-Mode"), host, request.scheme):
         return answer(403, "cross_site", "Another site may not change anything here, nor read it.")
     if not request.environ["PATH_INFO"] and request.script_root:
         return redirect(f"{request.script_root}/", 308)  # the pages' relative addresses begin at the slash
@@ -128,6 +129,17 @@ def _who(client: str) -> Person | AnyResponse:
         return key.person if key else _not_let_in("Incorrect username or password")
     key = _of_session()
     return key.person if key else _not_let_in("Not authenticated")
+
+
+def is_let_in() -> bool:
+    """For a route that answers anybody: whether who asks would be let in to the others, too. A wrong key counts as one."""
+    try:
+        found = _who(client_of(request.remote_addr))
+    except KeysError:
+        return False
+    if isinstance(found, Person):
+        g.person = found
+    return isinstance(found, Person)
 
 
 def let_in(client: str, secret: str, name: str | None = None) -> Key | float | None:
@@ -225,6 +237,7 @@ def _enter(found: Person) -> Response | None:
     if not found.name and on_loopback(request.remote_addr or ""):
         return None
     client = f"person {found.name}" if found.name else f"address {client_of(request.remote_addr)}"
+    g.client = client
     if submits := door().submits:
         g.pace = lambda jobs: submits.take(client, jobs)
     if crowd := door().crowd:
@@ -296,8 +309,8 @@ def _require_job(job_id: str) -> None:
 
 
 def _add_headers(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    there = {name.lower() for name, _ in response.headers}
+    response.headers.extend((name, value) for name, value in HEADERS.items() if name.lower() not in there)
     if person().name:  # what somebody got with a key is for nobody else who uses the same cache
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"

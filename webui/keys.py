@@ -17,6 +17,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from spooler.mistakes import show
@@ -149,6 +150,7 @@ def _parse(data: bytes) -> tuple[Key, ...]:
     return tuple(found.values())
 
 
+@lru_cache(1024)
 def on_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens on that address or name."""
     try:

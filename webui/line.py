@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -23,13 +24,12 @@ from spooler.status import SpoolerStatus
 #: Seconds that one request may spend on bringing the line up to date; a background thread does the rest of a long first look.
 LOOK_S = 0.05
 RESCAN_S = 10.0
-#: Putting the jobs into order may take this part of the time, so that a long line is ordered less often.
-ORDER_SHARE = 0.1
+#: Putting the jobs into order may take this part of the time, so that a long line is ordered less often. What comes meanwhile
+#: takes its place in it; what leaves is still in it.
+ORDER_SHARE = 0.05
 KEEP_UP_S = 1.0
-#: A line of fewer than FEW jobs is listed and put into order for each who asks: what came just now is in it. One of fewer than
-#: SHORT, too, but then it rests for so many times as long as that took: else many submits would do nothing but list.
-FEW, SHORT = 100, 2000
-EXACT_RESTS = 4
+#: A line of fewer jobs is listed and put into order for each who asks: what another web app took in just now is in it.
+FEW = 100
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ class Line:
         self._catalogue = Catalogue()
         network = mounts.of(spool.root).network
         self._pending = Pending(spool, self._judge, decode=False, owner_cap=owner_cap, polling=lambda: network)
-        self._ordered: list[Waiting] = []
-        self._positions: dict[str, int] = {}
-        self._starts: list[float | None] = []
+        self._order = schedule.Order()
+        self._gated: dict[str, int] = {}  # name -> place behind those that wait for nothing but their turn
+        self._ordered: list[Waiting] | None = None  # all of them, made when somebody asks for them
+        self._starts: list[float | None] = []  # of those that wait for nothing but their turn
+        self._spoolers = 1
         self._speeds: dict[str, float] = {}
         self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
-        self._next_order = self._next_exact = float("-inf")
+        self._next_order = float("-inf")
 
     def keep_up(self, stop: threading.Event) -> None:
         """Keep the line up to date until told to stop: the work of a thread of its own, so that no request has much to do."""
@@ -74,19 +76,22 @@ class Line:
         """The waiting jobs, the next to run first; those that must wait for something come last."""
         with self._lock:
             self._bring_up_to_date(told)
+            if self._ordered is None:
+                gated = self._pending.gated
+                self._ordered = [*self._order.jobs, *(gated[name] for name in self._gated if name in gated)]
             return self._ordered
 
     def may_run(self, told: list[tuple[SpoolerStatus, bool]]) -> tuple[list[Waiting], dict[str, int]]:
         """The jobs that wait for nothing but their turn, in their order, and the owners' last turns that it goes by."""
         with self._lock:
             self._bring_up_to_date(told)
-            return self._ordered[: len(self._starts)], self._turns
+            return list(self._order.jobs), self._turns
 
     def hint(self, job_id: str) -> None:
         """Look at the job's side file again: somebody changed its priority."""
         with self._lock:
             self._pending.hint(f"{job_id}{PRIORITY}")
-            self._next_order = self._next_exact = float("-inf")
+            self._next_order = float("-inf")
 
     @property
     def owner_cap(self) -> int:
@@ -117,24 +122,35 @@ class Line:
             self._bring_up_to_date(told)
             return self._starts[-1] if self._starts else None
 
-    def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]]) -> Standing:
-        """Where the job stands; all unknown when the line does not have it."""
+    def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]], came: tuple[Place, Job] | None = None) -> Standing:
+        """Where the job stands; all unknown when the line does not have it. `came`: it was put there just now, and is this."""
         with self._lock:
+            # First of all: what others took in before it comes before it.
             self._bring_up_to_date(told)
             waiting = self._pending.get(job_id)
-            if waiting is None or waiting.name not in self._positions:  # it came just now: ask for it by name
-                self._pending.hint(f"{job_id}.json")
-                self._pending.hint(job_id)
-                self._bring_up_to_date(told)
+            if waiting is None:
+                if came:
+                    self._pending.came(*came)
+                else:
+                    self._pending.hint(f"{job_id}.json")
+                    self._pending.hint(job_id)
+                    self._pending.refresh(time.monotonic(), LOOK_S, RESCAN_S)
+                self._add_new()
                 waiting = self._pending.get(job_id)
             if waiting is None:
                 return Standing()
-            index = self._positions.get(waiting.name)
+            index = self._index(waiting.name)
             starts = self._starts[index] if index is not None and index < len(self._starts) else None
             speeds = self._speeds
         verdict = gate.judge(waiting, time.time(), self._where) if gate.is_conditional(waiting) else gate.READY
         ends = None if starts is None else starts + waiting.work * _speed(speeds, waiting.model or self._catalogue.default)
         return Standing(None if index is None else index + 1, starts, verdict.why or None, ends)
+
+    def _index(self, name: str) -> int | None:
+        """How many are before that job; None: it was not there when the order was made."""
+        if name in self._order:
+            return self._order.index(name)
+        return len(self._order) + self._gated[name] if name in self._gated else None
 
     def left_s(self, place: Place, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
         """Seconds that a running job probably still needs; None while no speed was measured."""
@@ -162,28 +178,53 @@ class Line:
         alive = [status for status, lives in told if lives]
         if alive:
             self._catalogue = alive[0].catalogue
-        number, began = len(self._pending), time.perf_counter()
-        is_exact = number < FEW or (number < SHORT and now >= self._next_exact)
-        if is_exact:
+        is_short = len(self._pending) < FEW
+        if is_short:
             self._pending.distrust()
         self._pending.refresh(now, LOOK_S, RESCAN_S)
-        if now < self._next_order and not is_exact:
+        if now < self._next_order and not is_short:
+            self._add_new()
             return
         started = time.perf_counter()
         self._turns = {}
         for status in alive:
             self._turns = self._turns | status.last_turn
-        ready = schedule.order(self._pending.queue, self._turns, self._cap)
+        self._order = schedule.Order(self._pending.queue, self._turns, self._cap)
         gated = sorted(self._pending.gated.values(), key=lambda each: each.arrival)
-        self._ordered = [*ready, *gated]
-        self._positions = {each.name: number for number, each in enumerate(self._ordered)}
-        self._owners = Counter(each.owner for each in self._ordered)
+        self._gated = {each.name: number for number, each in enumerate(gated)}
+        self._ordered = None
+        self._owners = Counter(each.owner for each in (*self._order.jobs, *gated))
         # While the queue is paused nobody knows when anything starts.
         self._speeds = speeds = {} if self._spool.paused else _speeds(told)
+        self._spoolers = len(alive) or 1
         left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
-        self._starts = estimate.starts(ready, self._catalogue.default, speeds, left_s, spoolers=len(alive) or 1)
+        self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, left_s, self._spoolers)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
-        self._next_exact = time.monotonic() + (time.perf_counter() - began) * EXACT_RESTS
+
+    def _add_new(self) -> None:
+        """Give those that came since the last order their place in it. Those behind it start later than told until the next."""
+        new = list(itertools.takewhile(lambda each: each.name not in self._order, reversed(self._pending.queue)))
+        for job in reversed(new):
+            index = self._order.add(job)
+            self._starts.insert(index, self._start(index))
+            self._owners[job.owner] += 1
+        gated = list(itertools.takewhile(lambda name: name not in self._gated, reversed(self._pending.gated)))
+        for name in reversed(gated):
+            self._gated[name] = len(self._gated)
+            self._owners[self._pending.gated[name].owner] += 1
+        if new or gated:
+            self._ordered = None
+
+    def _start(self, index: int) -> float | None:
+        """When a job starts that takes that place in the line: as the one that has it, or when the last one is done."""
+        if index < len(self._starts):
+            return self._starts[index]
+        if not self._starts:
+            return None
+        last, at = self._order.jobs[index - 1], self._starts[-1]
+        if at is None:
+            return None
+        return at + last.work * _speed(self._speeds, last.model or self._catalogue.default) / self._spoolers
 
 
 def _speeds(told: list[tuple[SpoolerStatus, bool]]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
 from spooler.logs import event
+from webui.frame import climbs
 from webui.guard import door, let_in, slow_down
 from webui.pace import client_of
 from webui.rules import Rule, needs
@@ -70,7 +71,7 @@ def log_out() -> AnyResponse:
 
 def after(wanted: str) -> str:
     """Where to go after the login: the place that was asked for, if it is on this server; else the start."""
-    place = wanted if HERE.fullmatch(wanted) and not wanted.startswith("/login") else "/"
+    place = wanted if HERE.fullmatch(wanted) and not climbs(wanted) and not wanted.startswith("/login") else "/"
     return request.script_root + place
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import cast
 
 from flask import current_app
@@ -31,6 +32,8 @@ class Meter:
         self.wrong_keys = Counter(
             "sdspool_wrong_keys", "Requests and logins with a key that does not let in.", registry=self.registry
         )
+        #: The counter of one kind of route and status: looked up once, for there are few of them.
+        self.answered = lru_cache(lambda route, status: self.requests.labels(route, str(status)))
         ProcessCollector(registry=self.registry)  # memory, processor time and open files of the web app
 
 

@@ -49,7 +49,7 @@ def metrics() -> Response:
 
 def _count(response: Response) -> Response:
     made: Meter = current_app.extensions["meter"]
-    made.requests.labels(_route(), str(response.status_code)).inc()
+    made.answered(_route(), response.status_code).inc()
     if accepted := g.get("accepted"):
         made.submitted.labels(shape()).inc(accepted)
     if g.get("wrong_key"):

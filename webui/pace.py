@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 
 MOST_CLIENTS = 4096
 
@@ -93,6 +94,7 @@ class Known:
             return what in self._seen
 
 
+@lru_cache(MOST_CLIENTS)
 def client_of(address: str | None) -> str:
     """Who is behind an address, for counting: of IPv6 the first 64 bits, for a single machine has all the others."""
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from webui.pace import Crowd
 from webui.reports import JobReport, Reports
 from webui.search import ENDED
 
@@ -26,17 +27,31 @@ class Patience:
 
     def __init__(self, reports: Reports, seats: int):
         self._reports = reports
-        self._free = threading.BoundedSemaphore(max(1, seats))
+        seats = max(1, seats)
+        self._free = threading.BoundedSemaphore(seats)
+        #: Of one client: a quarter of the seats is always left to the others.
+        self._crowd = Crowd(seats - seats // 4)
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
-        """Hold a seat. Raises NoSeatError at once when none is free: before a job is submitted for whom nobody could wait."""
-        if not self._free.acquire(blocking=False):
-            raise NoSeatError("As many requests wait for their jobs as may: try again in a moment, or ask without waiting.")
+    def seat(self, client: str = "") -> Iterator[None]:
+        """Hold a seat, as one of that client's; "": of somebody who may have all of them.
+
+        Raises NoSeatError at once when none is free: before a job is submitted for whom nobody could wait.
+        """
+        if client and not self._crowd.enter(client):
+            raise NoSeatError(
+                "As many of your requests wait for their jobs as may: try again in a moment, or ask without waiting."
+            )
         try:
-            yield
+            if not self._free.acquire(blocking=False):
+                raise NoSeatError("As many requests wait for their jobs as may: try again in a moment, or ask without waiting.")
+            try:
+                yield
+            finally:
+                self._free.release()
         finally:
-            self._free.release()
+            if client:
+                self._crowd.leave(client)
 
     def looks(self, job_id: str, wait_s: float, gone: Callable[[], bool] = lambda: False) -> Iterator[JobReport]:
         """The job's report now and at each change, until it ended, `wait_s` seconds passed, or `gone()` (nobody listens).

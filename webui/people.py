@@ -47,6 +47,11 @@ def person() -> Person:
     return cast(Person, g.get("person", NOBODY))
 
 
+def client() -> str:
+    """As whose a request is counted, a person's or an address's; "": as nobody's, for this machine's own may do all."""
+    return cast(str, g.get("client", ""))
+
+
 def hurry(jobs: int = 1) -> float:
     """Count so many more jobs of whoever asks: the seconds after which they may come, 0 when they may now."""
     pace: Callable[[int], float] | None = g.get("pace")

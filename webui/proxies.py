@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import request
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: Parts of letters that stand for themselves in an address, none of them `.` or `..`.
 PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
+#: 192.0.2.1:5678, [2001:db8::1]:5678 and [2001:db8::1].
+WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?|([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5})", re.ASCII)
 #: What a proxy may say, as WSGI has it. All of it is taken away from what anybody else sends.
 SAID = ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX", "BY")))
 
@@ -67,7 +69,7 @@ class Proxies:
 
     def __init__(self, app: WSGIApplication, trusted: Iterable[Network]):
         self._app = app
-        self._fixed = ProxyFix(app, x_for=1, x_proto=1)
+        self._fixed = ProxyFix(_of_bare_addresses(app), x_for=1, x_proto=1)
         self._trusted = tuple(trusted)
         self._warned = False
 
@@ -82,10 +84,31 @@ class Proxies:
         return self._app(environ, start_response)
 
     def _trusts(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._trusted)
+        return is_of(peer, self._trusted)
+
+
+def is_of(peer: str, networks: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
+    if not networks:
+        return False
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+def bare_address(said: str) -> str:
+    """The address in an entry of X-Forwarded-For: some proxies add the port, and brackets around what has colons itself."""
+    found = WITH_PORT.fullmatch(said)
+    return (found[1] or found[2]) if found else said
+
+
+def _of_bare_addresses(app: WSGIApplication) -> WSGIApplication:
+    def bared(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["REMOTE_ADDR"] = bare_address(environ.get("REMOTE_ADDR", ""))
+        return app(environ, start_response)
+
+    return bared

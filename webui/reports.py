@@ -120,8 +120,10 @@ class ReadyReport(BaseModel):
 
     ready: bool
     reason: str | None = Field(description="Why not, in a sentence.")
-    spoolers: tuple[SpoolerStatus, ...] = Field(description="Those that are alive.")
-    catalogue: Catalogue = Field(description="What a job may name, as far as the spoolers have told.")
+    spoolers: tuple[SpoolerStatus, ...] = Field((), description="Those that are alive; told to whoever is let in.")
+    catalogue: Catalogue = Field(
+        Catalogue(), description="What a job may name, as far as the spoolers have told; told to whoever is let in."
+    )
 
 
 class Reports:
@@ -132,6 +134,7 @@ class Reports:
         self._prefix = prefix
         self._line = line
         self._index = index
+        self._merged: tuple[list[Catalogue], Catalogue] = ([], merged([]))
 
     def waiting(self) -> list[Waiting]:
         """The waiting jobs, the next to run first."""
@@ -152,6 +155,20 @@ class Reports:
             except (JobError, UnreadableError, PermissionError):
                 return None
         return None
+
+    def accepted(self, job_id: str, job: Job) -> JobReport:
+        """The report on a job that this web app put into the queue just now: nothing is read that it has just written."""
+        folder = self._spool.pending
+        place = (
+            Place(job_id, "pending", folder / job_id)
+            if job.inputs
+            else Place(job_id, "pending", folder / f"{job_id}.json", is_folder=False)
+        )
+        try:
+            return self.at(place, job)
+        except FileNotFoundError:
+            # A spooler has it already, and may be between two folders with it: what is certain is that it was accepted.
+            return self.job(job_id) or JobReport(id=job_id, status="waiting", job=job)
 
     def status(self, job_id: str) -> Status | None:
         """Which folder the job is in; None when there is none."""
@@ -201,9 +218,12 @@ class Reports:
             note=page.note,
         )
 
-    def at(self, place: Place) -> JobReport:
-        """The report on a job that is at that place. Raises FileNotFoundError when it moved on."""
-        job = self._spool.read_job(place)
+    def at(self, place: Place, known: Job | None = None) -> JobReport:
+        """The report on a job that is at that place; `known`: it came there just now, and is this.
+
+        Raises FileNotFoundError when it moved on.
+        """
+        job = known or self._spool.read_job(place)
         record = self._spool.read_record(place) or Record(id=place.id)
         progress = self._spool.read_progress(place) if place.state == "claimed" else None
         if not place.job_file.exists():
@@ -211,7 +231,9 @@ class Reports:
         images = progress.images if progress else record.images
         if place.state in ("pending", "held"):
             images = ()  # a record there may be a stranger's
-        standing = self._line.standing(place.id, self._spool.spoolers()) if place.state == "pending" else Standing()
+        standing = Standing()
+        if place.state == "pending":
+            standing = self._line.standing(place.id, self._spool.spoolers(), (place, known) if known else None)
         ends_in_s = self._line.left_s(place, self._spool.spoolers()) if place.state == "claimed" else standing.ends_in_s
         return JobReport(
             id=place.id,
@@ -250,8 +272,16 @@ class Reports:
             ready=reason is None,
             reason=reason,
             spoolers=alive,
-            catalogue=merged(catalogues),
+            catalogue=self._together(catalogues),
         )
+
+    def _together(self, catalogues: list[Catalogue]) -> Catalogue:
+        """What they offer together: made anew when one of them is another, which is what a spooler that told anew has."""
+        of, found = self._merged
+        if len(of) != len(catalogues) or any(a is not b for a, b in zip(of, catalogues, strict=True)):
+            found = merged(catalogues)
+            self._merged = (catalogues, found)
+        return found
 
     def _try(self, place: Place) -> JobReport | None:
         try:

@@ -13,19 +13,21 @@ import resource
 import select
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from webui.pace import client_of
+from webui.proxies import Network, is_of
 
 log = logging.getLogger(__name__)
 
-#: Connections at the same time; of more, the one that has waited longest of the client that has the most is closed.
+#: Connections at the same time; of more, `Yard.drop_one` closes one.
 MOST_CONNECTIONS = 4096
 #: Files that the process needs besides: the spool's, the index's, one for each answer.
 OTHER_FILES = 512
@@ -37,13 +39,32 @@ BODY_S, BODY_BYTES_PER_S = 30.0, 8 << 10
 MOST_BODY_BYTES = 2 << 30
 #: Seconds after which a client that takes nothing of its answer is cut off: its thread could wait for ever.
 UNREAD_S = 60.0
+#: Bytes of a body that go out together with the head of their answer.
+ONE_PACKET = 16 << 10
 #: Connections that are taken in before the others have their turn.
 ACCEPTS = 64
+
+
+class Answer(WSGITask):  # type: ignore[misc]
+    """A request that is being answered."""
+
+    wrote_header = False
+
+    def write(self, data: bytes) -> None:
+        is_short = 0 < len(data) <= ONE_PACKET and len(data) == self.content_length
+        if is_short and self.complete and self.has_body and not self.wrote_header:
+            # The head goes out together with the body: one packet, and one waking of who waits for it.
+            self.channel.write_soon(self.build_response_header() + data)
+            self.wrote_header = True
+            self.content_bytes_written = len(data)
+        else:
+            super().write(data)
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
     """One connection."""
 
+    task_class = Answer
     parked = False
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -105,8 +126,9 @@ class Yard:
 
     accepting = False
 
-    def __init__(self, map: dict[int, Any]):
+    def __init__(self, map: dict[int, Any], proxies: Sequence[Network]):
         self._map = map
+        self._proxies = proxies
         self._epoll = select.epoll()
         self._there: dict[int, Channel] = {}  # who has waited longest comes first
         map[self._epoll.fileno()] = self
@@ -133,12 +155,19 @@ class Yard:
                 self._epoll.unregister(channel._fileno)
 
     def drop_one(self) -> None:
-        """Close the connection that has waited longest of the client that has the most."""
-        there = list(self._there.values())
-        many = Counter(client_of(channel.addr[0]) for channel in there)
-        if many:
-            most = many.most_common(1)[0][0]
-            next(channel for channel in there if client_of(channel.addr[0]) == most).handle_close()
+        """Close the connection that has waited longest of the client that has the most.
+
+        A trusted proxy's are many people's, nobody here knows whose: each counts as a client's only one. So when there are no
+        others, the one that has waited longest of all is closed.
+        """
+        there = [(self._whose(channel), channel) for channel in self._there.values()]
+        if many := Counter(whose for whose, _ in there):
+            most = many.most_common(1)[0][0]  # of several, the one that came first
+            next(channel for whose, channel in there if whose == most).handle_close()
+
+    def _whose(self, channel: Channel) -> object:
+        peer = channel.addr[0]
+        return channel if is_of(peer, self._proxies) else client_of(peer)
 
     def readable(self) -> bool:
         return True
@@ -171,8 +200,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = Channel
 
-    def __init__(self, application: Any, map: dict[int, Any], **options: Any):
-        self.yard = Yard(map)
+    def __init__(self, application: Any, map: dict[int, Any], proxies: Sequence[Network] = (), **options: Any):
+        self.yard = Yard(map, proxies)
         self.most = min(MOST_CONNECTIONS, max(64, _files() - OTHER_FILES))
         super().__init__(application, map, **options)
 
@@ -200,14 +229,15 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             largest.handle_close()
 
 
-def create_server(application: Any, **options: Any) -> Any:
-    """As waitress's own, for TCP."""
+def create_server(application: Any, proxies: Sequence[Network] = (), **options: Any) -> Any:
+    """As waitress's own, for TCP. `proxies` are the networks of those that are trusted."""
     adjustments = Adjustments(connection_limit=MOST_CONNECTIONS + OTHER_FILES, **options)
     map: dict[int, Any] = {}
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(adjustments.threads)
     servers = [
-        Server(application, map, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo) for sockinfo in adjustments.listen
+        Server(application, map, proxies, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
+        for sockinfo in adjustments.listen
     ]
     if len(servers) == 1:
         return servers[0]

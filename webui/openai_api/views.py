@@ -15,7 +15,7 @@ from webui.office import office
 from webui.openai_api import asked, description, mishaps, told
 from webui.openai_api.asked import Asked
 from webui.openai_api.mishaps import RefusedError
-from webui.people import person
+from webui.people import client, person
 from webui.proxies import at_prefix
 from webui.recoded import RecodeError
 from webui.reports import JobReport
@@ -109,7 +109,7 @@ def _draw(wanted: Asked, kind: str) -> Response:
     desk = office()
     wait_s = desk.settings.wait_s
     with ExitStack() as kept:
-        kept.enter_context(desk.patience.seat())
+        kept.enter_context(desk.patience.seat(client()))
         job_id, _ = once.accept(wanted.job, inputs=wanted.inputs)
         if wanted.stream:
             stream = told.events(kind, wanted, job_id, desk.patience, desk.spool, wait_s, gone())

@@ -21,7 +21,7 @@ from spooler.job import Job, from_fields
 from spooler.place import Place
 from spooler.spool import TakenError
 from webui.office import office
-from webui.people import person
+from webui.people import client, person
 from webui.reports import JobReport
 from webui.rules import Rule, needs
 from webui.sdapi import info, names, starts, translate
@@ -46,7 +46,7 @@ MOST_VERSIONS = 1000
 @blueprint.post("/sdapi/v1/txt2img")
 @needs(Rule.SUBMIT)
 def txt2img() -> Response:
-    with office().patience.seat():
+    with office().patience.seat(client()):
         with PREPARING:
             asked = body(Txt2Img)
             wish = translate.txt2img(asked, office().reports.ready().catalogue, kept().options(person().name), _chance)
@@ -56,7 +56,7 @@ def txt2img() -> Response:
 @blueprint.post("/sdapi/v1/img2img")
 @needs(Rule.SUBMIT)
 def img2img() -> Response:
-    with office().patience.seat():
+    with office().patience.seat(client()):
         with PREPARING:
             asked = body(Img2Img)
             wish = translate.img2img(asked, office().reports.ready().catalogue, kept().options(person().name), _chance)
@@ -69,7 +69,7 @@ def img2img() -> Response:
 @blueprint.post("/sdapi/v1/extra-single-image")
 @needs(Rule.SUBMIT)
 def extra_single_image() -> Response:
-    with office().patience.seat():
+    with office().patience.seat(client()):
         asked = body(ExtraSingle)
         made = _enlarged(asked, [asked.image])
         return jsonify(html_info=_html(asked, made), image=_base64(made[0]))
@@ -78,7 +78,7 @@ def extra_single_image() -> Response:
 @blueprint.post("/sdapi/v1/extra-batch-images")
 @needs(Rule.SUBMIT)
 def extra_batch_images() -> Response:
-    with office().patience.seat():
+    with office().patience.seat(client()):
         asked = body(ExtraBatch)
         made = _enlarged(asked, [each.data for each in asked.imageList])
         return jsonify(html_info=_html(asked, made), images=[_base64(each) for each in made])
