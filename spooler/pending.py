@@ -139,7 +139,7 @@ class Pending:
         name = place.path.name
         if name not in self._known:
             with contextlib.suppress(FileNotFoundError):
-                self._put(name, _signature(place), self._waiting(place, name, job))
+                self._put(name, signature_of(place), self._waiting(place, name, job))
 
     def distrust(self) -> None:
         """Something happened that no name tells of: list the folder, whatever its time says."""
