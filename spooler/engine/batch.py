@@ -133,15 +133,15 @@ class Batch:
     def _updated(self, state: torch.Tensor, word: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """The fused update: (rows, 1 + slots, channels, h, w).
 
-        Products and sums of elements, in one order, and no matrix product: a row's numbers are the same whoever else is there,
-        and TF32 has no part in them.
+        Products and then sums of elements, in one order: no matrix product, whose TF32 would be too coarse, and none that adds to a
+        product unrounded, which a CPU does to some elements and not to others. So a row's bits are the same whoever else is there.
         """
         noise = self._drawn()
         inputs = [state[:, 0], word, noise, *state[:, 1:].unbind(1)]
         after = torch.zeros_like(state)
         for column, given in enumerate(inputs):
             if given is not None:
-                after.addcmul_(factors[:, :, column, None, None, None], given[:, None])
+                after += factors[:, :, column, None, None, None] * given[:, None]
         return after
 
     def _drawn(self) -> torch.Tensor | None:
