@@ -5,13 +5,15 @@
              3. guidance                               4. one update from the rows' tables (table.py)      5. masks
     leave    when done, or cancelled: the others do not notice
 
-What they share is the model with its LoRAs, and the size. Between two ticks without a join or leave nothing waits for the device:
-the tables lie there, each row's tick is counted there and here, and here nobody looks at a tensor.
+What they share is the model with its LoRAs, and the size. Between two ticks without a join or leave nothing waits for the
+device: the tables lie there, each row's tick is counted there and here, and here nobody looks at a tensor.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,14 +29,16 @@ class Batch:
     last one, and without any, a call is as large as it is. `most` is how many rows one call may have, when memory is short.
     """
 
-    def __init__(self, unet: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = (), most: int | None = None):
+    def __init__(
+        self, unet: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = (), most: int | None = None
+    ):
         self.most = most
         self._unet = unet
         self._device = device
         self._dtype = dtype
         self._sizes = sizes
         self._rows: list[Row] = []
-        self._is_arranged = True
+        self._laid: _Laid | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,16 +64,15 @@ class Batch:
 
     def leave(self, name: str) -> Row:
         """Take the row out, wherever it is; the others go on. Raises KeyError if there is none of that name."""
+        if name not in self.names:
+            raise KeyError(name)
         self._settle()
-        for index, row in enumerate(self._rows):
-            if row.name == name:
-                return self._rows.pop(index)
-        raise KeyError(name)
+        return self._rows.pop(self.names.index(name))
 
     def latents(self, name: str) -> torch.Tensor:
-        """A row's latents as they are now, for a preview: (channels, h, w), on the device."""
+        """A row's latents as they are now, for a preview: (channels, h, w), on the device. Raises ValueError if it is not here."""
         index = self.names.index(name)
-        return self._state[index, 0] if self._is_arranged else self._rows[index].latents
+        return self._laid.state[index, 0] if self._laid else self._rows[index].latents
 
     @torch.inference_mode()
     def tick(self) -> list[Row]:
@@ -79,22 +82,23 @@ class Batch:
         """
         if not self._rows:
             return []
-        if not self._is_arranged:
-            self._arrange()
-        now = self._numbers[self._each, self._at]  # (rows, 4 + factors)
-        state = self._state
-        word = self._asked(state[:, 0] * _wide(now[:, SCALE]), now[:, TIME])
+        laid = self._laid = self._laid or _lay(self._rows, self._sizes, self._device, self._dtype)
+        now = laid.numbers[laid.each, laid.at]  # (rows, 4 + factors)
+        before = laid.state
+        word = self._asked(laid, before[:, 0] * _wide(now[:, SCALE]), now[:, TIME])
 
         # From here on chance is drawn, and there is no way back.
-        state = self._updated(state, word, now[:, FACTORS:].unflatten(1, (state.shape[1], -1)))
+        slots = before.shape[1] - 1
+        after = _updated(before, word, self._drawn(before.shape[2:]), now[:, FACTORS:].reshape(-1, 1 + slots, 3 + slots))
         for index, row in enumerate(self._rows):
             if row.scheduler is not None:
-                state[index, 0] = _stepped(row, word[index], self._state[index, 0])
-        if self._masks is not None:
-            kept = _wide(now[:, OF_IMAGE]) * self._images + _wide(now[:, OF_NOISE]) * self._noises
-            state[:, 0] = (1 - self._masks) * kept + self._masks * state[:, 0]
-        self._state = state
-        self._at += 1
+                after[index, 0] = _stepped(row, word[index], before[index, 0])
+        if laid.areas is not None:
+            masks, images, noises = laid.areas
+            kept = _wide(now[:, OF_IMAGE]) * images + _wide(now[:, OF_NOISE]) * noises
+            after[:, 0] = (1 - masks) * kept + masks * after[:, 0]
+        laid.state = after
+        laid.at += 1
         for row in self._rows:
             row.tick += 1
         done = [row for row in self._rows if row.is_done]
@@ -103,53 +107,44 @@ class Batch:
             self._rows = [row for row in self._rows if not row.is_done]
         return done
 
-    # -- the parts of a tick ---------------------------------------------------------------------------------------------------
+    def _settle(self) -> None:
+        """Give every row its own state back: the tensors are laid out anew at the next tick."""
+        if self._laid:
+            for row, state in zip(self._rows, self._laid.state, strict=True):
+                row.state = state[: len(row.state)].clone()
+        self._laid = None
 
-    def _asked(self, scaled: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    # -- the parts of a tick -------------------------------------------------------------------------------------------------
+
+    def _asked(self, laid: _Laid, scaled: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """What the UNet says to the scaled latents, with guidance: (rows, channels, h, w) in float32."""
         seen = scaled.to(self._dtype)
-        if self._beside is not None:
-            seen = torch.cat([seen, self._beside], dim=1)
-        seen, times = seen.index_select(0, self._source), times.index_select(0, self._source)
-        count, most = len(seen), self.most or len(seen)
-        parts = [self._called(seen, times, slice(first, first + most)) for first in range(0, count, most)]
+        if laid.beside is not None:
+            seen = torch.cat([seen, laid.beside], dim=1)
+        seen, times = seen.index_select(0, laid.source), times.index_select(0, laid.source)
+        most = self.most or len(seen)
+        parts = [self._called(laid, seen, times, slice(first, first + most)) for first in range(0, len(seen), most)]
         said = torch.cat(parts).float()
-        without, with_prompt = said.index_select(0, self._without), said.index_select(0, self._with)
-        return without + self._guidance * (with_prompt - without)
+        without, with_prompt = said.index_select(0, laid.without_prompt), said.index_select(0, laid.with_prompt)
+        return without + laid.guidance * (with_prompt - without)
 
-    def _called(self, seen: torch.Tensor, times: torch.Tensor, part: slice) -> torch.Tensor:
-        added = None if self._pooled is None else {"text_embeds": self._pooled[part], "time_ids": self._time_ids[part]}
+    def _called(self, laid: _Laid, seen: torch.Tensor, times: torch.Tensor, part: slice) -> torch.Tensor:
         said: torch.Tensor = self._unet(
             seen[part],
             times[part],
-            encoder_hidden_states=self._texts[part],
-            timestep_cond=None if self._told_guidance is None else self._told_guidance[part],
-            encoder_attention_mask=None if self._text_mask is None else self._text_mask[part],
-            added_cond_kwargs=added,
+            encoder_hidden_states=laid.texts[part],
+            encoder_attention_mask=None if laid.text_mask is None else laid.text_mask[part],
+            timestep_cond=None if laid.told_guidance is None else laid.told_guidance[part],
+            added_cond_kwargs=None if laid.added is None else {name: each[part] for name, each in laid.added.items()},
             return_dict=False,
         )[0]
         return said
 
-    def _updated(self, state: torch.Tensor, word: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """The fused update: (rows, 1 + slots, channels, h, w).
-
-        Products and then sums of elements, in one order: no matrix product, whose TF32 would be too coarse, and none that adds to a
-        product unrounded, which a CPU does to some elements and not to others. So a row's bits are the same whoever else is there.
-        """
-        noise = self._drawn()
-        inputs = [state[:, 0], word, noise, *state[:, 1:].unbind(1)]
-        after = torch.zeros_like(state)
-        for column, given in enumerate(inputs):
-            if given is not None:
-                after += factors[:, :, column, None, None, None] * given[:, None]
-        return after
-
-    def _drawn(self) -> torch.Tensor | None:
+    def _drawn(self, shape: torch.Size) -> torch.Tensor | None:
         """Fresh noise for the rows whose samplers want it now, each from its own generator; None if none does."""
         wanted = [row.table.draws[row.tick] if row.scheduler is None else None for row in self._rows]
         if not any(wanted):
             return None
-        shape = self._state.shape[2:]
         noise = torch.zeros(len(self._rows), *shape, pin_memory=self._device.type == "cuda")
         for index, (row, precision) in enumerate(zip(self._rows, wanted, strict=True)):
             if precision:
@@ -157,91 +152,18 @@ class Batch:
                 noise[index] = torch.randn((1, *shape), generator=row.generator, dtype=dtype)[0]
         return noise.to(self._device, non_blocking=True)
 
-    # -- who is there ----------------------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Give every row its own state back: the tensors are laid out anew at the next tick."""
-        if self._rows and self._is_arranged:
-            for index, row in enumerate(self._rows):
-                row.state = self._state[index, : len(row.state)].clone()
-        self._is_arranged = False
+def _updated(state: torch.Tensor, word: torch.Tensor, noise: torch.Tensor | None, factors: torch.Tensor) -> torch.Tensor:
+    """The fused update: (rows, 1 + slots, channels, h, w).
 
-    def _arrange(self) -> None:
-        """Lay out the tensors of all rows."""
-        rows = self._rows
-        slots = max(row.table.slots for row in rows)
-        ticks = max(row.table.ticks for row in rows)
-        self._state = torch.zeros(len(rows), 1 + slots, *rows[0].state.shape[1:], device=self._device)
-        numbers = torch.zeros(len(rows), ticks, FACTORS + (1 + slots) * (3 + slots))
-        for index, row in enumerate(rows):
-            self._state[index, : len(row.state)] = row.state
-            numbers[index, : row.table.ticks] = row.table.widened(slots)
-        self._numbers = self._there(numbers)
-        self._each = torch.arange(len(rows), device=self._device)
-        self._at = self._there(torch.tensor([row.tick for row in rows]))
-        self._guidance = self._there(_wide(torch.tensor([row.guidance_scale for row in rows])))
-
-        # 1. The UNet's rows: those without the prompt first, then each with it; and whose each is.
-        guided = [index for index, row in enumerate(rows) if row.is_guided]
-        source = [*guided, *range(len(rows))]
-        with_prompt = range(len(guided), len(source))
-        without = [guided.index(index) if index in guided else with_prompt[index] for index in range(len(rows))]
-        texts = [rows[index].texts.negative for index in guided] + [row.texts.prompt for row in rows]
-        pooled = [rows[index].texts.negative_pooled for index in guided] + [row.texts.pooled for row in rows]
-        # 2. Filled up to a size that there is a graph for, with more of the last.
-        more = next((size for size in self._sizes if size >= len(source)), len(source)) - len(source)
-        source, texts, pooled = ([*each, *each[-1:] * more] for each in (source, texts, pooled))
-        self._source, self._with, self._without = (
-            self._there(torch.tensor(list(each))) for each in (source, with_prompt, without)
-        )
-        self._texts, self._text_mask = self._laid_side_by_side(texts)
-        self._pooled = self._time_ids = None
-        if rows[0].time_ids is not None:
-            self._pooled = self._there(torch.cat(pooled).to(self._dtype))
-            self._time_ids = self._there(torch.stack([rows[index].time_ids for index in source]).to(self._dtype))
-        self._told_guidance = None
-        if rows[0].told_guidance is not None:
-            self._told_guidance = self._there(torch.stack([rows[index].told_guidance for index in source]).to(self._dtype))
-
-        # 3. What is laid beside the latents, and over them.
-        self._beside = None
-        if rows[0].beside is not None:
-            self._beside = self._there(torch.stack([row.beside for row in rows]).to(self._dtype))
-        self._masks = None
-        if any(row.area for row in rows):
-            empty = torch.zeros_like(self._state[0, 0])
-            self._masks = torch.stack([row.area.mask if row.area else torch.ones_like(empty[:1]) for row in rows])
-            self._images = torch.stack([row.area.image if row.area else empty for row in rows])
-            self._noises = torch.stack([row.area.noise if row.area else empty for row in rows])
-        self._is_arranged = True
-
-    def _laid_side_by_side(self, texts: list[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The embeddings in one tensor, (UNet rows, length, dim), and a mask if their lengths differ: what fills is not looked at."""
-        length = max(text.shape[1] for text in texts)
-        if all(text.shape[1] == length for text in texts):
-            return self._there(torch.cat(texts).to(self._dtype)), None
-        filled = torch.zeros(len(texts), length, texts[0].shape[-1], dtype=self._dtype, device=self._device)
-        mask = torch.zeros(len(texts), length, dtype=torch.bool)
-        for index, text in enumerate(texts):
-            filled[index, : text.shape[1]] = text[0]
-            mask[index, : text.shape[1]] = True
-        return filled, self._there(mask)
-
-    def _there(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the device, without waiting for it."""
-        if self._device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    """One number for each row, shaped to be multiplied with latents."""
-    return values[:, None, None, None]
-
-
-def _kind(row: Row) -> tuple[bool, bool, bool]:
-    """What of the UNet's inputs the row has: all rows have the same."""
-    return row.time_ids is not None, row.beside is not None, row.told_guidance is not None
+    Sums of products of elements, one column of factors after the other. No matrix product: its TF32 would be too coarse on
+    a GPU, and the order of its sums depends on how many rows there are.
+    """
+    after = torch.zeros_like(state)
+    for column, given in enumerate((state[:, 0], word, noise, *state[:, 1:].unbind(1))):
+        if given is not None:
+            after.addcmul_(factors[:, :, column, None, None, None], given[:, None])
+    return after
 
 
 def _stepped(row: Row, word: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -253,3 +175,107 @@ def _stepped(row: Row, word: torch.Tensor, latents: torch.Tensor) -> torch.Tenso
     timestep = scheduler.timesteps[len(scheduler.timesteps) - row.table.ticks + row.tick]
     after: torch.Tensor = scheduler.step(word[None], timestep, latents[None], **arguments, return_dict=False)[0]
     return after[0]
+
+
+@dataclass
+class _Laid:
+    """The tensors of all rows, as they lie on the device until somebody joins or leaves.
+
+    A guided row has two UNet rows. Those without the prompt come first, in the rows' order, then each row's with it, then more
+    of the last to fill a call up.
+    """
+
+    state: torch.Tensor  # (rows, 1 + slots, channels, h, w), float32
+    numbers: torch.Tensor  # (rows, ticks, ...) of the tables
+    each: torch.Tensor  # 0, 1, 2, ... for each row
+    at: torch.Tensor  # the tick of each row
+    guidance: torch.Tensor  # (rows, 1, 1, 1)
+    source: torch.Tensor  # whose each UNet row is
+    with_prompt: torch.Tensor  # where each row's is
+    without_prompt: torch.Tensor  # the same one where a row is not guided
+    texts: torch.Tensor  # (UNet rows, length, dim)
+    text_mask: torch.Tensor | None  # (UNet rows, length), if they are not all of one length
+    added: dict[str, torch.Tensor] | None  # SDXL's
+    told_guidance: torch.Tensor | None
+    beside: torch.Tensor | None
+    areas: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None  # masks, images, noises
+
+
+def _lay(rows: Sequence[Row], sizes: Sequence[int], device: torch.device, dtype: torch.dtype) -> _Laid:
+    """Lay out the rows' tensors."""
+
+    def there(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """On the device, without waiting for it."""
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, dtype, non_blocking=True)
+
+    def stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """In one tensor of the UNet's precision; None if the rows have no such thing. They all have it, or none has."""
+        held = [tensor for tensor in tensors if tensor is not None]
+        return there(torch.stack(held), dtype) if held else None
+
+    # 1. What the samplers know.
+    slots = max(row.table.slots for row in rows)
+    state = torch.zeros(len(rows), 1 + slots, *rows[0].state.shape[1:], device=device)
+    numbers = torch.zeros(len(rows), max(row.table.ticks for row in rows), FACTORS + (1 + slots) * (3 + slots))
+    for index, row in enumerate(rows):
+        state[index, : len(row.state)] = row.state
+        numbers[index, : row.table.ticks] = row.table.widened(slots)
+
+    # 2. The UNet's rows.
+    guided = [index for index, row in enumerate(rows) if row.is_guided]
+    source = [*guided, *range(len(rows))]
+    with_prompt = range(len(guided), len(source))
+    without = [guided.index(index) if index in guided else with_prompt[index] for index in range(len(rows))]
+    prompts = [rows[index].texts.negative_side for index in guided] + [row.texts.prompt_side for row in rows]
+    more = next((size for size in sizes if size >= len(source)), len(source)) - len(source)
+    source, prompts = [*source, *source[-1:] * more], [*prompts, *prompts[-1:] * more]
+    texts, text_mask = _side_by_side([text for text, _ in prompts])
+    pooled = stacked([None if each is None else each[0] for _, each in prompts])
+    time_ids = stacked([rows[index].time_ids for index in source])
+
+    # 3. What is laid over the latents.
+    areas = None
+    if any(row.area for row in rows):
+        nothing = torch.zeros_like(state[0, 0])
+        parts = [
+            (row.area.mask, row.area.image, row.area.noise) if row.area else (nothing[:1] + 1, nothing, nothing) for row in rows
+        ]
+        masks, images, noises = (torch.stack(each) for each in zip(*parts, strict=True))
+        areas = masks, images, noises
+    return _Laid(
+        state=state,
+        numbers=there(numbers),
+        each=torch.arange(len(rows), device=device),
+        at=there(torch.tensor([row.tick for row in rows])),
+        guidance=there(_wide(torch.tensor([row.guidance_scale for row in rows]))),
+        source=there(torch.tensor(source)),
+        with_prompt=there(torch.tensor(list(with_prompt))),
+        without_prompt=there(torch.tensor(without)),
+        texts=there(texts, dtype),
+        text_mask=None if text_mask is None else there(text_mask),
+        added=None if pooled is None or time_ids is None else {"text_embeds": pooled, "time_ids": time_ids},
+        told_guidance=stacked([rows[index].told_guidance for index in source]),
+        beside=stacked([row.beside for row in rows]),
+        areas=areas,
+    )
+
+
+def _side_by_side(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings (1, length, dim) in one tensor, and a mask if their lengths differ: what fills them up is not looked at."""
+    length = max(text.shape[1] for text in texts)
+    if all(text.shape[1] == length for text in texts):
+        return torch.cat(list(texts)), None
+    filled = torch.cat([torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text in texts])
+    return filled, torch.tensor([[place < text.shape[1] for place in range(length)] for text in texts])
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """One number for each row, shaped to be multiplied with latents."""
+    return values[:, None, None, None]
+
+
+def _kind(row: Row) -> tuple[bool, bool, bool]:
+    """What of the UNet's inputs the row has: all rows have the same."""
+    return row.time_ids is not None, row.beside is not None, row.told_guidance is not None

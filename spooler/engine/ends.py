@@ -1,4 +1,4 @@
-"""Both ends of the running batch, in small batches of their own: texts to embeddings before it, latents to pictures after it."""
+"""Both ends of the running batch, in small batches of their own: texts to embeddings before, latents to pictures after."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One picture on its way through the running batch: what it was asked for, its sampler's table, and how far it is.
 
-A row is made from a diffusers pipeline that is ready to be called (its scheduler set for the job), by the pipeline's own parts and
-in its own order, so that the seed draws what it draws there: from noise, over a picture, within a mask.
+A row is made from a diffusers pipeline that is ready to be called (its scheduler set for the job), by the pipeline's own parts
+and in its own order, so that the seed draws what it draws there: from noise, over a picture, within a mask.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ class Texts:
         if prompt is None:
             raise ValueError(f"`prompt_embeds` must be among the embeddings but they are {', '.join(embeddings)}.")
         return cls(prompt, *others)
+
+    @property
+    def prompt_side(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The prompt and what it comes to in all."""
+        return self.prompt, self.pooled
+
+    @property
+    def negative_side(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same of the negative prompt, of a job with guidance."""
+        if self.negative is None:
+            raise ValueError("A job with guidance needs a negative prompt, if an empty one.")
+        return self.negative, self.negative_pooled
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,14 @@ class Desk:
         self._tables = tables or Tables()
 
     def from_noise(
-        self, pipe: Any, name: str, texts: Texts, guidance_scale: float, steps: int, noise: torch.Tensor, generator: torch.Generator
+        self,
+        pipe: Any,
+        name: str,
+        texts: Texts,
+        guidance_scale: float,
+        steps: int,
+        noise: torch.Tensor,
+        generator: torch.Generator,
     ) -> Row:
         """A row of txt2img. `noise` is (1, channels, h, w), drawn from the generator already or from elsewhere."""
         table = self._tables.get(pipe.scheduler, steps)

@@ -1,11 +1,11 @@
 """A sampler's run as numbers: what each tick does to the latents, so that one update serves jobs at any step of any sampler.
 
-A diffusers scheduler computes the next latents as a sum of multiples: of the latents, of what the UNet said, of fresh noise, and of
-what it kept from earlier steps. The factors depend on the step alone. They are not written down here a second time but read off the
-scheduler itself: it is stepped once through its whole schedule with unit vectors in the place of pictures, and what comes out
-are the factors. So a table is as diffusers computes it, for every sampler, prediction type and schedule, whatever its version.
+A diffusers scheduler computes the next latents as a sum of multiples: of the latents, of what the UNet said, of fresh noise, and
+of what it kept from earlier steps. The factors depend on the step alone. They are not written down here a second time but read
+off the scheduler itself: it is stepped once through its whole schedule with unit vectors in the place of pictures, and what comes
+out are the factors. So a table is as diffusers computes it, for every sampler, prediction type and schedule, whatever its version.
 
-    tick   one call of the UNet and of the scheduler's `step`: Heun and DPM2 take two for a step, PLMS one more than it has steps
+    tick   one call of the UNet and of the scheduler's `step`: Heun and DPM2 take two for a step, PLMS one more than its steps
     slot   one tensor of the latents' shape that the sampler keeps from one tick to the next
 
 What is not linear (`clip_sample`, `thresholding`) is found out while the table is made, and said: `Table.is_linear`.
@@ -18,6 +18,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +45,8 @@ class Table:
         TIME      the time step, as the UNet is told it
         SCALE     the factor of the latents before the UNet sees them
         OF_IMAGE, OF_NOISE
-                  what of a picture's latents and of their first noise makes a picture as noisy as the latents are after this tick:
-                  for inpainting, which lays the picture over them outside the mask
+                  what of a picture's latents and of their first noise makes a picture as noisy as the latents are after
+                  this tick: for inpainting, which lays the picture over them outside the mask
         FACTORS   (1 + slots, 3 + slots): the next latents, then the next slots, each from latents, word, noise and slots
     """
 
@@ -65,7 +66,7 @@ class Table:
     def widened(self, slots: int) -> torch.Tensor:
         """The numbers with room for so many slots, not fewer than its own: (ticks, 4 + (1 + slots) * (3 + slots))."""
         factors = torch.zeros(self.ticks, 1 + slots, 3 + slots)
-        factors[:, : 1 + self.slots, : 3 + self.slots] = self.numbers[:, FACTORS:].unflatten(1, (1 + self.slots, -1))
+        factors[:, : 1 + self.slots, : 3 + self.slots] = self.numbers[:, FACTORS:].view(-1, 1 + self.slots, 3 + self.slots)
         return torch.cat([self.numbers[:, :FACTORS], factors.flatten(1)], dim=1)
 
 
@@ -112,7 +113,8 @@ def tabulate(scheduler: Any, steps: int, begin: int | None = None) -> Table:
         draws.append(drawing.precision)
 
         # 2. What came out are the factors; and the last place tells whether they are all.
-        matrix = torch.stack([tensor.double().flatten() for tensor in (after, *(held for held, _ in _held(scheduler, after.shape)))])
+        written = [after, *(held for held, _ in _held(scheduler, after.shape))]
+        matrix = torch.stack([tensor.double().flatten() for tensor in written])
         check = torch.tensor(CHECK, dtype=torch.float64)
         sums, sizes = matrix[:, :-1] @ check, matrix[:, :-1].abs() @ check.abs()
         is_linear &= bool(((sums - matrix[:, -1]).abs() <= 1e-4 * sizes).all())
@@ -168,14 +170,14 @@ def _unit(position: int) -> torch.Tensor:
 
 
 def _held(scheduler: Any, shape: torch.Size) -> list[tuple[torch.Tensor, Callable[[torch.Tensor], None]]]:
-    """The tensors of latents' shape that the scheduler keeps, as its attributes or in lists, each with how to put another there."""
+    """The tensors of latents' shape that the scheduler keeps, as attributes or in lists, each with how to put another there."""
     found: list[tuple[torch.Tensor, Callable[[torch.Tensor], None]]] = []
     for name, value in sorted(vars(scheduler).items()):
         if isinstance(value, torch.Tensor) and value.shape == shape:
-            found.append((value, lambda tensor, name=name: setattr(scheduler, name, tensor)))  # type: ignore[misc]
+            found.append((value, partial(setattr, scheduler, name)))
         elif isinstance(value, list):
-            places = [index for index, item in enumerate(value) if isinstance(item, torch.Tensor) and item.shape == shape]
-            found += [(value[index], lambda tensor, value=value, index=index: value.__setitem__(index, tensor)) for index in places]  # type: ignore[misc]
+            places = [place for place, item in enumerate(value) if isinstance(item, torch.Tensor) and item.shape == shape]
+            found += [(value[place], partial(value.__setitem__, place)) for place in places]
     return found
 
 
