@@ -1,9 +1,9 @@
 """What sharing the UNet's calls gives: `./run.sh bench batching` (`--size 128`, `--rounds 5`, `--threads N`, `--json FILE`).
 
 Eight jobs with the demo model on the CPU, of four samplers, with 14 to 26 steps: from their texts to pictures. Through the
-running batch with room for 1, 2, 4 and 8 rows, against the stock diffusers pipeline one job after the other in the same process,
-and against the bound: one stock call that draws eight pictures of 20 steps at once, for which all must ask for the same. Each
-round runs all of them, in another order; the figures are medians over the rounds of the ratio within a round.
+running batch with room for 1, 2, 4 and 8 rows, against the stock diffusers pipeline one job after the other in the same
+process, and against the bound: one stock call that draws eight pictures of 20 steps at once, for which all must ask for the
+same. Each round runs all of them, in another order; the figures are medians over the rounds of the ratio within a round.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Batch:
         return self._rows.pop(self.names.index(name))
 
     def latents(self, name: str) -> torch.Tensor:
-        """A row's latents as they are now, for a preview: (channels, h, w), on the device. Raises ValueError if it is not here."""
+        """A row's latents as they are now, for a preview: (channels, h, w), on the device. Raises ValueError for a stranger."""
         index = self.names.index(name)
         return self._laid.state[index, 0] if self._laid else self._rows[index].latents
 

@@ -1,9 +1,10 @@
 """A sampler's run as numbers: what each tick does to the latents, so that one update serves jobs at any step of any sampler.
 
-A diffusers scheduler computes the next latents as a sum of multiples: of the latents, of what the UNet said, of fresh noise, and
-of what it kept from earlier steps. The factors depend on the step alone. They are not written down here a second time but read
-off the scheduler itself: it is stepped once through its whole schedule with unit vectors in the place of pictures, and what comes
-out are the factors. So a table is as diffusers computes it, for every sampler, prediction type and schedule, whatever its version.
+A diffusers scheduler computes the next latents as a sum of multiples: of the latents, of what the UNet said, of fresh noise,
+and of what it kept from earlier steps. The factors depend on the step alone. They are not written down here a second time but
+read off the scheduler itself: it is stepped once through its whole schedule with unit vectors in the place of pictures, and
+what comes out are the factors. So a table is as diffusers computes it, for every sampler, prediction type and schedule, in
+any version.
 
     tick   one call of the UNet and of the scheduler's `step`: Heun and DPM2 take two for a step, PLMS one more than its steps
     slot   one tensor of the latents' shape that the sampler keeps from one tick to the next
