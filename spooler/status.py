@@ -56,7 +56,7 @@ class SpoolerStatus(_Note):
     )
     reason: str | None = None
     paused: bool = False
-    running: str | None = Field(None, description="Id of the job on the device.")
+    running: tuple[str, ...] = Field((), description="Ids of the jobs on the device: those that are drawn together.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
     waiting: Whole = Field(0, description="Number of jobs in pending/ that it knows of.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")

@@ -47,6 +47,11 @@ class Batch:
     def names(self) -> list[str]:
         return [row.name for row in self._rows]
 
+    @property
+    def is_laid(self) -> bool:
+        """Whether nobody has joined or left since the last tick: the tensors lie as they are wanted."""
+        return self._laid is not None
+
     def join(self, row: Row) -> None:
         """Take the row in. Raises ValueError if it is not of these rows' kind; the message names what."""
         for other in self._rows[:1]:
