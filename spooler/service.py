@@ -359,7 +359,8 @@ class Service:
 
     def _count_end(self, running: Running, place: Place) -> None:
         assert running.outcome  # noqa: S101 - it is published
-        self._tally = self._tally.with_end(running.record, running.outcome, running.batch)
+        shared = running.record.engine.shared if running.record.engine else 1
+        self._tally = self._tally.with_end(running.record, running.outcome, max(running.batch, shared))
         _tell_end(place.id, running.record, running.outcome, self._owner(running))
 
     def _write_error(self, place: Place, details: str) -> None:

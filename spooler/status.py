@@ -6,9 +6,9 @@ folder.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from spooler.catalogue import Catalogue
 from spooler.moments import Moment
@@ -63,6 +63,12 @@ class SpoolerStatus(_Note):
     speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = None
     catalogue: Catalogue = Catalogue()
+
+    @field_validator("running", mode="before")
+    @classmethod
+    def _of_an_older_one(cls, running: Any) -> Any:
+        """One that ran a single job at a time told its id, or null."""
+        return (running,) if isinstance(running, str) else running or ()
 
     @property
     def takes_jobs(self) -> bool:

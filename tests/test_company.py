@@ -345,7 +345,7 @@ def prepare(cache: Path) -> None:
     """A cache that knows that calls may be large, whatever a busy machine would measure."""
     model = library.scan(cache, "demo").models["demo"]
     made = Direct(cache / "scratch", cache=cache)
-    digest = made.engine._hash_of(model.card.name)[:10]
+    digest = made.engine._residents.hash_of(model.card.name)[:10]
     made.close()
     tricks = "full, vae_slicing"
     known = {f"x86_64 CPU | {digest} | 128x128 | {tricks} | float32": FLAT}

@@ -80,6 +80,12 @@ class Work:
     def folder(self) -> Path:
         return Path(self.run.folder)
 
+    def take_inputs(self) -> None:
+        """Take what was read, which must be done. Raises what reading it raised."""
+        if self.reading:
+            self.inputs = self.reading.result()
+            self.reading = None
+
     def next_group(self) -> list[Piece]:
         """The pictures that are next and of one cell."""
         group: list[Piece] = []

@@ -24,17 +24,17 @@ from spooler.company import ALONE, key_of_all
 from spooler.engine import device as devices
 from spooler.engine import draw, preview
 from spooler.engine.album import Album
+from spooler.engine.alone import FILES_S, Alone, MemoryShortError, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
-from spooler.engine.device import UnusableError
+from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
 from spooler.engine.knee import Knees
-from spooler.engine.memory import Fits, Rung
-from spooler.engine.model import Model
+from spooler.engine.memory import Rung
 from spooler.engine.preview import Previews
 from spooler.engine.residents import Residents
 from spooler.engine.row import Desk
 from spooler.engine.safety import Safety, SafetyError, SafetyOptions
-from spooler.engine.upscale import UpscalerError, Upscalers
+from spooler.engine.upscale import UpscalerError
 from spooler.engine.work import Work
 from spooler.job import Job
 from spooler.library import Library
@@ -47,21 +47,9 @@ log = logging.getLogger(__name__)
 
 #: Between signs of life while a job runs; more would only fill the pipe.
 SIGN_S = 0.05
-#: Between looks at files that are being written, while there is nothing to be drawn.
-FILES_S = 0.02
 WARM_UP = Job(
     prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
 )
-#: Errors of a job's own making or of the libraries: they end the job, not the process.
-JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
-
-
-class UnwantedError(Exception):
-    """The job was cancelled, or the engine told to stop: raised at a step to get out of the denoising loop."""
-
-
-class MemoryShortError(RuntimeError):
-    """Memory ran out on the last rung too: met by whoever asked, the sentence says what would fit."""
 
 
 class Engine:
@@ -75,16 +63,14 @@ class Engine:
         self._out = out
         self._send_lock = threading.Lock()
         self._device = residents.device
-        self._upscalers = Upscalers(settings.models / "upscalers", residents.device)
         # Previews would show what a filter is there to withhold.
         self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
-        self._fits = Fits(settings.cache / "fits.json")
+        self._alone = Alone(settings, residents, commands, self._previews, self)
         self._knees = Knees(settings.cache / "knees.json", residents.device)
         self._desk = Desk()
         self._files = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._waiting: deque[Work] = deque()  # jobs that are not at work yet, in the order in which they are to be
         self._company: Company | None = None
-        self._work: Work | None = None  # the job that is drawn alone
         self._ending: list[Work] = []  # of which nothing is to be drawn any more, but something to be written
         self._heard = 0
         self._told_room = (0, 0)
@@ -108,7 +94,7 @@ class Engine:
         safety = Safety.load(options, None if default.is_file else default.path, device, dtype)
         residents = Residents(settings, library, device)
         engine = cls(settings, residents, safety, commands, out)
-        residents.on_load = engine.on_load
+        residents.on_load = engine._alone.on_load
         return engine
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
@@ -137,14 +123,12 @@ class Engine:
             model = self._residents.get(name)
             if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
                 run = messages.Run(id="", folder="", job=WARM_UP, cells=())
-                self._work = Work.of(run, self._album(run), ALONE)
-                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
+                studio = self._alone.studio(Work.of(run, self._album(run), ALONE), quiet=True)
+                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], studio)
         except JOB_ERRORS as error:
             if not devices.is_out_of_memory(error):
                 raise
-            return _first_line(error)
-        finally:
-            self._work = None
+            return first_line(error)
         return None
 
     def serve(self, facts: EngineFacts) -> None:
@@ -189,7 +173,7 @@ class Engine:
         return work
 
     def _album(self, run: messages.Run) -> Album:
-        return Album(run, self._safety, self._files, self._send, self._hash_of)
+        return Album(run, self._safety, self._files, self._send, self._residents.hash_of)
 
     @torch.inference_mode()
     def _turn(self) -> None:
@@ -223,7 +207,7 @@ class Engine:
                 devices.release(self._device)
         self._waiting.popleft()
         self._tell_room()
-        self._alone(work)
+        self._draw_alone(work)
 
     def _read(self) -> None:
         """Let in those that are like those at work, and give them their pictures once these are read."""
@@ -234,12 +218,7 @@ class Engine:
             company.closed = bool(self._waiting)
         for work in company.works[:] if company else ():
             if work.reading and work.reading.done():
-                self._try(work, partial(self._hand_inputs, work))
-
-    def _hand_inputs(self, work: Work) -> None:
-        if work.reading:
-            work.inputs = work.reading.result()
-            work.reading = None
+                self._try(work, work.take_inputs)
 
     def _files_at_work(self) -> list[Future[Any]]:
         works = [*self._ending, *(self._company.works if self._company else ())]
@@ -264,17 +243,17 @@ class Engine:
         if tricks.offload != "none" or tricks.attention != "sdpa":
             return False
         tops = {len(work.next_group()), *(each.count for each in work.run.cells)}
-        return all(self._fit(cell, count)[1].name is None for count in tops if count)
+        return all(self._alone.fit(cell, count)[1].name is None for count in tops if count)
 
     def _gathered(self, first: Work) -> Company:
         """The company of that job and of those that are like it."""
         cell, begun = first.run.cells[0], time.perf_counter()
-        self._work = first
+        self._alone.work = first
         try:
             self._residents.use(cell.model, self._residents.configured(cell.model))
             model = self._residents.get(cell.model)
         finally:
-            self._work = None
+            self._alone.work = None
         first.clock.load += time.perf_counter() - begun
         about = [devices.name(self._device), model.hash[:10], f"{cell.width}x{cell.height}", str(model.tricks)]
         compiled = "" if self._settings.compile == "off" else f", compiled {self._settings.compile}"
@@ -305,7 +284,7 @@ class Engine:
         try:
             return company.tick()
         except JOB_ERRORS as error:
-            short, what = devices.is_out_of_memory(error), _first_line(error)
+            short, what = devices.is_out_of_memory(error), first_line(error)
             if devices.is_fatal(error):
                 self._die(company, error)
         # Only out here, where the traceback no longer holds the tensors, is there anything to free.
@@ -331,12 +310,12 @@ class Engine:
             return
         works = list({id(each.work): each.work for each in done}.values())
         for work in works:
-            self._sign(work, "decode", work.planned, always=True)
+            self.sign(work, "decode", work.planned, always=True)
         began = time.perf_counter()
         try:
             drawn = company.decoded(done)
         except JOB_ERRORS as error:
-            short, what = devices.is_out_of_memory(error), _first_line(error)
+            short, what = devices.is_out_of_memory(error), first_line(error)
             if devices.is_fatal(error):
                 self._die(company, error)
         else:
@@ -375,7 +354,7 @@ class Engine:
         work.image, work.batch = drawings[0].piece.index, len(drawings)
         work.planned = draw.planned_steps(drawings[0].piece.cell)
         part = sum(each.row.tick / each.row.table.ticks for each in drawings) / len(drawings)
-        self._sign(work, "denoise", round(part * work.planned))
+        self.sign(work, "denoise", round(part * work.planned))
         latent_map = company.model.latent_map
         if latent_map and self._previews.is_due(work, latent_map):
             latents, folder = company.latents(drawings[0]), work.folder
@@ -384,7 +363,7 @@ class Engine:
     def _go_down(self, work: Work, what: str) -> None:
         """Have a job that alone was too much begin on the next rung down."""
         cell = work.run.cells[0]
-        lower = self._fit(cell, min(cell.count, self._settings.batch))[1].lower()
+        lower = self._alone.fit(cell, min(cell.count, self._settings.batch))[1].lower()
         if lower:
             log.warning("job %s: out of memory (%s), again with %s", work.id, what, lower.name)
             work.rungs[cell.model] = lower
@@ -406,7 +385,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file
             if devices.is_fatal(error) and self._company:
                 self._die(self._company, error)
-            what = _first_line(error)
+            what = first_line(error)
             if devices.is_out_of_memory(error) and self._company and len(self._company.works) == 1:
                 self._go_down(work, what)
         else:
@@ -420,7 +399,7 @@ class Engine:
         works = [work for work in company.works if company.pictures_of(work)]
         if len(works) == 1:
             self._send(self._failed(works[0], error))
-        log.error("the device is lost: %s", _first_line(error))
+        log.error("the device is lost: %s", first_line(error))
         os._exit(3)
 
     # -- the end of a job ----------------------------------------------------------------------------------------------------
@@ -453,6 +432,10 @@ class Engine:
             if work.ended:
                 self._send(work.ended)
 
+    def between_steps(self) -> None:
+        """Tell of others that have ended while one is drawn alone."""
+        self._conclude()
+
     def _finished(self, work: Work, sheet_name: str | None) -> messages.Finished:
         work.clock.encode = time.perf_counter() - work.drawn
         timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
@@ -474,141 +457,19 @@ class Engine:
 
     # -- a job alone ---------------------------------------------------------------------------------------------------------
 
-    def _alone(self, work: Work) -> None:
+    def _draw_alone(self, work: Work) -> None:
         """Draw one job to its end, whatever end that is. A fault that outlives the job ends the process instead."""
-        self._work = work
         try:
-            self._draw_all(work)
+            self._alone.draw_all(work)
         except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
             work.album.close()
             work.failed = self._end_by(work, error)
-        finally:
-            self._work = None
         self._drawn(work)
 
     def _drawn(self, work: Work) -> None:
         """Nothing of a job is to be drawn any more."""
         work.drawn = time.perf_counter()
         self._ending.append(work)
-
-    def _draw_all(self, work: Work) -> None:
-        """All pictures that are left, batch by batch."""
-        self._check_wanted(work)
-        self._inputs_at_last(work)
-        while group := work.next_group():
-            work.image = group[0].index
-            drawn = self._batch(work, group[0].cell, [piece.seed for piece in group])
-            self._wait_for_files(work, drawn[0].size)
-            for picture in drawn:
-                piece = work.left.popleft()
-                work.album.add(piece.cell, piece.seed, piece.index, piece.at, picture)
-
-    def _inputs_at_last(self, work: Work) -> None:
-        while work.reading and not work.reading.done():
-            self._check_wanted(work)
-            wait([work.reading], FILES_S)
-        self._hand_inputs(work)
-
-    def _wait_for_files(self, work: Work, size: tuple[int, int]) -> None:
-        while work.album.is_behind(size):
-            self._check_wanted(work)
-            self._sign(work, "encode", work.planned)
-            time.sleep(FILES_S)
-
-    def _fit(self, cell: Job, count: int) -> tuple[str, Rung]:
-        """Where so many pictures of a cell begin: the key of what fitted, and the rung."""
-        top = Rung(self._residents.configured(cell.model), min(count, self._settings.batch))
-        size = cell.width or 0, cell.height or 0
-        key = Fits.key(devices.name(self._device), self._hash_of(cell.model), *size, top.batch, top)
-        return key, self._fits.start(key, top)
-
-    def _batch(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
-        """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
-        count = min(len(seeds), self._settings.batch)
-        key, start = self._fit(cell, count)
-        rung = work.rungs.get(cell.model) or start
-        while True:
-            if rung.name:
-                work.rungs[cell.model] = rung
-            for name in (cell.model, *([cell.refiner.model] if cell.refiner else [])):
-                self._residents.use(name, rung.tricks)  # the topmost too: another size may have gone down before
-            try:
-                drawn = self._draw(work, cell, seeds[: min(count, rung.batch)])
-            except JOB_ERRORS as error:
-                if not devices.is_out_of_memory(error):
-                    raise
-                what = _first_line(error)
-            else:
-                self._fits.remember(key, rung)
-                return drawn
-            # Only out here, where the traceback no longer holds the tensors, is there anything to free.
-            devices.release(self._device)
-            lower = rung.lower()
-            if lower is None:
-                raise MemoryShortError(self._what_would_fit(cell, what))
-            log.warning("job %s: out of memory (%s), again with %s", work.run.id, what, lower.name)
-            rung = lower
-
-    def _draw(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
-        work.batch, work.planned, work.before, work.stage = len(seeds), draw.planned_steps(cell), 0, 0
-        self._sign(work, "denoise", 0, always=True)
-        self._check_wanted(work)
-        begun, clock = time.perf_counter(), work.clock
-        load, decode = clock.load, clock.decode
-        drawn = draw.pictures(cell, seeds, self._studio(work))
-        clock.denoise += time.perf_counter() - begun - (clock.load - load) - (clock.decode - decode)
-        work.shared = max(work.shared, len(seeds))
-        return drawn
-
-    def _studio(self, work: Work, quiet: bool = False) -> draw.Studio:
-        return draw.Studio(
-            models=_Shelf(self, work),
-            upscalers=self._upscalers,
-            inputs=work.inputs,
-            on_stage=(lambda phase, steps: None) if quiet else self._on_stage,
-            on_step=(lambda step, steps, latents, model: None) if quiet else self._on_step,
-            on_tile=(lambda tile, tiles: None) if quiet else self._on_tile,
-            is_warm_up=quiet,
-        )
-
-    def _on_stage(self, phase: str, steps: int) -> None:
-        assert self._work  # noqa: S101 - a stage is of a job
-        self._check_wanted(self._work)
-        if phase == "denoise":
-            self._work.before += self._work.stage
-            self._work.stage = steps
-
-    def _on_step(self, step: int, steps: int, latents: Any, model: Model) -> None:
-        work = self._work
-        assert work  # noqa: S101 - a step is of a job
-        self._check_wanted(work)
-        self._conclude()  # others, whose files are written by now
-        done = work.before + round(work.stage * min(1.0, step / steps))
-        self._sign(work, "denoise", min(done, work.planned), always=step == steps)
-        latent_map = model.latent_map
-        if latent_map and getattr(latents, "ndim", 0) == 4 and self._previews.is_due(work, latent_map):
-            work.album.show(partial(preview.write, latents[0].clone(), latent_map, work.folder))
-
-    def _on_tile(self, tile: int, tiles: int) -> None:
-        if self._work:
-            self._check_wanted(self._work)
-            self._sign(self._work, "upscale", self._work.planned)
-
-    def on_decode(self) -> None:
-        if self._work and self._work.run.id:
-            self._sign(self._work, "decode", self._work.planned, always=True)
-
-    def on_load(self, name: str) -> None:
-        """A model is about to be loaded: the spooler gives that its own time limit."""
-        if self._work and self._work.run.id:
-            self._sign(self._work, "load", 0, always=True)
-
-    def _hash_of(self, name: str) -> str:
-        return self._residents.hashes.of(self._residents.entry(name))
-
-    def _check_wanted(self, work: Work) -> None:
-        if self._commands.unwanted(work.id):
-            raise UnwantedError
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
@@ -628,20 +489,6 @@ class Engine:
             self._send(failed)
             os._exit(3)
         return failed
-
-    def _what_would_fit(self, cell: Job, what: str) -> str:
-        """The sentence after the last rung."""
-        model_hash = self._hash_of(cell.model)
-        known = self._fits.largest(devices.name(self._device), model_hash, (cell.width or 0) * (cell.height or 0))
-        size = f"{cell.width}x{cell.height}"
-        if known:
-            advice = f"{known} fitted with this model before"
-        elif cell.width and cell.height and min(cell.width, cell.height) >= 128:
-            advice = f"{cell.width // 16 * 8}x{cell.height // 16 * 8} needs about a quarter of it"
-        else:
-            advice = "a smaller model may fit"
-        short = f"There is too little memory for {size} with the model {cell.model!r}, with the thriftiest settings too"
-        return f"{short}: {advice} ({what})."
 
     def _facts(self, name: str, rung: Rung | None, load_seconds: float) -> EngineFacts:
         """What ran a job. The model itself may be gone again by now: a refiner may have needed its room."""
@@ -676,7 +523,7 @@ class Engine:
             self._note_memory()
         return max(0, devices.resident_bytes() - self._resident_then)
 
-    def _sign(self, work: Work, phase: Phase, step: int, always: bool = False) -> None:
+    def sign(self, work: Work, phase: Phase, step: int, always: bool = False) -> None:
         """Tell how far a job is; the more are at work, the less often each."""
         now, others = time.monotonic(), len(self._company.works) if self._company else 1
         if always or now - work.last_sign >= SIGN_S * others:
@@ -705,24 +552,3 @@ def _read(run: messages.Run) -> dict[str, Picture]:
     folder = Path(run.folder) / "inputs"
     # Where nothing was painted on a mask, nothing is to be repainted.
     return {name: pictures.read(folder / name, "black" if name in masks else "white") for name in run.job.inputs}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-class _Shelf:
-    """The residents as drawing sees them: what loading and decoding cost is put down to the job's clock."""
-
-    def __init__(self, engine: Engine, work: Work):
-        self._engine = engine
-        self._work = work
-
-    def get(self, name: str) -> Model:
-        begun = time.perf_counter()
-        model = self._engine._residents.get(name)
-        self._work.clock.load += time.perf_counter() - begun
-        clock = self._work.clock
-        model.on_decode = self._engine.on_decode
-        model.on_decoded = lambda seconds: setattr(clock, "decode", clock.decode + seconds)
-        return model
