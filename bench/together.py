@@ -1,11 +1,11 @@
-"""Eight waiting jobs through the whole product, together and one at a time: `./run.sh bench together` (`--size 128`, `--rounds 7`).
+"""Eight waiting jobs through the whole product, together and one at a time: `./run.sh bench together` (`--rounds 7`).
 
-The eight of `batching.py`: four samplers, 14 to 26 steps, the demo model on the CPU. Two real spoolers with spools of their own,
-one with `--together 1` and one with the default. In each round both draw all eight, in an order by chance: paused, the files
-dropped, the pause lifted; measured from there until the last job's folder is in done/. Beside it a lone job of each spooler; and
-the bound, in this process: one stock call that draws eight pictures of 20 steps, over one stock call for each picture after the
-other. The figures are medians over the rounds of the ratio within a round. The first round, in which the knee is found, is not
-counted. `--json FILE` keeps them.
+The eight of `batching.py`: four samplers, 14 to 26 steps, the demo model on the CPU. Two real spoolers with spools of their
+own, one with `--together 1` and one with the default. In each round both draw all eight, in an order by chance: paused, the
+files dropped, the pause lifted; measured from there until the last job's folder is in done/. Beside it a lone job of each;
+and the bound, in this process: one stock call that draws eight pictures of 20 steps, over a stock call for each of eight
+after the other. The figures are medians over the rounds of the ratio within a round. The first round, in which the knee is
+found, is not counted. `--size 128` is the pictures' side, `--json FILE` keeps the figures.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps
 #: Long enough to be met in the middle.
 LONG = CIRCLE | {"steps": 150}
 CARD = ModelCard(name="demo", family="sd1", hash="0" * 64, width=128, height=128, steps=8, guidance_scale=2.0)
-#: Calls of each size that are as fast for every row: nothing keeps jobs apart.
-FLAT = {str(rows): rows**0.1 for rows in (1, 2, 4, 8, 16)}
+#: Calls that gain by every row, and are faster than any that will be measured: nothing keeps jobs apart.
+FLAT = {str(rows): 1e-6 * rows**0.1 for rows in (1, 2, 4, 8, 16)}
 MIXED: list[dict[str, Any]] = [
     CIRCLE,
     {"prompt": "a small yellow star", "seed": 6, "steps": 12, "sampler": "Euler a", "count": 2},
@@ -104,6 +105,7 @@ def test_a_family_without_a_unet_has_no_key_and_a_picture_s_size_gives_one() -> 
         ({2: 1.0, 4: 1.5, 8: 2.95}, 4),  # not any more
         ({2: 1.0, 4: 2.0, 8: 4.0}, 2),  # nothing to be gained at all
         ({1: 0.9, 2: 1.0, 4: 1.9, 8: 2.0, 16: 3.0}, 16),
+        ({2: 0.21, 4: 0.33, 6: 0.25, 8: 0.28, 12: 0.36}, 16),  # the four were measured at a bad time
     ],
 )
 def test_calls_are_as_large_as_more_rows_still_gain(seconds: Mapping[int, float], rows: int) -> None:
@@ -121,6 +123,10 @@ def test_a_knee_is_measured_once_and_kept(tmp_path: Path) -> None:
     (tmp_path / "knees.json").write_text(json.dumps({"here": {"2": 1.0, "4": 2.0, "8": 4.0}, "there": FLAT, "odd": "x"}))
     again = Knees(tmp_path / "knees.json", cpu)
     assert [again.get(name, 16).rows for name in ("here", "there", "odd")] == [2, 16, 2]
+    again.get("here", 16).end(4, time.perf_counter() - 1.9)
+    assert again.get("here", 16).rows == 2, "that is no better by more than a little"
+    again.get("here", 16).end(8, time.perf_counter() - 2.0)
+    assert again.get("here", 16).rows == 16, "and this is"
     again.get("there", 16).met_full_memory(16)
     assert again.get("there", 16).rows == 8
 

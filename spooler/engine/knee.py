@@ -1,8 +1,8 @@
 """How many rows a call of the UNet should have: up to the knee, where more of them no longer make it faster for each.
 
 It is measured while jobs are drawn, model by model and size by size: a call of so many rows takes so many seconds. One that was
-not measured yet begins with a single picture and doubles as long as that pays. What was found is kept in knees.json, and is
-not measured again until that is deleted.
+not measured yet begins with a single picture and doubles as long as that pays. What was found is kept in knees.json, and later
+calls can only better it: the fastest counts, for whatever else the machine does makes a call slower and none faster.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ LEAST = 2
 ENOUGH = 0.95
 #: Calls of so many rows are tried in any case: one doubling may give nothing where the next one does.
 TRIED = 8
-#: Calls of a size that are measured. The fastest counts: whatever else the machine does only makes them slower.
+#: Calls of a size that are measured before anything is made of it.
 SAMPLES = 5
+#: What is bettered by less is not written down.
+NOTED = 0.02
 
 
 def most_rows(seconds: Mapping[int, float], most: int) -> int:
     """The rows that a call should have at most, from the seconds that calls of so many rows took; LEAST to `most`."""
     if not seconds:
         return min(LEAST, most)
-    speeds = {rows: rows / max(taken, 1e-9) for rows, taken in seconds.items()}
+    # A call of fewer rows is no slower than one of more: it was only measured at a bad time.
+    speeds = {rows: rows / min(taken for more, taken in seconds.items() if more >= rows) for rows in seconds}
     knee = min(rows for rows, speed in speeds.items() if speed >= ENOUGH * max(speeds.values()))
     if knee == max(speeds) or max(speeds) < TRIED:  # still gaining, as far as is known
         knee = 2 * max(speeds)
@@ -69,9 +72,8 @@ class Knee:
 
     def end(self, rows: int, begun: Any) -> None:
         """A call of so many rows was made, and nothing else since `begun`."""
-        if rows not in self._found:
-            self._under_way.append((rows, begun, self.begin()))
-            self._read()
+        self._under_way.append((rows, begun, self.begin()))
+        self._read()
 
     def met_full_memory(self, rows: int) -> None:
         """A call of so many rows did not fit."""
@@ -84,12 +86,21 @@ class Knee:
                 return
             self._under_way.popleft()
             seconds = begun.elapsed_time(ended) / 1000 if self._is_cuda else ended - begun
+            self._learn(rows, max(seconds, 1e-9))
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        known = self._found.get(rows)
+        if known is None:
             samples = self._samples.setdefault(rows, [])
             samples.append(seconds)
-            if len(samples) == SAMPLES:
-                self._found[rows] = round(min(samples), 6)
-                self._notes.found[self._key] = {str(rows): taken for rows, taken in sorted(self._found.items())}
-                self._notes.write()
+            if len(samples) < SAMPLES:
+                return
+            seconds = min(self._samples.pop(rows))
+        elif seconds > (1 - NOTED) * known:
+            return
+        self._found[rows] = seconds
+        self._notes.found[self._key] = {str(rows): float(f"{taken:.4g}") for rows, taken in sorted(self._found.items())}
+        self._notes.write()
 
 
 class Knees:
