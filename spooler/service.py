@@ -350,7 +350,7 @@ class Service:
         if not running.cancelling and (running.place.path / "cancel").exists():
             running.cancelling = True
             self._warden.send(messages.Cancel(id=running.place.id))
-        if now - running.progress_written >= PROGRESS_S:
+        if now - running.progress_written >= PROGRESS_S * max(1.0, len(self.running) / 4):
             running.progress_written = now
             try:
                 self.spool.write_progress(running.place, running.progress)

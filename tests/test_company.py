@@ -28,8 +28,10 @@ from spooler.job import from_fields
 from spooler.place import Place
 from spooler.record import Record, Timings
 from spooler.schedule import Queue, Waiting
+from spooler.settings import Settings
 from spooler.spool import Spool
 from tests.prove.restart import FACTS
+from webui.app import create_app
 
 CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 8}
 #: Long enough to be met in the middle.
@@ -374,13 +376,21 @@ def record_of(made: Spooler, place: Place) -> Record:
     return record
 
 
-def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_cancel(busy: Patient) -> None:
+def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_cancel(busy: Patient, tmp_path: Path) -> None:
     jobs = [busy.drop(**LONG | {"seed": seed, "steps": 150 - seed}) for seed in range(4)]
     places = [wait_running(busy.spool, job_id) for job_id in jobs]
     status = wait_for(lambda: (told := busy.running.status()) and len(told.running) == 4 and told, "all four to run")
     assert set(status.running) == set(jobs)
     for place in places:
         wait_for((place.path / "preview.jpg").exists, "each one's preview")
+    client = create_app(Settings(spool=busy.spool.root, cache=tmp_path)).test_client()
+    [told] = client.get("/api/v1/status").get_json()["spoolers"]
+    assert set(told["running"]) == set(jobs)
+    for job_id in jobs:
+        report = client.get(f"/api/v1/jobs/{job_id}").get_json()
+        assert report["status"] == "running" and 0 < report["progress"]["step"] <= report["progress"]["steps"]
+    assert 'sdspool_spooler_running_jobs{spooler="test"} 4.0' in client.get("/metrics").text
+    assert all(job_id in client.get("/status").text for job_id in jobs)
     busy.spool.cancel(jobs[1])
     late = busy.drop(steps=8)
     assert wait_state(busy.spool, jobs[1], "cancelled", "done").state == "cancelled"

@@ -82,9 +82,21 @@ class Album:
         if all(each.done() for each in self._shown):
             self._shown = [self._files.submit(_harmless, preview)]
 
-    def add(self, cell: Job, seed: int, index: int, at: tuple[int, ...], picture: Picture) -> None:
-        """Take picture `index` of the job. `at` is its place on the axes of the sweep, () without one."""
-        self._written.append(self._files.submit(self._keep, cell, seed, index, at, picture))
+    def add(
+        self,
+        cell: Job,
+        seed: int,
+        index: int,
+        at: tuple[int, ...],
+        picture: Picture,
+        finish: Callable[[Picture], Picture] | None = None,
+    ) -> None:
+        """Take picture `index` of the job, with what is still to be done to it. `at` is its place on the axes of the sweep."""
+
+        def keep() -> sheet.Cell | None:
+            return self._keep(cell, seed, index, at, finish(picture) if finish else picture)
+
+        self._written.append(self._files.submit(keep))
 
     def is_behind(self, size: tuple[int, int]) -> bool:
         """Whether so many pictures of that size wait for their files that more would pile up in memory."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +46,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is done."""
+    """A picture that is done, but for what a thread can do as well."""
 
     work: Work
     piece: Piece
     picture: Picture
+    finish: Callable[[Picture], Picture] = draw.as_it_is
 
 
 class Company:
@@ -68,6 +69,7 @@ class Company:
         self._most_jobs = most_jobs
         self._most_pictures = most_pictures
         self._drawing: dict[str, Drawing] = {}  # by the names of their rows
+        self._before: Any = None  # the moment at which the device will have done the last call
         self._batch = Batch(model.backbone, model.device, model.dtype, SIZES if model.compiled else ())
 
     @property
@@ -133,9 +135,9 @@ class Company:
         """Begin the job's next picture; returned is one with nothing to be drawn. Raises what beginning it raises."""
         piece = work.left[0]
         name = f"{work.id}/{piece.index}"
+        begun = draw.begin(piece.cell, piece.seed, name, self.model, self._desk, work.inputs)
         if self.model.compiled:
             self.model.compiled.paused = self.model.is_dressed
-        begun = draw.begin(piece.cell, piece.seed, name, self.model, self._desk, work.inputs)
         if begun.row is None:
             assert begun.picture  # noqa: S101 - there is one or the other
             work.left.popleft()
@@ -160,6 +162,7 @@ class Company:
         rows, begun = self.rows, self._knee.begin()
         is_steady, began = self._batch.is_laid, time.perf_counter()
         done = [self._drawing[row.name] for row in self._batch.tick()]
+        self._keep_pace()
         took_s = time.perf_counter() - began
         if is_steady and self._batch.most is None:
             self._knee.end(rows, begun)
@@ -169,6 +172,16 @@ class Company:
         for drawing in done:
             del self._drawing[drawing.row.name]
         return done
+
+    def _keep_pace(self) -> None:
+        """Wait for the call before the last one: the device always has one to go on with, and a cancel is never many late."""
+        if self.model.device.type != "cuda":
+            return
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        before, self._before = self._before, event
+        if before is not None:
+            before.synchronize()
 
     def be_thrifty(self) -> bool:
         """Memory was short: make the calls half as large from now on. False when they cannot be smaller."""
@@ -181,7 +194,7 @@ class Company:
         """The pictures. Raises what decoding raises; the latents are still there then."""
         pipe: Any = self.model.pipeline("txt2img", (), self._vae)
         pictures = ends.decoded(pipe, [drawing.row.latents for drawing in done])
-        return [Drawn(each.work, each.piece, each.begun.finish(picture)) for each, picture in zip(done, pictures, strict=True)]
+        return [Drawn(each.work, each.piece, picture, each.begun.finish) for each, picture in zip(done, pictures, strict=True)]
 
 
 def _rows(row: Row) -> int:

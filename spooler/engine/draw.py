@@ -267,7 +267,7 @@ def begin(job: Job, seed: int, name: str, model: Model, desk: Desk, inputs: Mapp
     task: Task = "inpaint" if job.mask else "img2img" if job.image else "txt2img"
     window = Window.of(job, inputs) if job.mask else None
     if job.mask and window is None:
-        return Begun(None, _as_it_is, inputs[job.image or ""].copy())
+        return Begun(None, as_it_is, inputs[job.image or ""].copy())
     pipe = model.pipeline(task, (), job.vae)
     model.set_sampler(pipe, job)
     texts = model.texts(pipe, job)
@@ -278,13 +278,14 @@ def begin(job: Job, seed: int, name: str, model: Model, desk: Desk, inputs: Mapp
         return Begun(desk.within_mask(*common, window.start, window.area, strength, generator), window.laid_over)
     if job.image:
         row = desk.over_picture(*common, _fitted(job, inputs), _strength(job, job.strength), generator)
-        return Begun(row, _as_it_is)
+        return Begun(row, as_it_is)
     noise = model.noise(job, [seed])
     torch.randn(noise.shape, generator=generator)  # as far on as if the noise had been drawn from it
-    return Begun(desk.from_noise(*common, noise, generator), _as_it_is)
+    return Begun(desk.from_noise(*common, noise, generator), as_it_is)
 
 
-def _as_it_is(picture: Picture) -> Picture:
+def as_it_is(picture: Picture) -> Picture:
+    """A picture that needs no finish."""
     return picture
 
 

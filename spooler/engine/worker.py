@@ -164,8 +164,6 @@ class Engine:
 
     def _take(self, run: messages.Run) -> Work:
         """A job came in: its pictures are read while others are being drawn."""
-        if not self._is_busy:
-            devices.forget_peak(self._device)
         self._heard += 1
         work = Work.of(run, self._album(run), self._key(run))
         work.reading = self._files.submit(_read, run)
@@ -202,8 +200,8 @@ class Engine:
             try:
                 self._company = self._gathered(work)
                 return
-            except JOB_ERRORS as error:  # the model cannot be loaded: what helps is tried below
-                log.info("job %s: drawn alone: %s", work.id, error)
+            except (OSError, *JOB_ERRORS) as error:  # the model cannot be loaded: what helps is tried below
+                log.info("job %s: drawn alone: %s", work.id, first_line(error))
                 devices.release(self._device)
         self._waiting.popleft()
         self._tell_room()
@@ -239,14 +237,18 @@ class Engine:
         if not work.key or work.rungs:
             return False
         cell = work.run.cells[0]
-        tricks = self._residents.configured(cell.model)
-        if tricks.offload != "none" or tricks.attention != "sdpa":
+        try:
+            tricks = self._residents.configured(cell.model)
+            tops = {len(work.next_group()), *(each.count for each in work.run.cells)} - {0}
+            fits = all(self._alone.fit(cell, count)[1].name is None for count in tops)
+        except (OSError, *JOB_ERRORS) as error:  # the weights cannot be read, say: that is told when it is drawn
+            log.info("job %s: drawn alone: %s", work.id, first_line(error))
             return False
-        tops = {len(work.next_group()), *(each.count for each in work.run.cells)}
-        return all(self._alone.fit(cell, count)[1].name is None for count in tops if count)
+        return fits and tricks.offload == "none" and tricks.attention == "sdpa"
 
     def _gathered(self, first: Work) -> Company:
         """The company of that job and of those that are like it."""
+        devices.forget_peak(self._device)
         cell, begun = first.run.cells[0], time.perf_counter()
         self._alone.work = first
         try:
@@ -338,7 +340,7 @@ class Engine:
 
     def _keep(self, drawn: Drawn) -> None:
         piece = drawn.piece
-        drawn.work.album.add(piece.cell, piece.seed, piece.index, piece.at, drawn.picture)
+        drawn.work.album.add(piece.cell, piece.seed, piece.index, piece.at, drawn.picture, drawn.finish)
 
     def _end_drawn(self, company: Company) -> None:
         """Those of whom all pictures are drawn."""
@@ -459,6 +461,7 @@ class Engine:
 
     def _draw_alone(self, work: Work) -> None:
         """Draw one job to its end, whatever end that is. A fault that outlives the job ends the process instead."""
+        devices.forget_peak(self._device)
         try:
             self._alone.draw_all(work)
         except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
