@@ -3,16 +3,15 @@
 The eight of `batching.py`: four samplers, 14 to 26 steps, the demo model on the CPU. Two real spoolers with spools of their
 own, one with `--together 1` and one with the default. In each round both draw all eight, in an order by chance: paused, the
 files dropped, the pause lifted; measured from there until the last job's folder is in done/. Beside it a lone job of each;
-and the bound, in this process: one stock call that draws eight pictures of 20 steps, over a stock call for each of eight
-after the other. The figures are medians over the rounds of the ratio within a round. The first round, in which the knee is
-found, is not counted. `--size 128` is the pictures' side, `--json FILE` keeps the figures.
+and the bound: with `--together 1 --batch 8` one job of eight pictures of 20 steps, which the stock pipeline draws in one call,
+for which all must ask for the same. The figures are medians over the rounds of the ratio within a round. The first two rounds,
+in which the knee is found, are not counted. `--size 128` is the pictures' side, `--json FILE` keeps the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import shutil
@@ -31,11 +30,14 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from bench.batching import GUIDANCE, PROMPTS, SAMPLERS, STEPS, Bench
+from bench.batching import GUIDANCE, PROMPTS, SAMPLERS, STEPS
 from spooler.spool import Spool
 
 #: A round that takes longer is a product that stands still.
 DEADLINE_S = 600.0
+UNCOUNTED = 2
+ALONE, TOGETHER, BOUND = "eight, one at a time", "eight, together", "one job of eight, one stock call"
+LONE_ALONE, LONE = "a lone job, --together 1", "a lone job"
 POLL_S = 0.002
 
 
@@ -107,30 +109,31 @@ def mixed(size: int) -> list[dict[str, Any]]:
 def measure(size: int, rounds: int, folder: Path) -> dict[str, Any]:
     for name in ("alone", "together"):
         (folder / name).mkdir()
-    products = {"one at a time": Product(folder / "alone", "--together", "1"), "together": Product(folder / "together")}
-    stock = Bench(size)
+    alone, together = Product(folder / "alone", "--together", "1", "--batch", "8"), Product(folder / "together")
     jobs = mixed(size)
-    ways: dict[str, Callable[[], float]] = {}
-    for name, product in products.items():
-        ways[f"eight, {name}"] = lambda product=product: product.seconds(jobs)  # type: ignore[misc]
-        ways[f"a lone job, {name}"] = lambda product=product: product.seconds(jobs[4:5])  # type: ignore[misc]
-    ways["stock, one call of eight"] = lambda: _timed(stock.bound)
-    ways["stock, one at a time"] = lambda: _timed(stock.alone)
+    same = jobs[4] | {"steps": sum(STEPS) // len(STEPS), "count": len(STEPS)}
+    ways: dict[str, Callable[[], float]] = {
+        ALONE: lambda: alone.seconds(jobs),
+        TOGETHER: lambda: together.seconds(jobs),
+        BOUND: lambda: alone.seconds([same]),
+        LONE_ALONE: lambda: alone.seconds([same | {"count": 1}]),
+        LONE: lambda: together.seconds([same | {"count": 1}]),
+    }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     shared: list[int] = []
     try:
-        for number in range(rounds + 1):
+        for number in range(rounds + UNCOUNTED):
             order = list(ways)
             random.Random(number).shuffle(order)
             for name in order:
                 seconds = ways[name]()
-                if name == "eight, together":
-                    shared = products["together"].shared()
-                if number:
+                if name == TOGETHER:
+                    shared = together.shared()
+                if number >= UNCOUNTED:
                     taken[name].append(seconds)
     finally:
-        for product in products.values():
-            product.stop()
+        alone.stop()
+        together.stop()
 
     def over(slow: str, fast: str) -> float:
         return round(statistics.median(one / other for one, other in zip(taken[slow], taken[fast], strict=True)), 3)
@@ -144,17 +147,10 @@ def measure(size: int, rounds: int, folder: Path) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "seconds": {name: round(statistics.median(seconds), 4) for name, seconds in taken.items()},
         "most pictures in a call": shared,
-        "together over one at a time": over("eight, one at a time", "eight, together"),
-        "bound: one stock call over one at a time": over("stock, one at a time", "stock, one call of eight"),
-        "a lone job, its time over that with --together 1": over("a lone job, together", "a lone job, one at a time"),
-        "whole product, one at a time, its time over direct calls": over("eight, one at a time", "stock, one at a time"),
+        "together over one at a time": over(ALONE, TOGETHER),
+        "bound: one stock call of eight over one at a time": over(ALONE, BOUND),
+        "a lone job, its time over that with --together 1": over(LONE, LONE_ALONE),
     }
-
-
-def _timed(way: Callable[[], None]) -> float:
-    begun = time.perf_counter()
-    way()
-    return time.perf_counter() - begun
 
 
 def main() -> int:
@@ -163,11 +159,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="sdspool-together-"))
     try:
-        with torch.inference_mode():
-            found = measure(given.size, given.rounds, folder)
+        found = measure(given.size, given.rounds, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for name, value in found.items():

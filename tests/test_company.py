@@ -35,7 +35,7 @@ from webui.app import create_app
 
 CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 8}
 #: Long enough to be met in the middle.
-LONG = CIRCLE | {"steps": 150}
+LONG = CIRCLE | {"steps": 60}
 CARD = ModelCard(name="demo", family="sd1", hash="0" * 64, width=128, height=128, steps=8, guidance_scale=2.0)
 #: Calls that gain by every row, and are faster than any that will be measured: nothing keeps jobs apart.
 FLAT = {str(rows): 1e-6 * rows**0.1 for rows in (1, 2, 4, 8, 16)}
@@ -377,7 +377,7 @@ def record_of(made: Spooler, place: Place) -> Record:
 
 
 def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_cancel(busy: Patient, tmp_path: Path) -> None:
-    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 150 - seed}) for seed in range(4)]
+    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 60 - seed}) for seed in range(4)]
     places = [wait_running(busy.spool, job_id) for job_id in jobs]
     status = wait_for(lambda: (told := busy.running.status()) and len(told.running) == 4 and told, "all four to run")
     assert set(status.running) == set(jobs)
@@ -403,7 +403,7 @@ def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_
 
 
 def test_p4_one_that_kills_the_engine_fails_and_its_companions_do_not(busy: Patient) -> None:
-    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 100}) for seed in range(3)]
+    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 60}) for seed in range(3)]
     for job_id in jobs:
         wait_running(busy.spool, job_id)
     os.kill(busy.running.engine_pid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ ENOUGH = 0.95
 #: Calls of so many rows are tried in any case: one doubling may give nothing where the next one does.
 TRIED = 8
 #: Calls of a size that are measured before anything is made of it.
-SAMPLES = 5
+SAMPLES = 12
 #: What is bettered by less is not written down.
 NOTED = 0.02
 
