@@ -9,7 +9,7 @@ import atexit
 import io
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ def _scratch() -> Path:
 
 
 class Nobody:
-    """Commands that never come."""
+    """Commands that never come, but for the cancels of the jobs in a set."""
 
     stopped = False
 
+    def __init__(self) -> None:
+        self.cancelled: set[str] = set()
+
     def unwanted(self, job_id: str) -> bool:
-        return False
+        return job_id in self.cancelled
 
 
 class Direct:
@@ -51,27 +54,51 @@ class Direct:
         self.library = scan(self.settings.models, self.settings.model)
         self.catalogue = self.library.catalogue()
         self._out = io.BytesIO()
-        self.engine = Engine.make(self.settings, self.library, Nobody(), self._out)  # type: ignore[arg-type]
+        commands = Nobody()
+        self.unwanted = commands.cancelled  # ids of jobs to be cancelled
+        self.engine = Engine.make(self.settings, self.library, commands, self._out)  # type: ignore[arg-type]
         self.facts: EngineFacts = self.engine.warm_up()
         self._number = 0
 
     def run(self, fields: Mapping[str, Any] | Job, inputs: Mapping[str, Picture] | None = None) -> Path:
         """Run a job to its end; the folder with its pictures. `ended` has the engine's last word. Raises JobError."""
+        run = self._ordered(fields, inputs or {}, "direct")
+        self._forget()
+        self.ended = self.engine.run(run)
+        self._hear()
+        return Path(run.folder)
+
+    def run_all(
+        self,
+        jobs: Sequence[tuple[Mapping[str, Any], Mapping[str, Picture]]],
+        on_turn: Callable[[int], None] = lambda turn: None,
+    ) -> list[Path]:
+        """Run jobs that all wait, each with its pictures, as direct0, direct1, ...; `ended_all` has the last word of each."""
+        runs = [self._ordered(fields, inputs, f"direct{number}") for number, (fields, inputs) in enumerate(jobs)]
+        self._forget()
+        self.unwanted.clear()
+        self.ended_all = self.engine.run_all(runs, on_turn)
+        self._hear()
+        return [Path(run.folder) for run in runs]
+
+    def _ordered(self, fields: Mapping[str, Any] | Job, inputs: Mapping[str, Picture], job_id: str) -> messages.Run:
         job = fields if isinstance(fields, Job) else from_fields(dict(fields))
         self.catalogue.check(job)
         self._number += 1
         folder = self.scratch / f"job{self._number}"
         (folder / "inputs").mkdir(parents=True)
-        for name, picture in (inputs or {}).items():
+        for name, picture in inputs.items():
             picture.save(folder / "inputs" / name)
-        sizes = {name: picture.size for name, picture in (inputs or {}).items()}
+        sizes = {name: picture.size for name, picture in inputs.items()}
         parameters, cells = resolve_all(job, self.catalogue, 3, sizes)
+        return messages.Run(id=job_id, folder=str(folder), job=parameters, cells=cells)
+
+    def _forget(self) -> None:
         self._out.seek(0)
         self._out.truncate()
-        run = messages.Run(id="direct", folder=str(folder), job=parameters, cells=cells)
-        self.ended = self.engine.run(run)
+
+    def _hear(self) -> None:
         self.said = [messages.from_engine.validate_json(line) for line in self._out.getvalue().splitlines()]
-        return folder
 
     def close(self) -> None:
         """Free the models' memory, for the next engine in this process."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
-from spooler import estimate, gate, mounts
+from spooler import company, estimate, gate, mounts
 from spooler.catalogue import Catalogue
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
@@ -128,15 +128,18 @@ class Intake:
 
     # -- which is next -------------------------------------------------------------------------------------------------------
 
-    def choose(self, model: str, now: float, most: int = 1) -> list[Waiting]:
+    def choose(self, model: str, now: float, most: int = 1, key: str | None = None) -> list[Waiting]:
         """The jobs to run next, at most so many, with that model loaded; none when none may run. They are for `claim`.
 
-        Each is picked as if those before it had begun to run: a turn of its owner, its model loaded.
+        Each is picked as if those before it had begun to run: a turn of its owner, its model loaded. `key`: only such as may be
+        drawn with those at work (company.py); when it is the turn of one that may not, that one waits until nothing is.
         """
         running = self._running_jobs()
         default = self._catalogue().default
         chosen: list[Waiting] = []
-        while len(chosen) < most and (next_ := self._pick(model, default, now, running)):
+        while len(chosen) < most and (next_ := self._pick(model, default, now, running, key)):
+            if key is not None and next_.key != key:
+                break
             if self.pending.may_be_claimed(next_, now, self._grace_s()):
                 self.pending.queue.remove(next_.name)
                 self._turns += 1
@@ -146,11 +149,11 @@ class Intake:
                 chosen.append(next_)
         return chosen
 
-    def _pick(self, model: str, default: str, now: float, running: Counter[str]) -> Waiting | None:
+    def _pick(self, model: str, default: str, now: float, running: Counter[str], key: str | None) -> Waiting | None:
         """The one job that is next. `running`: how many of an owner's run, where that is bounded."""
         cap = self._settings.owner_running
         busy = {owner for owner, number in running.items() if number >= cap} if cap else set()
-        while chosen := self.pending.queue.pick(self._last_turn, model, default, now, self._settings.overtake_s, busy):
+        while chosen := self.pending.queue.pick(self._last_turn, model, default, now, self._settings.overtake_s, busy, key):
             wall = self.clock.now() if chosen.expires_at is not None else None
             if chosen.expires_at is None or (wall is not None and wall < chosen.expires_at):
                 return chosen
@@ -307,7 +310,8 @@ class Intake:
             if any(_accepts(other, job) for other in others):
                 return Judged(mine=False)  # a job for another spooler's model is that one's to run
             raise
-        return Judged(mine=True, work=estimate.work(job, catalogue.card(job.model)))
+        card = catalogue.card(job.model)
+        return Judged(mine=True, work=estimate.work(job, card), key=company.key(job, card))
 
     def _grace_s(self) -> float:
         return max(self._settings.drop_grace_s, NETWORK_GRACE_S) if self._network else self._settings.drop_grace_s

@@ -1,9 +1,9 @@
 """What the spooler and the engine say to each other: one JSON object a line, plain enough to read in a log.
 
     spooler -> engine   Run, Cancel, Stop
-    engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished or Failed
+    engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished or Failed; Room in between
 
-All but Stop, Ready and Refused carry a job's id, so that several jobs may run in one engine.
+All but Stop, Ready, Refused and Room carry a job's id: several jobs may run in one engine, when it has said that there is room.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Run(_Message):
     folder: str
     job: Job
     cells: tuple[Job, ...]
+    alone: bool = Field(False, description="Whether it must share nothing with another job: it may be what ends the process.")
 
 
 class Cancel(_Message):
@@ -59,6 +60,14 @@ class Refused(_Message):
 
     type: Literal["refused"] = "refused"
     reason: str
+
+
+class Room(_Message):
+    """How many more jobs may be given now that are like those at work (company.py). One that has none may be given one."""
+
+    type: Literal["room"] = "room"
+    heard: int = Field(description="Number of Run messages that were heard by then: later ones take of the room.")
+    jobs: int
 
 
 class Progress(_Message):
@@ -107,7 +116,7 @@ class Failed(_Message):
 
 
 ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]
-FromEngine = Annotated[Ready | Refused | Progress | ImageDone | Finished | Failed, Field(discriminator="type")]
+FromEngine = Annotated[Ready | Refused | Room | Progress | ImageDone | Finished | Failed, Field(discriminator="type")]
 
 to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)
 from_engine: TypeAdapter[FromEngine] = TypeAdapter(FromEngine)

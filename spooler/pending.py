@@ -53,10 +53,12 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a look at a job's content adds: whether this spooler can run it, and how much work it is (megapixel-steps)."""
+    """What a look at a job's content adds: whether this spooler can run it, how much work it is (megapixel-steps), and the key
+    of the jobs that it may be drawn with (company.py)."""
 
     mine: bool = True
     work: float = 1.0
+    key: str = ""
 
 
 class Pending:
@@ -381,6 +383,7 @@ class Pending:
             expires_at=seconds(job.expires_at) if job.expires_at else None,
             after=tuple(job.after),
             mine=judged.mine,
+            key=judged.key,
         )
 
     def _inputs_problem(self, place: Place, job: Job) -> str | None:

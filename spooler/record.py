@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from spooler.job import Job
 from spooler.moments import Moment
 
+#: How the outcomes of attempts begin that ended with the engine's process: under one job, and under several.
+WORKER_DIED, COMPANY_DIED = "worker-died", "company-died"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # an older sdspool may read a newer one's record
@@ -26,13 +29,26 @@ class Attempt(_Part):
     started: Moment
     ended: Moment | None = None
     outcome: str | None = Field(
-        None, description='"done", "stopped" (the spooler was told to stop), "no-room" (the disk was full), or why it ended.'
+        None,
+        description='"done", "stopped" (the spooler was told to stop), "no-room" (the disk was full), or why it ended; '
+        '"company-died: ..." when the engine died under several jobs, of which nobody knows which one it was.',
     )
 
     @property
     def counts(self) -> bool:
-        """Whether it uses up one of the job's attempts: all do but those that the operator or a full disk stopped."""
-        return self.outcome not in ("stopped", "no-room")
+        """Whether it uses up one of the job's attempts: all do but those that the operator or a full disk stopped, and one in
+        company that nobody can be blamed for: a job has at most one such, for it is alone from then on."""
+        return self.outcome not in ("stopped", "no-room") and not self.is_shared_death
+
+    @property
+    def is_shared_death(self) -> bool:
+        """Whether the engine died under this job and others."""
+        return (self.outcome or "").startswith(COMPANY_DIED)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the job may have been what ended the engine, or the spooler."""
+        return self.is_shared_death or (self.outcome or "").startswith(WORKER_DIED)
 
 
 class Flag(_Part):
@@ -85,6 +101,12 @@ class EngineFacts(_Part):
     peak_bytes: int | None = Field(
         None, lt=1 << 63, description="Most memory that was in use during the job: of the GPU, else of the process."
     )
+    shared: int = Field(
+        1,
+        ge=1,
+        lt=1 << 63,
+        description="Most pictures that were in one call of the model's network while this job was drawn, its own among them.",
+    )
     swaps: int = Field(0, lt=1 << 63, description="How many models this engine had loaded by then, after its first.")
 
 
@@ -122,8 +144,17 @@ class Record(_Part):
     @property
     def attempts_used(self) -> int:
         """The attempts that count against the bound: those since the last retry that were not stopped by the operator."""
+        return sum(attempt.counts for attempt in self._since_retry)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether an engine died under it since the last retry: it may have been the reason, and takes nobody along again."""
+        return any(attempt.is_suspect for attempt in self._since_retry)
+
+    @property
+    def _since_retry(self) -> list[Attempt]:
         since = self.retried[-1] if self.retried else ""
-        return sum(attempt.counts and attempt.started >= since for attempt in self.attempts)
+        return [attempt for attempt in self.attempts if attempt.started >= since]
 
     @property
     def queue_seconds(self) -> float:

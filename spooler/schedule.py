@@ -1,8 +1,9 @@
 """What is next on the GPU: the order of the waiting jobs (`order`, to be shown) and the one to take now (`Queue.pick`).
 
 Rank first (moved to the top, then the priority); within it the owners take turns, the one served longest ago first; within an
-owner first come, first served. A job for the loaded model may go before that order, within a bound. An owner's jobs beyond the
-cap come into the line as the earlier ones leave it, and cannot be raised. No file is touched here, and no clock is read.
+owner first come, first served. A job for the loaded model, or one that may be drawn with those at work, may go before that
+order, within a bound. An owner's jobs beyond the cap come into the line as the earlier ones leave it, and cannot be raised. No
+file is touched here, and no clock is read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
+from zlib import crc32
 
 from spooler.ids import clean_id
 
@@ -20,6 +22,9 @@ from spooler.ids import clean_id
 _Heap = list[tuple[int, int, "Waiting"]]
 #: What the order sorts by: rank, round, the owner's turn, the lane's first arrival, the arrival, which nobody else has.
 _Key = tuple[int, int, int, int, int, int]
+#: Jobs of one lane have one model and, nearly always, one key: all keys there may ever be share so many lanes.
+_Lane = tuple[str, int]
+KEY_LANES = 32
 #: Higher is sooner: when it was moved to the top (0: it was not), then the priority.
 Rank = tuple[int, int]
 
@@ -44,6 +49,7 @@ class Waiting:
     expires_at: float | None = None
     after: tuple[str, ...] = ()
     mine: bool = True  # whether this spooler has what it takes
+    key: str = ""  # of the jobs that it may be drawn with, see company.py
 
     @property
     def id(self) -> str:
@@ -124,8 +130,8 @@ class Queue:
         self._beyond: dict[str, _Heap] = defaultdict(list)  # by owner
         self._is_beyond: set[str] = set()
         self._count: Counter[str] = Counter()  # owner -> jobs within the cap
-        # By rank, owner, model. What has left is dropped from a heap when it comes to its top.
-        self._lanes: dict[Rank, dict[str, dict[str, _Heap]]] = {}
+        # By rank and owner. What has left is dropped from a heap when it comes to its top.
+        self._lanes: dict[Rank, dict[str, dict[_Lane, _Heap]]] = {}
         self._pushes = count()
         self._passed_since: dict[str, float] = {}  # when a job was first overtaken, monotonic seconds
 
@@ -175,8 +181,9 @@ class Queue:
 
     def _enter(self, job: Waiting, rank: Rank) -> None:
         self._count[job.owner] += 1
-        lane = self._lanes.setdefault(rank, {}).setdefault(job.owner, {}).setdefault(job.model, [])
-        heapq.heappush(lane, (job.arrival, next(self._pushes), job))
+        lane = (job.model, crc32(job.key.encode()) % KEY_LANES)
+        heap = self._lanes.setdefault(rank, {}).setdefault(job.owner, {}).setdefault(lane, [])
+        heapq.heappush(heap, (job.arrival, next(self._pushes), job))
 
     def _first(self, heap: _Heap, beyond: bool = False) -> Waiting | None:
         """The heap's first job that is still there, as it was when it was put in."""
@@ -195,13 +202,18 @@ class Queue:
         now: float,
         overtake_s: float,
         busy_owners: Collection[str] = (),
+        key: str | None = None,
     ) -> Waiting | None:
         """The job to run now; None when none may. It stays in the queue until it is removed.
 
         A job for the loaded model may overtake others of its rank, which saves loading back and forth, until the one at the
         head has been overtaken for `overtake_s` seconds. `default` is the model of a job that names none; `now` is monotonic
-        seconds; `busy_owners` have as many jobs running as they may.
+        seconds; `busy_owners` have as many jobs running as they may. With a `key` jobs are at work that have it: then those
+        that have it too may overtake, and what is picked may be another's turn, which must wait for the end of those.
         """
+
+        def fits(job: Waiting) -> bool:
+            return (job.model or default) == loaded if key is None else job.key == key
 
         def turn(job: Waiting) -> tuple[int, int]:
             return (last_turn.get(job.owner, -1), job.arrival)
@@ -212,22 +224,24 @@ class Queue:
             warm: list[Waiting] = []
             for owner in list(owners):
                 firsts = []
-                for model in list(owners[owner]):
-                    if job := self._first(owners[owner][model]):
+                for lane in list(owners[owner]):
+                    if job := self._first(owners[owner][lane]):
                         firsts.append(job)
                     else:
-                        del owners[owner][model]
+                        del owners[owner][lane]
                 if not firsts:
                     del owners[owner]
                 elif owner not in busy_owners:
                     heads.append(min(firsts, key=lambda job: job.arrival))
-                    fitting = [job for job in firsts if (job.model or default) == loaded]
+                    fitting = [job for job in firsts if fits(job)]
                     warm += [min(fitting, key=lambda job: job.arrival)] if fitting else []
             if not owners:
                 del self._lanes[rank]
             if not heads:
                 continue
             head = min(heads, key=turn)
+            if fits(head):
+                return head
             may_pass = bool(warm) and now - self._passed_since.setdefault(head.name, now) < overtake_s
             return min(warm, key=turn) if may_pass else head
         return None

@@ -1,4 +1,4 @@
-"""The spooler: claims jobs, feeds the engine one at a time, watches over it, and publishes what comes of them.
+"""The spooler: claims jobs, feeds the engine as many as it can draw together, watches over it, publishes what comes of them.
 
 One turn of the loop is `Service.turn`; it never waits. What happened since the last turn lies in the inbox: messages of the
 engine, its death, and hints that the spool changed.
@@ -21,7 +21,7 @@ from typing import Literal
 
 from filelock import Timeout
 
-from spooler import estimate, library, messages, mounts, pictures
+from spooler import company, estimate, library, messages, mounts, pictures
 from spooler.catalogue import Catalogue, resolve_all
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList, DenyListError
@@ -36,7 +36,7 @@ from spooler.mistakes import IncompleteError, JobError
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
 from spooler.place import Place
-from spooler.record import EngineFacts, Record, Timings, utc_now
+from spooler.record import COMPANY_DIED, WORKER_DIED, EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention
 from spooler.running import Running
 from spooler.schedule import Waiting
@@ -86,7 +86,7 @@ class Service:
         self.inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone] | Hint] = SimpleQueue()
         self.stopping = False
         self.fenced = False  # another spooler took this one for dead, and has its jobs
-        self.running: Running | None = None
+        self.running: dict[str, Running] = {}  # by the jobs' ids, the oldest first
         self._life = life
         self._outbox = Outbox(spool.claimed / settings.spooler / OUTBOX)
         self._notifier = Notifier(settings, spool, self._outbox)
@@ -97,10 +97,12 @@ class Service:
         self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
         self._warden = Warden(settings, lambda: start_engine(self))
         self._recovered: list[Place] = []
+        self._is_waited_for = False  # the first recovered job may not be drawn with those that run: it is their end's turn
         self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._next_recover = self._next_beat = self._next_reaping = 0.0
+        self._shared_out = 0.0  # monotonic seconds, see _share_out
         self._told: SpoolerStatus | None = None
         self._tally = self._counted = spool.tally(settings.spooler)
         self._started = utc_now()
@@ -131,8 +133,10 @@ class Service:
     def turn(self, now: float) -> None:
         """Everything there is to do now, once."""
         self._read_inbox(now)
-        self._warden.mind(now, busy=self.running is not None)
-        self._mind_running(now)
+        self._warden.mind(now, busy=bool(self.running))
+        self._mind_engine(now)
+        for running in list(self.running.values()):
+            self._mind_running(running, now)
         self.intake.look(now)
         self._end_hopeless(now)
         if now >= self._next_recover:
@@ -153,28 +157,30 @@ class Service:
         self._warden.close()
         self._notifier.stop()
         self._retention.close()
-        if self.running and not self.fenced:
-            try:
-                if self.running.outcome:
-                    self._outbox.put(
-                        notices_for(self.running.record, self.running.outcome, self.settings, self._owner(self.running))
-                    )
-                    if place := self.spool.publish(self.running.place, self.running.record, self.running.outcome):
-                        self._count_end(self.running, place)
-                else:
-                    self.spool.prepare(self.running.place, self.running.record.end_attempt("stopped"))
-            except OSError as error:
-                log.warning("job %s: cannot note how it was left: %s", self.running.place.id, error)
-        self.running = None
+        for running in () if self.fenced else self.running.values():
+            self._leave(running)
+        self.running = {}
         self._told = None
         self._tell(time.monotonic(), stopped=True)
+
+    def _leave(self, running: Running) -> None:
+        """Note how a job is left when the spooler stops."""
+        try:
+            if running.outcome:
+                self._outbox.put(notices_for(running.record, running.outcome, self.settings, self._owner(running)))
+                if place := self.spool.publish(running.place, running.record, running.outcome):
+                    self._count_end(running, place)
+            else:
+                self.spool.prepare(running.place, running.record.end_attempt("stopped"))
+        except OSError as error:
+            log.warning("job %s: cannot note how it was left: %s", running.place.id, error)
 
     def _wait(self) -> None:
         """Sleep until something is in the inbox or the next thing is due."""
         now = time.monotonic()
         due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now))
         if self.running:
-            due = min(due, self.running.last_sign + self.settings.stall_s)
+            due = min(due, self._last_sign + self.settings.stall_s)
         wait_s = min(max(0.0, due - now), POLL_S)
         try:
             event = self.inbox.get(timeout=wait_s)
@@ -202,11 +208,27 @@ class Service:
         given = running.record.parameters.owner if running.record.parameters else ""
         return given or self.intake.owner(running.place.id)
 
-    def _patience_s(self, running: Running) -> float:
+    @property
+    def _at_work(self) -> list[Running]:
+        """The jobs that the engine has; the others have ended, and are about to be published."""
+        return [running for running in self.running.values() if not running.outcome]
+
+    @property
+    def _last_sign(self) -> float:
+        """When the engine was last heard of, of whichever job: all of them are drawn by one thread."""
+        return max(running.last_sign for running in self.running.values())
+
+    @property
+    def _patience_s(self) -> float:
         """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
-        if running.progress.phase == "load":
+        if any(running.progress.phase == "load" for running in self.running.values()):
             return self.settings.load_s
-        return max(self.settings.stall_s, STALL_STEPS * running.median_step_s)
+        return max(self.settings.stall_s, *(STALL_STEPS * running.median_step_s for running in self.running.values()))
+
+    def _mind_engine(self, now: float) -> None:
+        """Kill an engine that was silent for too long."""
+        if self._at_work and now - self._last_sign > self._patience_s:
+            self._warden.kill(f"it gave no sign of life for {self._patience_s:g} s")
 
     def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | Hint, now: float) -> None:
         if isinstance(event, Hint):
@@ -217,17 +239,29 @@ class Service:
             return  # of an engine that was given up
         match message:
             case Gone():
-                how = self._warden.gone(message, now, self.running is not None, self.stopping)
-                # The attempt that it took along is counted: the job runs again, or fails after the last one.
-                if self.running and not self.running.outcome and not self.stopping:
-                    self._put_back(self.running, f"worker-died: {how}")
+                how = self._warden.gone(message, now, bool(self.running), self.stopping)
+                # The attempt that it took along is counted: the job runs again, or fails after the last one. Of several jobs
+                # nobody knows which was the reason: none is blamed, and each is tried again, alone (P4).
+                lost = [] if self.stopping else self._at_work
+                for running in reversed(lost):
+                    self._put_back(running, f"{COMPANY_DIED if len(lost) > 1 else WORKER_DIED}: {how}")
             case messages.Refused():
                 self._warden.refuse(message.reason)
             case messages.Ready():
                 self._warden.ready(message.facts)
                 self._learn(message.facts)
-            case _ if self.running and message.id == self.running.place.id and not self.running.outcome:
-                self._hear_of_job(self.running, message, now)
+            case messages.Room():
+                self._warden.make_room(message)
+            case _:
+                if (told := self.running.get(message.id)) and not told.outcome:
+                    self._share_out(now)
+                    self._hear_of_job(told, message, now)
+
+    def _share_out(self, now: float) -> None:
+        """Charge the jobs that the engine has with the time since this was done last: each with its share."""
+        for running in (at_work := self._at_work):
+            running.device_s += (now - max(self._shared_out, running.began)) / len(at_work)
+        self._shared_out = now
 
     def _learn(self, facts: EngineFacts) -> None:
         """Note what the engine told of itself and of the model that it ran."""
@@ -248,7 +282,7 @@ class Service:
             case messages.Finished():
                 timings = self._whole_timings(running.record, message.timings)
                 self._learn(message.facts)
-                took_s = now - running.began - message.timings.load
+                took_s = max(0.0, running.device_s - message.timings.load)
                 self._speeds = estimate.learn(self._speeds, message.facts.model, took_s, running.work)
                 running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
@@ -267,7 +301,7 @@ class Service:
 
     def _put_back(self, running: Running, outcome: str) -> None:
         """End the attempt without an end of the job: it is tried again, later or as often as `outcome` allows."""
-        self.running = None
+        self.running.pop(running.place.id, None)
         running.record = running.record.end_attempt(outcome)
         self._recovered.insert(0, running.place)
         self._tally = self._tally.with_broken()
@@ -281,13 +315,8 @@ class Service:
         load, self._warden.load_seconds = self._warden.load_seconds, 0.0
         return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
 
-    def _mind_running(self, now: float) -> None:
-        """Publish the job that ended, pass on a cancel, show progress."""
-        running = self.running
-        if running is None:
-            return
-        if not running.outcome and now - running.last_sign > (limit_s := self._patience_s(running)):
-            self._warden.kill(f"it gave no sign of life for {limit_s:g} s")
+    def _mind_running(self, running: Running, now: float) -> None:
+        """Publish a job that ended, pass on a cancel, show progress."""
         if running.outcome:
             if not self._goes_on():
                 return
@@ -298,14 +327,14 @@ class Service:
             except UnsyncedError as error:
                 if not running.place.path.exists():  # it is shown: a power cut now may have it run and shown once more
                     log.error("job %s: %s, but the disk may forget it: %s", running.place.id, running.outcome, error)
-                    self.running = None
+                    self.running.pop(running.place.id, None)
                     return
                 if running.outcome != "done":
                     raise
                 log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
                 self._put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
                 return
-            self.running = None
+            self.running.pop(running.place.id, None)
             self._notifier.wake()
             if place:
                 self._count_end(running, place)
@@ -315,13 +344,13 @@ class Service:
         if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
             log.error("job %s: another spooler has it", running.place.id)
             running.cancelling = True
-            self.running = None
+            self.running.pop(running.place.id, None)
             self._warden.send(messages.Cancel(id=running.place.id))
             return
         if not running.cancelling and (running.place.path / "cancel").exists():
             running.cancelling = True
             self._warden.send(messages.Cancel(id=running.place.id))
-        if now - running.progress_written >= PROGRESS_S:
+        if now - running.progress_written >= PROGRESS_S * max(1.0, len(self.running) / 4):
             running.progress_written = now
             try:
                 self.spool.write_progress(running.place, running.progress)
@@ -330,7 +359,8 @@ class Service:
 
     def _count_end(self, running: Running, place: Place) -> None:
         assert running.outcome  # noqa: S101 - it is published
-        self._tally = self._tally.with_end(running.record, running.outcome, running.batch)
+        shared = running.record.engine.shared if running.record.engine else 1
+        self._tally = self._tally.with_end(running.record, running.outcome, max(running.batch, shared))
         _tell_end(place.id, running.record, running.outcome, self._owner(running))
 
     def _write_error(self, place: Place, details: str) -> None:
@@ -349,7 +379,7 @@ class Service:
 
     def _recover(self) -> None:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
-        held = {place.id for place in self._recovered} | ({self.running.place.id} if self.running else set())
+        held = {place.id for place in self._recovered} | set(self.running)
         held |= {place.id for _, place, _ in self._hopeless}
         for place in self.spool.recover(self.settings.spooler, adopt):
             if place.id not in held | self._left:
@@ -363,8 +393,12 @@ class Service:
         self.intake.recover()
 
     def _feed(self, now: float) -> None:
-        """Give an idle, warm engine its next job: one that was recovered, else the next in pending/."""
-        while self._warden.room and not (self.running or self.stopping):
+        """Give a warm engine jobs while it has room: those that were recovered, else the next in pending/."""
+        if not self.running:
+            self._is_waited_for = False
+        while self._warden.room(bool(self.running)) and not (self.stopping or self._is_waited_for):
+            if any(running.key == company.ALONE or running.outcome for running in self.running.values()):
+                return
             if not self._floor.has_room(now) or not self._goes_on():
                 return
             if self._recovered:
@@ -375,15 +409,18 @@ class Service:
     def _claim_next(self, now: float) -> bool:
         """Claim the jobs that are next, as many as the engine can take, and begin them. False when none may run."""
         assert self._warden.facts  # noqa: S101 - _feed looked
-        chosen = self.intake.choose(self._warden.facts.model, now, self._warden.room)
+        key = next((running.key for running in self.running.values()), None)
+        # The first is chosen by itself, and then those that are like it.
+        most = 1 if key is None else self._warden.room(busy=True)
+        chosen = self.intake.choose(self._warden.facts.model, now, most, key)
         for waiting, place in self.intake.claim(chosen) if chosen else ():
             self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
         return bool(chosen)
 
     def _end_hopeless(self, now: float) -> None:
-        """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing runs."""
+        """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing else does."""
         until = time.perf_counter() + LOOK_S  # a hundred thousand of them must not keep a job that can run (P5)
-        while not self.running and self._goes_on():
+        while not any(running.outcome for running in self.running.values()) and self._goes_on():
             if not self._hopeless and self.intake.hopeless and time.perf_counter() < until:
                 self._hopeless.extend(self.intake.claim_hopeless(HOPELESS_AT_ONCE))
             if not self._hopeless:
@@ -424,7 +461,7 @@ class Service:
             if error.errno in PASSING:
                 raise
             log.error("job %s: left in %s, it cannot be moved: %s", place.id, place.path, error)
-            self.running = None
+            self.running.pop(place.id, None)
             self._left.add(place.id)
 
     def _begin(self, place: Place, now: float, given_name: str, work: float) -> None:
@@ -479,20 +516,28 @@ class Service:
         facts = self._warden.facts.model_copy(
             update={"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
         )
+        alone = record.is_suspect
+        key = company.ALONE if alone else company.key_of_all(cells, card)
+        if any(running.key != key or key == company.ALONE for running in self._at_work):
+            self._recovered.insert(0, place)  # it is its turn, but not in the company of those that run
+            self._is_waited_for = True
+            return
         record = record.begin_attempt(parameters, facts)
         self.spool.prepare(place, record)  # on disk before the engine hears of it
         work = work or estimate.work(parameters, card)
-        self.running = Running(place, record, now, Progress(count=parameters.pictures), began=now, work=work)
+        self._share_out(now)
+        progress = Progress(count=parameters.pictures)
+        self.running[place.id] = Running(place, record, now, progress, began=now, work=work, key=key)
         self._tally = self._tally.with_attempt(record)
         number, waited = record.attempts[-1].number, round(record.queue_seconds, 3)
         told = event("attempt", job=place.id, owner=job.owner or None, number=number, model=card.name, waited=waited)
         log.info("job %s: attempt %d", place.id, number, extra=told)
-        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells))
+        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells, alone=alone))
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
         """End a job that the engine does not have."""
-        self.running = Running(place, record, now, Progress(), outcome=state)
-        self._mind_running(now)
+        running = self.running[place.id] = Running(place, record, now, Progress(), outcome=state)
+        self._mind_running(running, now)
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
@@ -509,7 +554,7 @@ class Service:
             state="stopped" if stopped else state,
             reason=self._floor.reason or self._warden.reason,
             paused=self.spool.paused,
-            running=self.running.place.id if self.running else None,
+            running=tuple(self.running),
             watching=self.intake.watching,
             waiting=len(self.intake),
             last_turn=self.intake.last_turns(),

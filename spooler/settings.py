@@ -105,6 +105,9 @@ class Settings:
         ("full", "fp8", "int8"),
     )
     batch: int = _row(4, "Most pictures of one job that are drawn at once; fewer when memory is short.")
+    together: int = _row(
+        8, "Most jobs that are drawn together, as far as more of them are faster; 1: one job at a time, each as if alone."
+    )
     compile: str = _row(
         "off",
         "torch.compile in the background, while uncompiled code already serves; regional: the repeated blocks only.",

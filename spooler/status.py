@@ -6,9 +6,9 @@ folder.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from spooler.catalogue import Catalogue
 from spooler.moments import Moment
@@ -56,13 +56,19 @@ class SpoolerStatus(_Note):
     )
     reason: str | None = None
     paused: bool = False
-    running: str | None = Field(None, description="Id of the job on the device.")
+    running: tuple[str, ...] = Field((), description="Ids of the jobs on the device: those that are drawn together.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
     waiting: Whole = Field(0, description="Number of jobs in pending/ that it knows of.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
     speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = None
     catalogue: Catalogue = Catalogue()
+
+    @field_validator("running", mode="before")
+    @classmethod
+    def _of_an_older_one(cls, running: Any) -> Any:
+        """One that ran a single job at a time told its id, or null."""
+        return (running,) if isinstance(running, str) else running or ()
 
     @property
     def takes_jobs(self) -> bool:

@@ -56,7 +56,7 @@ class Tally(_Told):
     broken: Count = Field(0, description="Attempts that ended without an end of the job, which is tried again.")
     rejected: Count = Field(0, description="Dropped files that were no valid job.")
     pictures: Count = 0
-    batch: Count = Field(0, description="Most pictures that were drawn together in the job that was done last.")
+    batch: Count = Field(0, description="Most pictures in one call of the network, in the job that was done last.")
     waited: Spread = Field(Spread(), description="Seconds in the queue, of each job that began, at its first attempt.")
     ran: Spread = Field(Spread(), description="Seconds from start to end of those that were done.")
 
@@ -67,7 +67,7 @@ class Tally(_Told):
         return self.model_copy(update={"attempts": self.attempts + 1, "waited": waited})
 
     def with_end(self, record: Record, end: End, batch: int = 1) -> Tally:
-        """One job more that ended; `batch`: most pictures of it that were drawn together."""
+        """One job more that ended; `batch`: most pictures, of whichever jobs, that were drawn together with its own."""
         changes: dict[str, object] = {"ended": self.ended | {end: self.ended.get(end, 0) + 1}}
         if end == "failed":
             code = record.failure.code if record.failure else "unknown"

@@ -35,11 +35,18 @@ class Warden:
         self._killed_for: str | None = None
         self._ever_ready = False
         self._recycling = False
+        self._given = 0  # jobs, since this engine started
+        self._room = messages.Room(heard=0, jobs=0)
 
-    @property
-    def room(self) -> int:
-        """How many jobs it may be given now, as far as the engine goes, which runs one at a time."""
-        return 1 if self.facts is not None and not self._recycling and not self._killed_for else 0
+    def room(self, busy: bool) -> int:
+        """How many jobs it may be given now, as far as the engine goes: one that is not busy always one, else as it said.
+
+        What it said may be late: jobs that it had not heard of by then have taken of the room.
+        """
+        if self.facts is None or self._recycling or self._killed_for:
+            return 0
+        said = self._room.jobs - (self._given - self._room.heard)
+        return max(0 if busy else 1, said)
 
     @property
     def failing(self) -> bool:
@@ -55,6 +62,7 @@ class Warden:
         if self.child is None:
             if now >= self._next_start and not self.refused:
                 self.child, self._child_since = self._start(), now
+                self._given, self._room = 0, messages.Room(heard=0, jobs=0)
                 log.info("engine %d: starting", self.child.pid)
         elif self.facts is None and now - self._child_since > self._settings.load_s:
             self.kill(f"it did not load within {self._settings.load_s:g} s")
@@ -62,8 +70,13 @@ class Warden:
             self.child.send(messages.Stop())
 
     def send(self, message: messages.Run | messages.Cancel) -> None:
+        self._given += isinstance(message, messages.Run)
         if self.child:
             self.child.send(message)
+
+    def make_room(self, room: messages.Room) -> None:
+        """The engine said how many more jobs it may be given."""
+        self._room = room
 
     def kill(self, why: str) -> None:
         if self.child and not self._killed_for:

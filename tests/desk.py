@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spooler import messages
-from spooler.child import Child
+from spooler.child import Child, Gone
 from spooler.denylist import DenyList
 from spooler.life import Life
 from spooler.service import Service
@@ -47,7 +47,13 @@ class Desk:
         self.turn()
         self.turn(messages.Ready(facts=FACTS))
 
-    def turn(self, said: messages.FromEngine | None = None) -> None:
+    def die(self) -> None:
+        """The engine's process ends, and another one is ready."""
+        self.turn(Gone("killed by SIGSEGV"))
+        self.turn()
+        self.turn(messages.Ready(facts=FACTS))
+
+    def turn(self, said: messages.FromEngine | Gone | None = None) -> None:
         if said:
             self.service.inbox.put((self.engine, said))
         self._now += 100.0

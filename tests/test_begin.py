@@ -135,7 +135,7 @@ def test_p2_a_job_that_is_shown_is_not_run_again_though_the_disk_may_forget_it(t
     with desk(tmp_path) as made:
         with no_fsync_of("/done"):
             made.turn(FINISHED)
-        assert (made.state(), made.service.running) == ("done", None)
+        assert (made.state(), made.service.running) == ("done", {})
         made.turn()
         assert made.runs() == 1
 
@@ -198,7 +198,7 @@ def test_n8_a_job_that_is_adopted_while_it_is_begun_is_the_other_s(
         stumbling(made, error, adopted=True)
         drop(made.spool, "cat.json", CAT)
         made.turn()
-        assert (made.state(), made.runs(), made.service.running) == ("claimed", 0, None)
+        assert (made.state(), made.runs(), made.service.running) == ("claimed", 0, {})
         lost = isinstance(error, FileNotFoundError)
         assert ("another spooler has it" in caplog.text, "cannot be begun" in caplog.text) == (lost, not lost)
         other.end()

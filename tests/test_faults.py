@@ -136,7 +136,7 @@ def test_an_engine_that_grew_too_much_is_started_anew_between_two_jobs(ill: Pati
     ill.draw()
     assert ill.running.engine_pid() == engine, "what it needs anyway is no growth"
     ill.infect("leak:1200*1")
-    first, second = ill.drop(), ill.drop()
+    first, second = ill.drop(), ill.drop(**QUICK)  # of another size: one after the other
     for job_id in (first, second):
         place, record = ill.ended(job_id)
         assert place.state == "done" and outcomes(record) == ["done"]

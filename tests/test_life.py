@@ -55,7 +55,7 @@ def test_n8_taken_for_dead_it_publishes_nothing(desk: Desk) -> None:
 
 def test_n8_taken_for_dead_it_ends_no_job_whose_time_is_over(desk: Desk) -> None:
     desk.spool.raise_epoch("me")
-    desk.service.running = None
+    desk.service.running = {}
     drop(desk.spool, "cat.json", CAT | {"expires_at": "2001-01-01T00:00:00Z"})
     desk.turn()
     desk.turn()
@@ -68,7 +68,7 @@ def test_n8_a_job_that_another_has_adopted_is_dropped_and_its_drawing_stopped(de
     other = Life.begin(desk.spool, "other")
     (desk.spool.claimed / "me" / "cat").rename(desk.spool.claimed / "other" / "cat")
     desk.turn()
-    assert desk.service.running is None
+    assert not desk.service.running
     assert [each.id for each in desk.engine.heard if isinstance(each, messages.Cancel)] == ["cat"]
     desk.turn(FINISHED)
     assert desk.state() == "claimed"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from house import ROOT, Spooler, drop, listing, picture, spooler, wait_for, wait_running, wait_state
 
@@ -90,19 +91,26 @@ def test_a_picture_carries_the_text_that_other_tools_read(warm: Spooler) -> None
 def test_p8_same_job_same_picture_and_another_seed_another(warm: Spooler) -> None:
     for name, seed in (("one", 11), ("two", 11), ("three", 12)):
         drop(warm.spool, f"{name}.json", RED_ON_BLUE | {"seed": seed, "steps": 6})
-    pixels = [
-        picture(wait_state(warm.spool, name, "done", "failed").path / "0.png").tobytes() for name in ("one", "two", "three")
-    ]
-    assert pixels[0] == pixels[1] != pixels[2]
+    one, two, three = (
+        np.asarray(picture(wait_state(warm.spool, name, "done", "failed").path / "0.png"), dtype=int)
+        for name in ("one", "two", "three")
+    )
+    # Whoever else is in the queue: they may have shared steps, and then the last digit may differ.
+    assert abs(one - two).max() <= 1 and (one != three).any()
 
 
-def test_p7_one_job_at_a_time_is_on_the_device(warm: Spooler) -> None:
-    names = [f"many{number}" for number in range(5)]
-    for name in names:
-        drop(warm.spool, f"{name}.json", RED_ON_BLUE | {"steps": 3, "count": 2})
+def test_p7_what_is_not_drawn_together_is_drawn_one_at_a_time(warm: Spooler) -> None:
+    names = [f"many{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        drop(warm.spool, f"{name}.json", RED_ON_BLUE | {"steps": 3, "count": 2, "width": 72 if number % 2 else 80})
     records = [warm.spool.read_record(wait_state(warm.spool, name, "done", "failed")) for name in names]
-    tries = sorted((attempt.started, attempt.ended or "") for record in records if record for attempt in record.attempts)
-    assert len(tries) == 5 and all(ended <= started for (_, ended), (started, _) in itertools.pairwise(tries))
+    tries = [
+        [(attempt.started, attempt.ended or "") for record in records[first::2] if record for attempt in record.attempts]
+        for first in (0, 1)
+    ]
+    assert [len(each) for each in tries] == [3, 3]
+    for (began, ended), (other_began, other_ended) in itertools.product(*tries):
+        assert ended <= other_began or other_ended <= began
 
 
 def test_p5_bad_drops_are_set_aside_with_their_reasons_and_nothing_else_is_disturbed(warm: Spooler) -> None:
@@ -263,7 +271,7 @@ def test_p2_a_job_survives_the_death_of_the_engine_and_of_the_spooler(spool: Spo
 def test_p4_a_job_that_keeps_killing_the_engine_fails_and_the_queue_goes_on(spool: Spool) -> None:
     with spooler(spool, "--max-attempts", "2", "--stall-s", "20") as running:
         drop(spool, "poison.json", LONG)
-        drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4})
+        drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4, "width": 72})  # not in its company: see test_company.py
         place = wait_running(spool, "poison")
         os.kill(running.engine_pid(), signal.SIGSEGV)
         wait_for(lambda: len(attempts(spool, place)) == 2, "the second attempt")

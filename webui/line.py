@@ -153,9 +153,10 @@ class Line:
         return len(self._order) + self._gated[name] if name in self._gated else None
 
     def left_s(self, place: Place, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
-        """Seconds that a running job probably still needs; None while no speed was measured."""
+        """Seconds that a running job probably still needs, with a share of the device; None while no speed was measured."""
         speeds = _speeds(told)
-        return self._left_s(place, speeds) if speeds else None
+        sharing = next((len(status.running) for status, _ in told if place.id in status.running), 1)
+        return sharing * self._left_s(place, speeds) if speeds else None
 
     def _where(self, job_id: str) -> State | None:
         place = self._spool.find_by_name(job_id)
@@ -165,7 +166,7 @@ class Line:
         return Judged(work=estimate.work(job, self._catalogue.card(job.model)))
 
     def _left_s(self, place: Place, speeds: dict[str, float]) -> float:
-        """Seconds that a running job still needs, as far as can be told; `speeds` is not empty."""
+        """Seconds of the device that a running job still needs, as far as can be told; `speeds` is not empty."""
         try:
             job, progress = self._spool.read_job(place), self._spool.read_progress(place)
         except (OSError, JobError, UnreadableError):  # it ended just now

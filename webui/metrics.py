@@ -115,7 +115,7 @@ def _spoolers(told: Sequence[tuple[SpoolerStatus, bool]]) -> Iterator[Metric]:
         name, engine = [status.spooler], status.engine
         up.add_metric(name, alive)
         ready.add_metric(name, alive and status.takes_jobs)
-        running.add_metric(name, alive and status.running is not None)
+        running.add_metric(name, len(status.running) if alive else 0)
         if alive and engine:
             facts = {field: str(getattr(engine, field)) for field in ("model", "family", "device", "device_name", "precision")}
             info.add_metric(name, facts)

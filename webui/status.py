@@ -40,7 +40,7 @@ class SpoolerReport(_Told):
     paused: bool
     started: str = Field(description="UTC, ISO 8601.")
     beat: str = Field(description="When it last told of itself.")
-    running: str | None = Field(description="Id of the job on the device.")
+    running: tuple[str, ...] = Field(description="Ids of the jobs on the device: those that are drawn together.")
     model: str | None
     device: str | None
     device_name: str | None

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageChops
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -32,6 +33,8 @@ from spooler.place import Place
 from spooler.spool import Spool, TakenError
 
 POLL_S = 0.1
+#: Levels of 255 by which a picture may differ for the company in which its steps were computed (docs/engine.md).
+ROUNDING = 2
 
 
 def add(verbs: Verbs) -> None:
@@ -121,6 +124,18 @@ def _wait(options: argparse.Namespace) -> int:
     return status
 
 
+def _levels_between(one: Path, other: Path) -> int | None:
+    """The greatest difference of any channel of two pictures' pixels, of 255; None when there are not two of one size."""
+    try:
+        with Image.open(one) as first, Image.open(other) as second:
+            if first.size != second.size:
+                return None
+            bounds = ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()
+    except OSError:
+        return None
+    return max(int(high) for _, high in bounds)  # type: ignore[misc]
+
+
 def _replay(options: argparse.Namespace) -> int:
     """Submit the job again as it was run, seed and all, wait, and hold the pixel hashes of the two records side by side."""
     spool = spool_of(options)
@@ -143,13 +158,20 @@ def _replay(options: argparse.Namespace) -> int:
     again = spool.read_record(again_place) if again_place else None
     if again is None:
         return missing(again_id)
+    shared = any(each.engine and each.engine.shared > 1 for each in (record, again))
     if not all(image.pixels for image in (*record.images, *again.images)):
         tell("a picture was withheld by a safety filter, so there are no pixels to compare")
         return 1
-    same = [one.pixels == two.pixels for one, two in zip(record.images, again.images, strict=False)]
-    alike = len(record.images) == len(again.images) and all(same)
+    alike = len(record.images) == len(again.images)
     for number, (one, two) in enumerate(zip(record.images, again.images, strict=False)):
-        how = "the same pixels" if same[number] else f"differs: {one.pixels} then, {two.pixels} now"
+        how = "the same pixels"
+        if one.pixels != two.pixels:
+            how = f"differs: {one.pixels} then, {two.pixels} now"
+            levels = _levels_between(place.path / one.file, again_place.path / two.file) if again_place else None
+            if shared and levels is not None and levels <= ROUNDING:
+                how = f"the same but for rounding ({levels} of 255): it shared its steps with other pictures"
+            else:
+                alike = False
         print(printable(f"{one.file or number}: {how}"))
     if not alike and record.engine and again.engine:
         then, now = record.engine.model_dump(), again.engine.model_dump()

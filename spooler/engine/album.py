@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
@@ -31,7 +30,8 @@ PNG_LEVEL = 1
 
 
 class Album:
-    """The pictures of one job. Left as a context, nobody writes into the job's folder any more.
+    """The pictures of one job. Whatever its end is, none must be written after the spooler was told of it: it publishes the
+    folder then. So the engine says that a job has ended when its album `is_quiet`.
 
     `tell` sends a message to the spooler, from whichever thread; `hash_of` gives the hash of a model by its name.
     """
@@ -51,20 +51,52 @@ class Album:
         self._tell = tell
         self._hash_of = hash_of
         self._written: list[Future[sheet.Cell | None]] = []
-        self.encode_s = 0.0  # seconds that the job waited for its files alone
+        self._shown: list[Future[None]] = []
 
-    def __enter__(self) -> Album:
-        return self
+    def end(self) -> None:
+        """Wait until nobody writes into the job's folder any more, and nobody will."""
+        self.close()
+        wait(self.waits_for)
 
-    def __exit__(self, *ended: object) -> None:
-        # Whatever the end is, none is written after the spooler was told of it: it publishes the folder then.
-        for future in self._written:
+    def close(self) -> None:
+        """Write nothing more; what is being written is, all the same."""
+        for future in self._futures:
             future.cancel()
-        wait(self._written)
 
-    def add(self, cell: Job, seed: int, index: int, at: tuple[int, ...], picture: Picture) -> None:
-        """Take picture `index` of the job. `at` is its place on the axes of the sweep, () without one."""
-        self._written.append(self._files.submit(self._keep, cell, seed, index, at, picture))
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is being written, nor waits to be."""
+        return not self.waits_for
+
+    @property
+    def waits_for(self) -> list[Future[Any]]:
+        """What is being written, or waits to be."""
+        return [each for each in self._futures if not each.done()]
+
+    @property
+    def _futures(self) -> list[Future[Any]]:
+        return [*self._written, *self._shown]
+
+    def show(self, preview: Callable[[], None]) -> None:
+        """Have a preview written, unless the one before still is."""
+        if all(each.done() for each in self._shown):
+            self._shown = [self._files.submit(_harmless, preview)]
+
+    def add(
+        self,
+        cell: Job,
+        seed: int,
+        index: int,
+        at: tuple[int, ...],
+        picture: Picture,
+        finish: Callable[[Picture], Picture] | None = None,
+    ) -> None:
+        """Take picture `index` of the job, with what is still to be done to it. `at` is its place on the axes of the sweep."""
+
+        def keep() -> sheet.Cell | None:
+            return self._keep(cell, seed, index, at, finish(picture) if finish else picture)
+
+        self._written.append(self._files.submit(keep))
 
     def is_behind(self, size: tuple[int, int]) -> bool:
         """Whether so many pictures of that size wait for their files that more would pile up in memory."""
@@ -73,9 +105,7 @@ class Album:
 
     def finish(self) -> str | None:
         """Wait for all files. Returns the name of the contact sheet, if it is a sweep. Raises what writing one has raised."""
-        begun = time.perf_counter()
         kept = [found for future in self._written if (found := future.result())]
-        self.encode_s = time.perf_counter() - begun
         return self._sheet(kept) if self._run.job.sweep else None
 
     def _keep(self, cell: Job, seed: int, index: int, at: tuple[int, ...], picture: Picture) -> sheet.Cell | None:
@@ -123,6 +153,14 @@ def positions(run: messages.Run) -> list[tuple[int, ...]]:
             at.append(index)
         positions.append(tuple(at))
     return positions
+
+
+def _harmless(preview: Callable[[], None]) -> None:
+    """A preview that cannot be written costs nobody a picture: where the folder is gone, the next file will tell."""
+    try:
+        preview()
+    except OSError as error:
+        log.info("no preview: %s", error)
 
 
 def _label(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import IO
 
 from spooler import messages
@@ -18,6 +18,13 @@ class Commands:
         self.stopped = False
         self._cancelled: set[str] = set()
         threading.Thread(target=self._listen, args=(stdin,), name="spooler listener", daemon=True).start()
+
+    def next_run(self, wait: bool) -> messages.Run | None:
+        """The next job; None when there is none, or the engine is told to stop. `wait` until there is."""
+        try:
+            return self.runs.get(block=wait)
+        except Empty:
+            return None
 
     def unwanted(self, job_id: str) -> bool:
         """Whether the job should end at its next step."""

@@ -17,6 +17,10 @@ FULL = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "STA
 BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
 
 
+#: Errors of a job's own making or of the libraries: they end the job, not the process.
+JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
+
+
 class UnusableError(RuntimeError):
     """The engine cannot work here as configured, and trying again would not help: met by the operator at the start."""
 
@@ -119,3 +123,8 @@ def code_of(error: BaseException) -> str:
     if is_out_of_memory(error):
         return "out_of_memory"
     return "not_finite" if isinstance(error, NotFiniteError) else "engine_error"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for the log."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -19,6 +19,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image as Picture
 
 from spooler.engine.model import Model, Task, parameters
+from spooler.engine.row import Desk, Row
 from spooler.engine.upscale import Upscalers
 from spooler.job import Job
 
@@ -57,8 +58,7 @@ def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
     elif job.mask:
         drawn = _inpaint(job, seeds, studio)
     elif job.image:
-        start = ImageOps.fit(studio.inputs[job.image], _size(job), Image.Resampling.LANCZOS)
-        drawn = _over(job, seeds, studio, [start] * len(seeds), job.strength)
+        drawn = _over(job, seeds, studio, [_fitted(job, studio.inputs)] * len(seeds), job.strength)
     elif job.refiner:
         drawn = _base_and_refiner(job, seeds, studio)
     else:
@@ -122,34 +122,60 @@ def _latent_hires(job: Job) -> bool:
     return bool(job.hires and job.hires.upscaler == "Latent")
 
 
+def _fitted(job: Job, inputs: Mapping[str, Picture]) -> Picture:
+    """The picture that an img2img job starts from, at the job's size."""
+    return ImageOps.fit(inputs[job.image or ""], _size(job), Image.Resampling.LANCZOS)
+
+
 def _inpaint(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
     """Repaint where the mask is white; every other pixel is the input's own, to the bit."""
-    image, mask = studio.inputs[job.image or ""], studio.inputs[job.mask or ""].convert("L")
-    if mask.size != image.size:
-        mask = mask.resize(image.size, Image.Resampling.NEAREST)
-    mask = mask.point(lambda value: 255 if value >= 128 else 0)
-    box = mask.getbbox()
-    if box is None or job.strength == 0:
-        return [image.copy() for _ in seeds]
-    whole = job.inpaint_area == "whole"
-    box = (0, 0, *image.size) if whole else _window(box, job.inpaint_padding, image.size, _size(job))
-
-    # 1. Draw the window at the job's size.
-    start = image.crop(box).resize(_size(job), Image.Resampling.LANCZOS)
-    area = mask.crop(box).resize(_size(job), Image.Resampling.NEAREST)
+    window = Window.of(job, studio.inputs)
+    if window is None:
+        return [studio.inputs[job.image or ""].copy() for _ in seeds]
     count = len(seeds)
-    inputs: dict[str, Any] = {"image": [start] * count, "mask_image": [area] * count}
+    inputs: dict[str, Any] = {"image": [window.start] * count, "mask_image": [window.area] * count}
     drawn = _call(job, seeds, studio, "inpaint", **inputs, strength=_strength(job, job.strength))
+    return [window.laid_over(picture) for picture in drawn]
 
-    # 2. Lay it over the input, fading in inside the white: what the mask keeps black is not touched.
-    soft = ImageChops.multiply(mask.filter(ImageFilter.GaussianBlur(job.mask_blur)), mask)
-    results = []
-    for picture in drawn:
-        result = image.copy()
-        window = picture.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
-        result.paste(window, box[:2], soft.crop(box))
-        results.append(result)
-    return results
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a picture that an inpainting job draws anew."""
+
+    start: Picture  # at the job's size
+    area: Picture  # its mask: white is drawn
+    _image: Picture
+    _box: tuple[int, int, int, int]
+    _soft: Picture
+
+    @classmethod
+    def of(cls, job: Job, inputs: Mapping[str, Picture]) -> Window | None:
+        """The job's; None when there is nothing to draw."""
+        image, mask = inputs[job.image or ""], inputs[job.mask or ""].convert("L")
+        if mask.size != image.size:
+            mask = mask.resize(image.size, Image.Resampling.NEAREST)
+        mask = mask.point(lambda value: 255 if value >= 128 else 0)
+        box = mask.getbbox()
+        if box is None or job.strength == 0:
+            return None
+        whole = job.inpaint_area == "whole"
+        box = (0, 0, *image.size) if whole else _window(box, job.inpaint_padding, image.size, _size(job))
+        # Fading in inside the white: what the mask keeps black is not touched.
+        soft = ImageChops.multiply(mask.filter(ImageFilter.GaussianBlur(job.mask_blur)), mask)
+        return cls(
+            start=image.crop(box).resize(_size(job), Image.Resampling.LANCZOS),
+            area=mask.crop(box).resize(_size(job), Image.Resampling.NEAREST),
+            _image=image,
+            _box=box,
+            _soft=soft.crop(box),
+        )
+
+    def laid_over(self, picture: Picture) -> Picture:
+        """The whole picture, with what was drawn in its window."""
+        left, top, right, bottom = self._box
+        result = self._image.copy()
+        result.paste(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top), self._soft)
+        return result
 
 
 def _window(
@@ -220,6 +246,47 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     if model.compiled:
         model.compiled.paused = model.is_dressed or studio.is_warm_up
     return pipe(**arguments).images
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A picture that was begun to be drawn in company, and how it is finished; without a row there is nothing to be drawn."""
+
+    row: Row | None
+    finish: Callable[[Picture], Picture]
+    picture: Picture | None = None
+
+
+@torch.inference_mode()
+def begin(job: Job, seed: int, name: str, model: Model, desk: Desk, inputs: Mapping[str, Picture]) -> Begun:
+    """Make the row of one picture, as `pictures` would begin it. The job has a key (spooler/company.py).
+
+    Raises what the model and the pipeline's parts raise.
+    """
+    model.dress(job)
+    task: Task = "inpaint" if job.mask else "img2img" if job.image else "txt2img"
+    window = Window.of(job, inputs) if job.mask else None
+    if job.mask and window is None:
+        return Begun(None, as_it_is, inputs[job.image or ""].copy())
+    pipe = model.pipeline(task, (), job.vae)
+    model.set_sampler(pipe, job)
+    texts = model.texts(pipe, job)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    common = (pipe, name, texts, job.guidance_scale or 0.0, job.steps or 1)
+    if window:
+        strength = _strength(job, job.strength)
+        return Begun(desk.within_mask(*common, window.start, window.area, strength, generator), window.laid_over)
+    if job.image:
+        row = desk.over_picture(*common, _fitted(job, inputs), _strength(job, job.strength), generator)
+        return Begun(row, as_it_is)
+    noise = model.noise(job, [seed])
+    torch.randn(noise.shape, generator=generator)  # as far on as if the noise had been drawn from it
+    return Begun(desk.from_noise(*common, noise, generator), as_it_is)
+
+
+def as_it_is(picture: Picture) -> Picture:
+    """A picture that needs no finish."""
+    return picture
 
 
 def _controls(job: Job, studio: Studio, task: Task) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from spooler.engine.compiled import Compiled
 from spooler.engine.device import NotFiniteError, UnusableError, is_out_of_memory
 from spooler.engine.memory import Tricks
 from spooler.engine.preview import LatentMap, OwnDecoder
+from spooler.engine.row import Texts
 from spooler.job import Job
 from spooler.library import Entry, Library
 from spooler.prompt import extract_loras, spelled, written
@@ -297,6 +298,11 @@ class Model:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
         return self._prompts[key]
+
+    def texts(self, pipe: Any, job: Job) -> Texts:
+        """The prompts of a job as the rows of a batch have them: encoded, whoever does that otherwise."""
+        given = self.encode(pipe, job)
+        return Texts.of({name: value for name, value in given.items() if name.endswith("_embeds")})
 
     def _encode(self, pipe: Any, prompt: str, negative_prompt: str, clip_skip: int, guidance: bool) -> dict[str, Any]:
         given = prompts.encode(pipe, self.family.name, prompt, negative_prompt, clip_skip, guidance)

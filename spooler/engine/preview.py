@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from spooler.engine.work import Work
+
 #: Pixels of the side of the picture that the map is fitted on: 8x8 of its pixels make one latent.
 SIDE = 256
 LONG_SIDE = 512
@@ -95,18 +97,22 @@ def _enlarged(colours: torch.Tensor, latents: torch.Tensor) -> Image.Image:
 
 
 class Previews:
-    """Writes preview.jpg into a job's folder, at most every `every_s` seconds; 0 writes none."""
+    """Writes preview.jpg into the jobs' folders, for each at most every `every_s` seconds; 0 writes none."""
 
     def __init__(self, every_s: float):
         self._every_s = every_s
-        self._next = 0.0
 
-    def show(self, latents: Any, latent_map: LatentMap | OwnDecoder | None, folder: Path) -> None:
-        """Write the preview of the first picture of the batch `latents`, if it is time for one."""
+    def is_due(self, work: Work, latent_map: LatentMap | OwnDecoder | None) -> bool:
+        """Whether it is time for one of that job, which is then taken for made."""
         now = time.monotonic()
-        if not self._every_s or latent_map is None or now < self._next or getattr(latents, "ndim", 0) != 4:
-            return
-        self._next = now + self._every_s
-        draft = folder / ".preview.jpg"
-        latent_map.picture(latents[0]).save(draft, format="JPEG", quality=80)
-        draft.replace(folder / "preview.jpg")
+        if not self._every_s or latent_map is None or now < work.next_preview:
+            return False
+        work.next_preview = now + self._every_s
+        return True
+
+
+def write(latents: torch.Tensor, latent_map: LatentMap | OwnDecoder, folder: Path) -> None:
+    """Write the preview of one picture's latents (channels, h, w)."""
+    draft = folder / ".preview.jpg"
+    latent_map.picture(latents).save(draft, format="JPEG", quality=80)
+    draft.replace(folder / "preview.jpg")

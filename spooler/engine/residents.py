@@ -51,6 +51,10 @@ class Residents:
             raise UnusableError(f"There is no model {name!r} on this machine.")
         return self.library.models[name]
 
+    def hash_of(self, name: str) -> str:
+        """The hash of the model's weights, which need not be loaded."""
+        return self.hashes.of(self.entry(name))
+
     def configured(self, name: str) -> Tricks:
         """The tricks that the settings give the model, whatever the ladder chose since; `auto` sees the memory free for it."""
         if name not in self._configured:

@@ -1,4 +1,4 @@
-"""Messages in, messages out, one job at a time: batches and the out-of-memory ladder."""
+"""Messages in, messages out: which jobs are drawn together (company.py), which alone, and what becomes of what goes wrong."""
 
 from __future__ import annotations
 
@@ -8,26 +8,34 @@ import os
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 from PIL.Image import Image as Picture
 
 from spooler import messages, pictures
+from spooler.company import ALONE, key_of_all
 from spooler.engine import device as devices
-from spooler.engine import draw
-from spooler.engine.album import Album, positions
+from spooler.engine import draw, preview
+from spooler.engine.album import Album
+from spooler.engine.alone import FILES_S, Alone, MemoryShortError, UnwantedError
 from spooler.engine.commands import Commands
-from spooler.engine.device import UnusableError
-from spooler.engine.memory import Fits, Rung
-from spooler.engine.model import Model
+from spooler.engine.company import Company, Drawing, Drawn
+from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
+from spooler.engine.knee import Knees
+from spooler.engine.memory import Rung
 from spooler.engine.preview import Previews
 from spooler.engine.residents import Residents
+from spooler.engine.row import Desk
 from spooler.engine.safety import Safety, SafetyError, SafetyOptions
-from spooler.engine.upscale import UpscalerError, Upscalers
+from spooler.engine.upscale import UpscalerError
+from spooler.engine.work import Work
 from spooler.job import Job
 from spooler.library import Library
 from spooler.messages import FromEngine
@@ -42,50 +50,6 @@ SIGN_S = 0.05
 WARM_UP = Job(
     prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
 )
-#: Errors of a job's own making or of the libraries: they end the job, not the process.
-JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
-
-
-class UnwantedError(Exception):
-    """The job was cancelled, or the engine told to stop: raised at a step to get out of the denoising loop."""
-
-
-class MemoryShortError(RuntimeError):
-    """Memory ran out on the last rung too: met by whoever asked, the sentence says what would fit."""
-
-
-@dataclass
-class Clock:
-    """Seconds spent in each part of a job."""
-
-    load: float = 0.0
-    denoise: float = 0.0
-    decode: float = 0.0
-    encode: float = 0.0
-
-
-@dataclass
-class Work:
-    """The job at work."""
-
-    run: messages.Run
-    clock: Clock
-    inputs: dict[str, Picture]
-    image: int = 0  # index of the first picture of the batch
-    batch: int = 1
-    planned: int = 1  # denoising steps of all stages of the batch
-    before: int = 0  # of those, the ones of the stages that are over
-    stage: int = 0  # steps of the stage at work
-    rungs: dict[str, Rung] = field(default_factory=dict)  # by model: the lowest that the job came to
-
-    @property
-    def rung(self) -> Rung | None:
-        """The rung that the job came to last."""
-        return next(reversed(self.rungs.values()), None)
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.run.folder)
 
 
 class Engine:
@@ -99,13 +63,17 @@ class Engine:
         self._out = out
         self._send_lock = threading.Lock()
         self._device = residents.device
-        self._upscalers = Upscalers(settings.models / "upscalers", residents.device)
         # Previews would show what a filter is there to withhold.
         self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
-        self._fits = Fits(settings.cache / "fits.json")
+        self._alone = Alone(settings, residents, commands, self._previews, self)
+        self._knees = Knees(settings.cache / "knees.json", residents.device)
+        self._desk = Desk()
         self._files = ThreadPoolExecutor(2, thread_name_prefix="files")
-        self._last_sign = 0.0
-        self._work: Work | None = None
+        self._waiting: deque[Work] = deque()  # jobs that are not at work yet, in the order in which they are to be
+        self._company: Company | None = None
+        self._ending: list[Work] = []  # of which nothing is to be drawn any more, but something to be written
+        self._heard = 0
+        self._told_room = (0, 0)
         self._resident_then = 0  # bytes, when a model was last loaded
         self._loaded_then: list[str] = []
 
@@ -126,7 +94,7 @@ class Engine:
         safety = Safety.load(options, None if default.is_file else default.path, device, dtype)
         residents = Residents(settings, library, device)
         engine = cls(settings, residents, safety, commands, out)
-        residents.on_load = engine.on_load
+        residents.on_load = engine._alone.on_load
         return engine
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
@@ -154,159 +122,357 @@ class Engine:
         try:
             model = self._residents.get(name)
             if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
-                self._work = Work(messages.Run(id="", folder="", job=WARM_UP, cells=()), Clock(), {})
-                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], self._studio(self._work, quiet=True))
+                run = messages.Run(id="", folder="", job=WARM_UP, cells=())
+                studio = self._alone.studio(Work.of(run, self._album(run), ALONE), quiet=True)
+                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], studio)
         except JOB_ERRORS as error:
             if not devices.is_out_of_memory(error):
                 raise
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
-        finally:
-            self._work = None
+            return first_line(error)
         return None
 
     def serve(self, facts: EngineFacts) -> None:
+        """Run jobs as they come, until told to stop."""
         self._send(messages.Ready(facts=facts))
-        while (run := self._commands.runs.get()) is not None and not self._commands.stopped:
-            self._send(self.run(run))
+        while not self._commands.stopped:
+            run = self._commands.next_run(wait=not self._is_busy)
+            while run is not None:
+                self._take(run)
+                run = self._commands.next_run(wait=False)
+            if not self._commands.stopped:
+                self._turn()
+        for work in [*(self._company.works if self._company else ()), *self._ending]:
+            work.album.end()
 
     def run(self, run: messages.Run) -> messages.Finished | messages.Failed:
-        """Run one job to its end, whatever end that is. A fault that outlives the job ends the process instead."""
-        devices.forget_peak(self._device)
-        work = Work(run, Clock(), {})
-        self._work = work
-        try:
-            sheet_name = self._draw_all(work)
-        except UnwantedError:
-            return messages.Failed(id=run.id, code="cancelled", reason="Cancelled while it ran.")
-        except pictures.InputError as error:
-            return messages.Failed(id=run.id, code="invalid", reason=str(error))
-        except FileNotFoundError as error:
-            return messages.Failed(id=run.id, code="lost", reason=f"The job's folder is gone: {error}.")
-        except OSError as error:
-            return messages.Failed(id=run.id, code="no_space", reason=f"A picture could not be written: {error}.")
-        except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
-            return self._failed(work, error)
-        finally:
-            self._work = None
-        timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
-        facts = self._facts(run.cells[-1].model, work.rung, 0.0)
-        return messages.Finished(id=run.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._grown())
+        """Run one job to its end, whatever end that is, as `serve` does."""
+        return self.run_all([run])[0]
 
-    # -- a job ---------------------------------------------------------------------------------------------------------------
+    def run_all(
+        self, runs: Sequence[messages.Run], on_turn: Callable[[int], None] = lambda turn: None
+    ) -> list[messages.Finished | messages.Failed]:
+        """Run jobs that all wait to their ends, as `serve` does; `on_turn` is called before each turn with its number."""
+        works, turns = [self._take(run) for run in runs], count()
+        while self._is_busy:
+            on_turn(next(turns))
+            self._turn()
+        return [work.ended for work in works if work.ended]
 
-    def _draw_all(self, work: Work) -> str | None:
-        """All cells, batch by batch. Returns the name of the contact sheet, if it is a sweep."""
-        run = work.run
-        masks = {cell.mask for cell in run.cells} - {cell.image for cell in run.cells}
-        for name in run.job.inputs:
-            # Where nothing was painted on a mask, nothing is to be repainted.
-            ground = "black" if name in masks else "white"
-            work.inputs[name] = pictures.read(work.folder / "inputs" / name, ground)
-        with Album(run, self._safety, self._files, self._send, self._hash_of) as album:
-            for cell, at in zip(run.cells, positions(run), strict=True):
-                seeds = [((cell.seed + index) % 2**32) for index in range(cell.count)]
-                while seeds:
-                    drawn = self._batch(work, cell, seeds)
-                    self._wait_for_files(album, drawn[0].size)
-                    for offset, (seed, picture) in enumerate(zip(seeds, drawn, strict=False)):
-                        album.add(cell, seed, work.image + offset, at, picture)
-                    work.image += len(drawn)
-                    seeds = seeds[len(drawn) :]
-            sheet_name = album.finish()
-        work.clock.encode += album.encode_s
-        return sheet_name
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._waiting or self._company or self._ending)
 
-    def _wait_for_files(self, album: Album, size: tuple[int, int]) -> None:
-        while album.is_behind(size):
-            self._check_wanted()
-            self._sign("encode", self._work.planned if self._work else 0)
-            time.sleep(0.02)
+    def _take(self, run: messages.Run) -> Work:
+        """A job came in: its pictures are read while others are being drawn."""
+        self._heard += 1
+        work = Work.of(run, self._album(run), self._key(run))
+        work.reading = self._files.submit(_read, run)
+        self._waiting.append(work)
+        return work
 
-    def _batch(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
-        """Draw the first pictures of the seeds, as many as fit at once, going down the ladder when memory runs out."""
-        count = min(len(seeds), self._settings.batch)
-        top = Rung(self._residents.configured(cell.model), count)
-        model_hash = self._hash_of(cell.model)
-        width, height = cell.width or 0, cell.height or 0
-        key = Fits.key(devices.name(self._device), model_hash, width, height, count, top)
-        rung = work.rungs.get(cell.model) or self._fits.start(key, top)
-        while True:
-            if rung.name:
-                work.rungs[cell.model] = rung
-            for name in (cell.model, *([cell.refiner.model] if cell.refiner else [])):
-                self._residents.use(name, rung.tricks)  # the topmost too: another size may have gone down before
+    def _album(self, run: messages.Run) -> Album:
+        return Album(run, self._safety, self._files, self._send, self._residents.hash_of)
+
+    @torch.inference_mode()
+    def _turn(self) -> None:
+        """Everything there is to do now, once, with one call of the UNet for those who are drawn together."""
+        # 1. Who has gone, and who is next.
+        for work in [*self._waiting, *(self._company.works if self._company else ())]:
+            if self._commands.unwanted(work.id):
+                self._quit(work, UnwantedError())
+        if self._company and not self._company.works:
+            self._company = None
+        if self._company is None and self._waiting:
+            self._begin()
+        self._read()
+
+        # 2. One step.
+        moved = self._company is not None and self._step(self._company)
+        self._conclude()
+        self._tell_room()
+        if not moved and (files := self._files_at_work()):
+            wait(files, FILES_S, FIRST_COMPLETED)
+
+    def _begin(self) -> None:
+        """Nobody is at work: the first that waits is next, and whoever may be drawn with it."""
+        work = self._waiting[0]
+        if self._shares(work):
             try:
-                drawn = self._draw(work, cell, seeds[: min(count, rung.batch)])
-            except JOB_ERRORS as error:
-                if not devices.is_out_of_memory(error):
-                    raise
-                what = str(error).splitlines()[0]
-            else:
-                self._fits.remember(key, rung)
-                return drawn
-            # Only out here, where the traceback no longer holds the tensors, is there anything to free.
-            devices.release(self._device)
-            lower = rung.lower()
-            if lower is None:
-                raise MemoryShortError(self._what_would_fit(cell, model_hash, what))
-            log.warning("job %s: out of memory (%s), again with %s", work.run.id, what, lower.name)
-            rung = lower
+                self._company = self._gathered(work)
+                return
+            except (OSError, *JOB_ERRORS) as error:  # the model cannot be loaded: what helps is tried below
+                log.info("job %s: drawn alone: %s", work.id, first_line(error))
+                devices.release(self._device)
+        self._waiting.popleft()
+        self._tell_room()
+        self._draw_alone(work)
 
-    def _draw(self, work: Work, cell: Job, seeds: list[int]) -> list[Picture]:
-        work.batch, work.planned, work.before, work.stage = len(seeds), draw.planned_steps(cell), 0, 0
-        self._sign("denoise", 0, always=True)
-        self._check_wanted()
-        begun, clock = time.perf_counter(), work.clock
-        load, decode = clock.load, clock.decode
-        drawn = draw.pictures(cell, seeds, self._studio(work))
-        clock.denoise += time.perf_counter() - begun - (clock.load - load) - (clock.decode - decode)
-        return drawn
+    def _read(self) -> None:
+        """Let in those that are like those at work, and give them their pictures once these are read."""
+        company = self._company
+        while company and self._waiting and self._waiting[0].key == company.key and self._shares(self._waiting[0]):
+            company.admit(self._waiting.popleft())
+        if company:
+            company.closed = bool(self._waiting)
+        for work in company.works[:] if company else ():
+            if work.reading and work.reading.done():
+                self._try(work, work.take_inputs)
 
-    def _studio(self, work: Work, quiet: bool = False) -> draw.Studio:
-        return draw.Studio(
-            models=_Shelf(self, work),
-            upscalers=self._upscalers,
-            inputs=work.inputs,
-            on_stage=(lambda phase, steps: None) if quiet else self._on_stage,
-            on_step=(lambda step, steps, latents, model: None) if quiet else self._on_step,
-            on_tile=(lambda tile, tiles: None) if quiet else self._on_tile,
-            is_warm_up=quiet,
-        )
+    def _files_at_work(self) -> list[Future[Any]]:
+        works = [*self._ending, *(self._company.works if self._company else ())]
+        more = [each for work in works for each in (work.reading, work.sheet) if each]
+        return [each for each in [*more, *(each for work in works for each in work.album.waits_for)] if not each.done()]
 
-    def _on_stage(self, phase: str, steps: int) -> None:
-        assert self._work  # noqa: S101 - a stage is of a job
-        self._check_wanted()
-        if phase == "denoise":
-            self._work.before += self._work.stage
-            self._work.stage = steps
+    # -- jobs that are drawn together ----------------------------------------------------------------------------------------
 
-    def _on_step(self, step: int, steps: int, latents: Any, model: Model) -> None:
-        work = self._work
-        assert work  # noqa: S101 - a step is of a job
-        self._check_wanted()
-        done = work.before + round(work.stage * min(1.0, step / steps))
-        self._sign("denoise", min(done, work.planned), always=step == steps)
-        self._previews.show(latents, model.latent_map, work.folder)
+    def _key(self, run: messages.Run) -> str:
+        """The key of the jobs that this one may be drawn with; ALONE where the settings want each alone."""
+        model = self._residents.library.models.get(run.cells[0].model)
+        if self._settings.together == 1 or run.alone or model is None:
+            return ALONE
+        return key_of_all(run.cells, model.card)
 
-    def _on_tile(self, tile: int, tiles: int) -> None:
-        self._check_wanted()
-        self._sign("upscale", self._work.planned if self._work else 0)
+    def _shares(self, work: Work) -> bool:
+        """Whether it may be drawn with others, and as others are drawn: not if it needs the thriftier ways of memory.py."""
+        if not work.key or work.rungs:
+            return False
+        cell = work.run.cells[0]
+        try:
+            tricks = self._residents.configured(cell.model)
+            tops = {len(work.next_group()), *(each.count for each in work.run.cells)} - {0}
+            fits = all(self._alone.fit(cell, count)[1].name is None for count in tops)
+        except (OSError, *JOB_ERRORS) as error:  # the weights cannot be read, say: that is told when it is drawn
+            log.info("job %s: drawn alone: %s", work.id, first_line(error))
+            return False
+        return fits and tricks.offload == "none" and tricks.attention == "sdpa"
 
-    def on_decode(self) -> None:
-        if self._work and self._work.run.id:
-            self._sign("decode", self._work.planned, always=True)
+    def _gathered(self, first: Work) -> Company:
+        """The company of that job and of those that are like it."""
+        devices.forget_peak(self._device)
+        cell, begun = first.run.cells[0], time.perf_counter()
+        self._alone.work = first
+        try:
+            self._residents.use(cell.model, self._residents.configured(cell.model))
+            model = self._residents.get(cell.model)
+        finally:
+            self._alone.work = None
+        first.clock.load += time.perf_counter() - begun
+        about = [devices.name(self._device), model.hash[:10], f"{cell.width}x{cell.height}", str(model.tricks)]
+        compiled = "" if self._settings.compile == "off" else f", compiled {self._settings.compile}"
+        precision = str(model.dtype).removeprefix("torch.")
+        knee = self._knees.get(" | ".join([*about, precision + compiled]), 2 * self._settings.together)
+        return Company(first.key, model, cell.vae, knee, self._desk, self._settings.together, self._settings.batch)
 
-    def on_load(self, name: str) -> None:
-        """A model is about to be loaded: the spooler gives that its own time limit."""
-        if self._work and self._work.run.id:
-            self._sign("load", 0, always=True)
+    def _step(self, company: Company) -> bool:
+        """Whoever has room joins, all move on by one step, what is done goes to be written. False: there was nothing to do."""
+        while work := company.next_to_join():
+            self._try(work, partial(self._join, company, work))
+        if not company.pictures:
+            self._end_drawn(company)
+            return False
+        done = self._ticked(company)
+        for work in company.works:
+            self._show(company, work)
+        self._deliver(company, done)
+        self._end_drawn(company)
+        return True
 
-    def _hash_of(self, name: str) -> str:
-        return self._residents.hashes.of(self._residents.entry(name))
+    def _join(self, company: Company, work: Work) -> None:
+        if drawn := company.join(work):
+            self._keep(drawn)
 
-    def _check_wanted(self) -> None:
-        if self._work and self._commands.unwanted(self._work.run.id):
-            raise UnwantedError
+    def _ticked(self, company: Company) -> list[Drawing]:
+        """One call of the UNet. When it cannot be, those in it are drawn alone, where what is wrong with whom will show."""
+        try:
+            return company.tick()
+        except JOB_ERRORS as error:
+            short, what = devices.is_out_of_memory(error), first_line(error)
+            if devices.is_fatal(error):
+                self._die(company, error)
+        # Only out here, where the traceback no longer holds the tensors, is there anything to free.
+        devices.release(self._device)
+        works = [work for work in company.works if company.pictures_of(work)]
+        if not short:
+            log.warning("%d jobs are drawn alone, what they were drawn by met: %s", len(works), what)
+        elif len(works) == 1:
+            self._go_down(works[0], what)
+        elif company.be_thrifty():
+            log.warning("out of memory (%s): %d pictures together, in smaller calls from now on", what, company.pictures)
+            return []
+        else:
+            works = works[-1:]
+            log.warning("job %s: out of memory (%s), drawn alone", works[0].id, what)
+        for work in reversed(works):
+            self._leave(work)
+        return []
+
+    def _deliver(self, company: Company, done: list[Drawing]) -> None:
+        """Decode what is done: what cannot be decoded together job by job, and what cannot be so either is drawn alone."""
+        if not done:
+            return
+        works = list({id(each.work): each.work for each in done}.values())
+        for work in works:
+            self.sign(work, "decode", work.planned, always=True)
+        began = time.perf_counter()
+        try:
+            drawn = company.decoded(done)
+        except JOB_ERRORS as error:
+            short, what = devices.is_out_of_memory(error), first_line(error)
+            if devices.is_fatal(error):
+                self._die(company, error)
+        else:
+            for work in works:
+                work.clock.decode += time.perf_counter() - began
+            for each in drawn:
+                self._keep(each)
+            return
+        devices.release(self._device)
+        if len(works) > 1:
+            for work in works:
+                self._deliver(company, [each for each in done if each.work is work])
+            return
+        if short and len(company.works) == 1:
+            self._go_down(works[0], what)
+        else:
+            log.warning("job %s: drawn alone: %s", works[0].id, what)
+        works[0].left.extendleft(each.piece for each in reversed(done))
+        self._leave(works[0])
+
+    def _keep(self, drawn: Drawn) -> None:
+        piece = drawn.piece
+        drawn.work.album.add(piece.cell, piece.seed, piece.index, piece.at, drawn.picture, drawn.finish)
+
+    def _end_drawn(self, company: Company) -> None:
+        """Those of whom all pictures are drawn."""
+        for work in [work for work in company.works if not work.left and not company.pictures_of(work)]:
+            company.works.remove(work)
+            self._drawn(work)
+
+    def _show(self, company: Company, work: Work) -> None:
+        """Tell how far a job is, now and then with a preview."""
+        drawings = company.pictures_of(work)
+        if not drawings:
+            return
+        work.image, work.batch = drawings[0].piece.index, len(drawings)
+        work.planned = draw.planned_steps(drawings[0].piece.cell)
+        part = sum(each.row.tick / each.row.table.ticks for each in drawings) / len(drawings)
+        self.sign(work, "denoise", round(part * work.planned))
+        latent_map = company.model.latent_map
+        if latent_map and self._previews.is_due(work, latent_map):
+            latents, folder = company.latents(drawings[0]), work.folder
+            work.album.show(partial(preview.write, latents, latent_map, folder))
+
+    def _go_down(self, work: Work, what: str) -> None:
+        """Have a job that alone was too much begin on the next rung down."""
+        cell = work.run.cells[0]
+        lower = self._alone.fit(cell, min(cell.count, self._settings.batch))[1].lower()
+        if lower:
+            log.warning("job %s: out of memory (%s), again with %s", work.id, what, lower.name)
+            work.rungs[cell.model] = lower
+
+    def _leave(self, work: Work) -> None:
+        """Take a job out of the company, to be drawn alone before all others that wait."""
+        if self._company and work in self._company.works:
+            self._company.leave(work)
+        work.key = ALONE
+        self._waiting.appendleft(work)
+
+    def _try(self, work: Work, do: Callable[[], None]) -> None:
+        """Do something for one of the company; what it meets costs nobody else anything."""
+        try:
+            do()
+        except (UnwantedError, pictures.InputError, OSError) as error:
+            self._quit(work, error)
+            return
+        except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file
+            if devices.is_fatal(error) and self._company:
+                self._die(self._company, error)
+            what = first_line(error)
+            if devices.is_out_of_memory(error) and self._company and len(self._company.works) == 1:
+                self._go_down(work, what)
+        else:
+            return
+        devices.release(self._device)
+        log.info("job %s: drawn alone: %s", work.id, what)
+        self._leave(work)
+
+    def _die(self, company: Company, error: Exception) -> NoReturn:
+        """A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one."""
+        works = [work for work in company.works if company.pictures_of(work)]
+        if len(works) == 1:
+            self._send(self._failed(works[0], error))
+        log.error("the device is lost: %s", first_line(error))
+        os._exit(3)
+
+    # -- the end of a job ----------------------------------------------------------------------------------------------------
+
+    def _quit(self, work: Work, error: Exception) -> None:
+        """A job ends without all of its pictures, as soon as nobody writes into its folder any more."""
+        if self._company and work in self._company.works:
+            self._company.leave(work)
+        if work in self._waiting:
+            self._waiting.remove(work)
+        work.album.close()
+        work.failed = self._end_by(work, error)
+        self._drawn(work)
+
+    def _conclude(self) -> None:
+        """Tell of those that have ended and of whom all is written."""
+        for work in [each for each in self._ending if each.album.is_quiet]:
+            if work.failed is None:
+                work.sheet = work.sheet or self._files.submit(work.album.finish)
+                if work.run.job.sweep and not work.sheet.done():
+                    continue
+                try:
+                    sheet_name = work.sheet.result()
+                except Exception as error:  # noqa: BLE001 - a filter, or the disk: it costs the job alone
+                    work.failed = self._end_by(work, error)
+                else:
+                    work.ended = self._finished(work, sheet_name)
+            self._ending.remove(work)
+            work.ended = work.ended or work.failed
+            if work.ended:
+                self._send(work.ended)
+
+    def between_steps(self) -> None:
+        """Tell of others that have ended while one is drawn alone."""
+        self._conclude()
+
+    def _finished(self, work: Work, sheet_name: str | None) -> messages.Finished:
+        work.clock.encode = time.perf_counter() - work.drawn
+        timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
+        facts = self._facts(work.run.cells[-1].model, work.rung, 0.0).model_copy(update={"shared": work.shared})
+        return messages.Finished(id=work.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._grown())
+
+    def _end_by(self, work: Work, error: Exception) -> messages.Failed:
+        """How a job ends that met this."""
+        match error:
+            case UnwantedError():
+                return messages.Failed(id=work.id, code="cancelled", reason="Cancelled while it ran.")
+            case pictures.InputError():
+                return messages.Failed(id=work.id, code="invalid", reason=str(error))
+            case FileNotFoundError():
+                return messages.Failed(id=work.id, code="lost", reason=f"The job's folder is gone: {error}.")
+            case OSError():
+                return messages.Failed(id=work.id, code="no_space", reason=f"A picture could not be written: {error}.")
+        return self._failed(work, error)
+
+    # -- a job alone ---------------------------------------------------------------------------------------------------------
+
+    def _draw_alone(self, work: Work) -> None:
+        """Draw one job to its end, whatever end that is. A fault that outlives the job ends the process instead."""
+        devices.forget_peak(self._device)
+        try:
+            self._alone.draw_all(work)
+        except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
+            work.album.close()
+            work.failed = self._end_by(work, error)
+        self._drawn(work)
+
+    def _drawn(self, work: Work) -> None:
+        """Nothing of a job is to be drawn any more."""
+        work.drawn = time.perf_counter()
+        self._ending.append(work)
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
@@ -326,19 +492,6 @@ class Engine:
             self._send(failed)
             os._exit(3)
         return failed
-
-    def _what_would_fit(self, cell: Job, model_hash: str, what: str) -> str:
-        """The sentence after the last rung."""
-        known = self._fits.largest(devices.name(self._device), model_hash, (cell.width or 0) * (cell.height or 0))
-        size = f"{cell.width}x{cell.height}"
-        if known:
-            advice = f"{known} fitted with this model before"
-        elif cell.width and cell.height and min(cell.width, cell.height) >= 128:
-            advice = f"{cell.width // 16 * 8}x{cell.height // 16 * 8} needs about a quarter of it"
-        else:
-            advice = "a smaller model may fit"
-        short = f"There is too little memory for {size} with the model {cell.model!r}, with the thriftiest settings too"
-        return f"{short}: {advice} ({what})."
 
     def _facts(self, name: str, rung: Rung | None, load_seconds: float) -> EngineFacts:
         """What ran a job. The model itself may be gone again by now: a refiner may have needed its room."""
@@ -373,12 +526,20 @@ class Engine:
             self._note_memory()
         return max(0, devices.resident_bytes() - self._resident_then)
 
-    def _sign(self, phase: Phase, step: int, always: bool = False) -> None:
-        now, work = time.monotonic(), self._work
-        if work and (always or now - self._last_sign >= SIGN_S):
-            self._last_sign = now
+    def sign(self, work: Work, phase: Phase, step: int, always: bool = False) -> None:
+        """Tell how far a job is; the more are at work, the less often each."""
+        now, others = time.monotonic(), len(self._company.works) if self._company else 1
+        if always or now - work.last_sign >= SIGN_S * others:
+            work.last_sign = now
             progress = {"image": work.image, "batch": work.batch, "step": step, "steps": work.planned}
-            self._send(messages.Progress(id=work.run.id, phase=phase, **progress))
+            self._send(messages.Progress(id=work.id, phase=phase, **progress))
+
+    def _tell_room(self) -> None:
+        """Tell how many more jobs may be given, when that is another number than the spooler thinks."""
+        room = self._heard, self._company.room if self._company else 0
+        if room != self._told_room:
+            self._told_room = room
+            self._send(messages.Room(heard=room[0], jobs=room[1]))
 
     def _send(self, message: FromEngine) -> None:
         try:
@@ -388,18 +549,9 @@ class Engine:
             os._exit(0)
 
 
-class _Shelf:
-    """The residents as drawing sees them: what loading and decoding cost is put down to the job's clock."""
-
-    def __init__(self, engine: Engine, work: Work):
-        self._engine = engine
-        self._work = work
-
-    def get(self, name: str) -> Model:
-        begun = time.perf_counter()
-        model = self._engine._residents.get(name)
-        self._work.clock.load += time.perf_counter() - begun
-        clock = self._work.clock
-        model.on_decode = self._engine.on_decode
-        model.on_decoded = lambda seconds: setattr(clock, "decode", clock.decode + seconds)
-        return model
+def _read(run: messages.Run) -> dict[str, Picture]:
+    """The job's pictures."""
+    masks = {cell.mask for cell in run.cells} - {cell.image for cell in run.cells}
+    folder = Path(run.folder) / "inputs"
+    # Where nothing was painted on a mask, nothing is to be repainted.
+    return {name: pictures.read(folder / name, "black" if name in masks else "white") for name in run.job.inputs}

@@ -1,0 +1,45 @@
+"""Which jobs may be drawn together, sharing each call of the model's network: those that have one key.
+
+The key tells what they must have in common; whatever else they ask for (sampler, schedule, steps, guidance, seed, prompts, from
+noise, over a picture, within a mask) is each one's own. A job that has no key is drawn alone, by the pipeline of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spooler.catalogue import ModelCard, loras_of
+from spooler.job import Job
+
+#: Families whose network is the UNet that engine/batch.py calls.
+FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
+#: No job has it: nothing is like a job that is drawn alone.
+ALONE = ""
+
+
+def key(job: Job, card: ModelCard | None) -> str:
+    """The key of one cell, with or without its defaults filled in; ALONE when it has none, or its size is not known yet.
+
+    A job over a picture takes the picture's size unless it names one: until that is looked at, nobody can say whom it is like.
+    """
+    if card is None or card.family not in FAMILIES or _is_apart(job):
+        return ALONE
+    known = (None, None) if job.image else (card.width, card.height)
+    width, height = job.width or known[0], job.height or known[1]
+    if not (width and height):
+        return ALONE
+    loras = ",".join(sorted(f"{lora.name}:{lora.weight:g}" for lora in loras_of(job) if lora.weight))
+    return " ".join([card.name, f"{width}x{height}", f"vae={job.vae}", f"loras={loras}"])
+
+
+def key_of_all(cells: Sequence[Job], card: ModelCard | None) -> str:
+    """The key of a whole job: of one whose cells differ in what they would have to share, ALONE."""
+    keys = {key(cell, card) if card and cell.model in ("", card.name) else ALONE for cell in cells}
+    return keys.pop() if len(keys) == 1 else ALONE
+
+
+def _is_apart(job: Job) -> bool:
+    """Whether it is of a kind that is drawn in several stages, or by another network than the UNet alone."""
+    several = bool(job.hires and not job.image) or job.refiner or job.upscale or job.sweep
+    nothing = job.image and job.strength == 0  # to be drawn: the picture stays as it is
+    return bool(several or nothing or job.controls or job.upscales_only)

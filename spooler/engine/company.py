@@ -1,0 +1,206 @@
+"""The jobs that are drawn together: who joins when, one call of the UNet for all, and the pictures of those that are done.
+
+    admit    a job of the company's key (spooler/company.py); it waits here until there is room for its pictures
+    join     its pictures come in one by one, the first job's as many as it would have at once alone, the others' while the
+             calls stay below the knee (knee.py): the oldest job is never slower for those that joined it than they gain
+    tick     one call (batch.py)
+    decoded  what is done leaves as pictures
+
+Nothing here knows how a job ends, nor of messages: what goes wrong is told to the engine, which draws the job alone then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image as Picture
+
+from spooler.engine import draw, ends
+from spooler.engine.batch import Batch
+from spooler.engine.draw import Begun
+from spooler.engine.knee import Knee
+from spooler.engine.model import Model
+from spooler.engine.row import Desk, Row
+from spooler.engine.work import Piece, Work
+
+#: UNet rows that calls are filled up to where a graph is compiled for each.
+SIZES = (2, 4, 8, 16, 32)
+#: Rows that are done after so few ticks are as good as gone when the spooler is told what room there is.
+SOON_TICKS = 4
+
+
+@dataclass
+class Drawing:
+    """A picture that is in the batch."""
+
+    work: Work
+    piece: Piece
+    begun: Begun
+    row: Row
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that is done, but for what a thread can do as well."""
+
+    work: Work
+    piece: Piece
+    picture: Picture
+    finish: Callable[[Picture], Picture] = draw.as_it_is
+
+
+class Company:
+    """Jobs of one key. It is `closed` to further ones when somebody waits who is of another."""
+
+    def __init__(self, key: str, model: Model, vae: str, knee: Knee, desk: Desk, most_jobs: int, most_pictures: int):
+        """`most_jobs` that are drawn together, `most_pictures` of one job at once."""
+        self.key = key
+        self.model = model
+        self.works: list[Work] = []  # those that have pictures to be drawn, or that are being drawn, the oldest first
+        self.closed = False
+        self._vae = vae
+        self._knee = knee
+        self._desk = desk
+        self._most_jobs = most_jobs
+        self._most_pictures = most_pictures
+        self._drawing: dict[str, Drawing] = {}  # by the names of their rows
+        self._before: Any = None  # the moment at which the device will have done the last call
+        self._batch = Batch(model.backbone, model.device, model.dtype, SIZES if model.compiled else ())
+
+    @property
+    def pictures(self) -> int:
+        """Those that are in the batch."""
+        return len(self._drawing)
+
+    @property
+    def rows(self) -> int:
+        """The UNet's rows in a call."""
+        return sum(_rows(drawing.row) for drawing in self._drawing.values())
+
+    @property
+    def room(self) -> int:
+        """How many more jobs could have a picture in the batch, now or soon."""
+        if self.closed:
+            return 0
+        soon = [each.row for each in self._drawing.values() if each.row.table.ticks - each.row.tick > SOON_TICKS]
+        queued = sum(min(len(work.left), self._most_pictures) for work in self.works)
+        free_rows = self._knee.rows - sum(map(_rows, soon)) - 2 * queued
+        return max(0, min(free_rows // 2, self._most_jobs - sum(self._stays(work) for work in self.works)))
+
+    def _stays(self, work: Work) -> bool:
+        return bool(work.left) or any(
+            each.work is work and each.row.table.ticks - each.row.tick > SOON_TICKS for each in self._drawing.values()
+        )
+
+    def admit(self, work: Work) -> None:
+        self.works.append(work)
+
+    def pictures_of(self, work: Work) -> list[Drawing]:
+        """Those of a job that are in the batch, by their number."""
+        found = [drawing for drawing in self._drawing.values() if drawing.work is work]
+        return sorted(found, key=lambda drawing: drawing.piece.index)
+
+    def latents(self, drawing: Drawing) -> torch.Tensor:
+        """A picture's latents as they are now: (channels, h, w), on the device."""
+        return self._batch.latents(drawing.row.name)
+
+    # -- coming and going ----------------------------------------------------------------------------------------------------
+
+    def next_to_join(self) -> Work | None:
+        """The job whose picture is next to join: of those that have the fewest in the batch the oldest. None: no room."""
+        there = Counter(drawing.work.id for drawing in self._drawing.values())
+        ready = [
+            work
+            for work in self.works
+            if work.left
+            and work.reading is None
+            and there[work.id] < self._most_pictures
+            and not work.album.is_behind(_size(work))
+        ]
+        if not ready or not there:
+            return ready[0] if ready else None
+        chosen = min(ready, key=lambda work: there[work.id])
+        guided = (chosen.left[0].cell.guidance_scale or 0) > 1
+        has_place = chosen.id in there or len(there) < self._most_jobs
+        if has_place and self.rows + 1 + guided <= self._knee.rows:
+            return chosen
+        return ready[0] if ready[0] is self.works[0] else None
+
+    def join(self, work: Work) -> Drawn | None:
+        """Begin the job's next picture; returned is one with nothing to be drawn. Raises what beginning it raises."""
+        piece = work.left[0]
+        name = f"{work.id}/{piece.index}"
+        begun = draw.begin(piece.cell, piece.seed, name, self.model, self._desk, work.inputs)
+        if self.model.compiled:
+            self.model.compiled.paused = self.model.is_dressed
+        if begun.row is None:
+            assert begun.picture  # noqa: S101 - there is one or the other
+            work.left.popleft()
+            return Drawn(work, piece, begun.picture)
+        self._batch.join(begun.row)
+        work.left.popleft()
+        self._drawing[name] = Drawing(work, piece, begun, begun.row)
+        return None
+
+    def leave(self, work: Work) -> None:
+        """The job goes, and what of it is being drawn is again to be drawn."""
+        for drawing in reversed(self.pictures_of(work)):
+            self._batch.leave(drawing.row.name)
+            del self._drawing[drawing.row.name]
+            work.left.appendleft(drawing.piece)
+        self.works.remove(work)
+
+    # -- drawing -------------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> list[Drawing]:
+        """One call of the UNet. Returns what is done, which has left. When it raises, nothing has happened."""
+        rows, begun = self.rows, self._knee.begin()
+        is_steady, began = self._batch.is_laid, time.perf_counter()
+        done = [self._drawing[row.name] for row in self._batch.tick()]
+        self._keep_pace()
+        took_s = time.perf_counter() - began
+        if is_steady and self._batch.most is None:
+            self._knee.end(rows, begun)
+        for work in {id(each.work): each.work for each in self._drawing.values()}.values():
+            work.clock.denoise += took_s
+            work.shared = max(work.shared, len(self._drawing))
+        for drawing in done:
+            del self._drawing[drawing.row.name]
+        return done
+
+    def _keep_pace(self) -> None:
+        """Wait for the call before the last one: the device always has one to go on with, and a cancel is never many late."""
+        if self.model.device.type != "cuda":
+            return
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        before, self._before = self._before, event
+        if before is not None:
+            before.synchronize()
+
+    def be_thrifty(self) -> bool:
+        """Memory was short: make the calls half as large from now on. False when they cannot be smaller."""
+        self._knee.met_full_memory(self.rows)
+        most = min(self._batch.most or self.rows, self.rows)
+        self._batch.most = max(1, most // 2)
+        return most > 1
+
+    def decoded(self, done: Sequence[Drawing]) -> list[Drawn]:
+        """The pictures. Raises what decoding raises; the latents are still there then."""
+        pipe: Any = self.model.pipeline("txt2img", (), self._vae)
+        pictures = ends.decoded(pipe, [drawing.row.latents for drawing in done])
+        return [Drawn(each.work, each.piece, picture, each.begun.finish) for each, picture in zip(done, pictures, strict=True)]
+
+
+def _rows(row: Row) -> int:
+    return 1 + row.is_guided
+
+
+def _size(work: Work) -> tuple[int, int]:
+    cell = work.run.cells[0]
+    return cell.width or 0, cell.height or 0
