@@ -178,7 +178,7 @@ case ${1-} in
   bench)
     cd "$root"
     [ $# -gt 1 ] || exec awk 'FNR == 1 { gsub(/.*\/|\.py$/, "", FILENAME); sub(/^"+/, ""); print FILENAME ": " $0 }' bench/*.py
-    case ${2%.py} in spool) set_up engine,bench ;; *) set_up engine ;; esac
+    case ${2%.py} in spool | serve) set_up engine,bench ;; *) set_up engine ;; esac
     exec "$python" "bench/${2%.py}.py" "${@:3}"
     ;;
   prove)

@@ -1,4 +1,4 @@
-"""The stock diffusers pipeline, warm, in a process of its own: what the product is measured against."""
+"""No benchmark: the stock diffusers pipeline, warm, in a process of its own, which the product is measured against."""
 
 from __future__ import annotations
 

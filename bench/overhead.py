@@ -20,34 +20,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from house import Spooler, drop, spooler
+sys.path[:0] = [str(ROOT)]
 
 from bench.bare import Bare, Call, bare, calls
-from spooler.spool import Spool
+from bench.product import Product, product
 from tests.prove.report import commit, machine
 
 #: The figure to reach: the product's time over the bare calls'.
 TARGET = 1.02
-DEADLINE_S = 600.0
 
 
-def through_the_product(running: Spooler, wanted: Sequence[Call], block: str) -> float:
+def through_the_product(running: Product, wanted: Sequence[Call], block: str) -> float:
     """Seconds until all of them are done."""
-    spool = running.spool
-    names = [f"{block}-{number}" for number in range(len(wanted))]
+    folders = [running.done(f"{block}-{number}") for number in range(len(wanted))]
     begun = time.monotonic()
-    for name, call in zip(names, wanted, strict=True):
-        drop(spool, f"{name}.json", call.fields())
-    while not (waited := time.monotonic() - begun) > DEADLINE_S:
-        if all((spool.root / "done" / name).is_dir() for name in reversed(names)):
-            return waited
-        time.sleep(0.002)
-    raise TimeoutError(f"a block did not end within {DEADLINE_S:g} s:\n{running.log[-2000:]}")
+    for folder, call in zip(folders, wanted, strict=True):
+        running.drop(folder.name, call.fields())
+    running.wait(lambda: all(folder.is_dir() for folder in reversed(folders)), "a block to be done")
+    return time.monotonic() - begun
 
 
-def measure(running: Spooler, direct: Bare, blocks: int, jobs: int, steps: int, size: int) -> list[tuple[float, float]]:
+def measure(running: Product, direct: Bare, blocks: int, jobs: int, steps: int, size: int) -> list[tuple[float, float]]:
     """Seconds of each block, through the product and bare."""
     wanted = calls(jobs * (blocks + 1), steps, size)
     found = []
@@ -77,13 +70,13 @@ def main() -> int:
     parser.add_argument("--option", action="append", default=[], help="one of the spooler's, as --option=--device=cpu")
     given = parser.parse_args()
     blocks = given.blocks or (3 if given.quick else 7)
-    with tempfile.TemporaryDirectory(dir=given.scratch, prefix="overhead-") as folder:
-        spool = Spool(Path(folder) / "spool")
-        spool.create()
-        options = [f"--cache={folder}/cache", f"--models={folder}/models", *given.option]
-        with spooler(spool, *options) as running, bare() as direct:
-            print(f"{given.jobs} jobs a block, {given.steps} steps, {given.size} px")
-            found = measure(running, direct, blocks, given.jobs, given.steps, given.size)
+    with (
+        tempfile.TemporaryDirectory(dir=given.scratch, prefix="overhead-") as folder,
+        product(Path(folder) / "product", "--together=1", *given.option) as running,
+        bare() as direct,
+    ):
+        print(f"{given.jobs} jobs a block, {given.steps} steps, {given.size} px")
+        found = measure(running, direct, blocks, given.jobs, given.steps, given.size)
     ratio = statistics.median(ours / theirs for ours, theirs in found)
     print(f"the product over bare calls: {ratio:.3f} (target <= {TARGET}: {'reached' if ratio <= TARGET else 'MISSED'})")
     if given.json:

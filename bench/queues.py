@@ -1,4 +1,4 @@
-"""Three ways to serve the same arrivals with one device, as pure functions of what a call costs: for `bench serve --simulate`.
+"""No benchmark: three ways to serve the same arrivals with one device, as pure functions of what a call costs.
 
 A job is its steps and its sampler; a call of the network for n jobs takes `cost(n)` seconds, whatever steps they are at. Texts,
 decoding and files are left out: they are the same for all three.

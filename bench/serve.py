@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import tempfile
@@ -29,20 +28,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from house import Spooler, drop, spooler
+sys.path[:0] = [str(ROOT)]
 
 from bench import queues
 from bench.bare import Bare, Call, bare, calls
-from spooler.spool import Spool
+from bench.figures import percentile
+from bench.product import Product, product
 from tests.prove.report import commit, machine
 
 LOADS = (0.5, 0.8, 0.95)
 STEPS = (10, 13, 15, 25)
 SAMPLERS = ("DPM++ 2M", "Euler", "Euler a", "DDIM")
 MOST = 8
-DEADLINE_S = 900.0
 #: The figure to reach: p95 of the running batch over that of static batches, at 80 % of capacity.
 TARGET = 0.6
 WAYS = ("continuous", "static", "one at a time")
@@ -69,17 +66,12 @@ DEVICES = (
 
 def told(waits: Sequence[float], lasted: float) -> dict[str, float]:
     """The row of a way."""
-    ordered = sorted(waits)
-
-    def part(share: float) -> float:
-        return ordered[math.ceil(len(ordered) * share) - 1]
-
     return {
         "jobs_per_s": round(len(waits) / lasted, 3),
         "mean_s": round(statistics.mean(waits), 3),
-        "p50_s": round(part(0.5), 3),
-        "p95_s": round(part(0.95), 3),
-        "p99_s": round(part(0.99), 3),
+        "p50_s": round(percentile(waits, 0.5), 3),
+        "p95_s": round(percentile(waits, 0.95), 3),
+        "p99_s": round(percentile(waits, 0.99), 3),
     }
 
 
@@ -118,7 +110,7 @@ def jobs_of(arrivals: Sequence[queues.Arrival]) -> list[Call]:
     return [replace(call, steps=a.steps) for call, a in zip(calls(len(arrivals), 20, 128), arrivals, strict=True)]
 
 
-def through_the_product(running: Spooler, arrivals: Sequence[queues.Arrival], name: str) -> tuple[list[float], float]:
+def through_the_product(running: Product, arrivals: Sequence[queues.Arrival], name: str) -> tuple[list[float], float]:
     """How long each waits, and how long it all took, seconds."""
     jobs = jobs_of(arrivals)
     ends: dict[int, float] = {}
@@ -135,12 +127,8 @@ def through_the_product(running: Spooler, arrivals: Sequence[queues.Arrival], na
         while (left := arrival.at - (time.monotonic() - begun)) > 0:
             time.sleep(min(left, 0.01))
             look()
-        drop(running.spool, f"{name}-{number}.json", call.fields() | {"sampler": arrival.sampler})
-    while len(ends) < len(arrivals):
-        if time.monotonic() - begun > DEADLINE_S:
-            raise TimeoutError(f"{len(arrivals) - len(ends)} jobs did not end within {DEADLINE_S:g} s:\n{running.log[-2000:]}")
-        time.sleep(0.01)
-        look()
+        running.drop(f"{name}-{number}", call.fields() | {"sampler": arrival.sampler})
+    running.wait(lambda: look() or len(ends) == len(arrivals), "all to be done")
     return [ends[number] - arrival.at for number, arrival in enumerate(arrivals)], max(ends.values())
 
 
@@ -178,7 +166,7 @@ def through_static_batches(direct: Bare, arrivals: Sequence[queues.Arrival]) -> 
     return waits, time.monotonic() - begun
 
 
-def saturated(running: Spooler, number: int, name: str) -> float:
+def saturated(running: Product, number: int, name: str) -> float:
     """Jobs a second when all of them are there at once."""
     arrivals = [
         queues.Arrival(0.0, STEPS[each % len(STEPS)], SAMPLERS[each // len(STEPS) % len(SAMPLERS)]) for each in range(number)
@@ -188,13 +176,9 @@ def saturated(running: Spooler, number: int, name: str) -> float:
 
 def serve(folder: Path, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    spools = {way: Spool(folder / way.replace(" ", "-")) for way in ("continuous", "one at a time")}
-    for spool in spools.values():
-        spool.create()
-    options = (f"--cache={folder}/cache", f"--models={folder}/models")
     with (
-        spooler(spools["continuous"], *options, f"--together={MOST}", name="together") as together,
-        spooler(spools["one at a time"], *options, "--together=1", name="single") as single,
+        product(folder / "together", f"--together={MOST}") as together,
+        product(folder / "single", "--together=1") as single,
         bare() as direct,
     ):
         saturated(together, 2 * MOST, "warm")  # finds the knee

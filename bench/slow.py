@@ -29,6 +29,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.figures import percentile
+
 #: The figure to reach, ms.
 P99_MS = 100.0
 #: Seconds between two bytes of one connection.
@@ -106,10 +108,6 @@ def measure(port: int, path: str, seconds: float) -> list[float]:
     return sorted(found)
 
 
-def at(line: list[float], part: float) -> float:
-    return line[min(len(line) - 1, int(part * len(line)))]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--connections", type=int, default=2000)
@@ -151,9 +149,9 @@ def bench(folder: Path, connections: int, seconds: float) -> dict[str, Any]:
         for path in ("/healthz", "/queue"):
             during = measure(port, path, seconds / 2)
             for part, name in ((0.5, "p50"), (0.99, "p99")):
-                add(f"GET {path} before, {name} [ms]", at(before[path], part))
-                add(f"GET {path} during, {name} [ms]", at(during, part))
-                add(f"GET {path} during over before, {name}", at(during, part) / at(before[path], part))
+                add(f"GET {path} before, {name} [ms]", percentile(before[path], part))
+                add(f"GET {path} during, {name} [ms]", percentile(during, part))
+                add(f"GET {path} during over before, {name}", percentile(during, part) / percentile(before[path], part))
         add("connections open in the end", is_open.value)
         add("connections opened in all", opened.value)
         status = Path(f"/proc/{web.pid}/status").read_text()

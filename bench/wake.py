@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import multiprocessing
 import os
 import statistics
@@ -27,13 +26,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 
-from house import Spooler, spooler, wait_for
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask
 
 from bench.bare import Bare, Call, bare, calls
-from spooler.spool import Spool
+from bench.figures import percentile
+from bench.product import Product, product
 from tests.prove.report import commit, machine
 
 #: The figure to reach, seconds.
@@ -114,21 +113,17 @@ def _sleep(folder: Path, pipe: Connection) -> None:
     inotify.join()
 
 
-def first_step(running: Spooler, witnessed: Path, name: str, call: Call) -> float:
+def first_step(running: Product, witnessed: Path, name: str, call: Call) -> float:
     """Seconds from a rename into pending/ to the engine's first step of it. Returns when the spooler is idle again."""
     before = witnessed.stat().st_size
-    spool = running.spool
-    draft = spool.tmp / f"draft-{name}"
-    draft.write_text(json.dumps(call.fields()))
-    begun = time.monotonic()
-    draft.rename(spool.pending / f"{name}.json")
-    wait_for(lambda: (spool.root / "done" / name).is_dir(), f"{name} to be done")
+    begun = running.drop(name, call.fields())
+    running.wait(running.done(name).is_dir, f"{name} to be done")
     told = witnessed.read_bytes()[before:].split()
-    wait_for(lambda: (status := running.status()) and not status.running, "the spooler to be idle")
+    running.wait(lambda: (status := running.status) and not status.running, "the spooler to be idle")
     return float(told[0]) - begun
 
 
-def measure(running: Spooler, witnessed: Path, direct: Bare, idle: Sleeper, wanted: Sequence[Call]) -> dict[str, list[float]]:
+def measure(running: Product, witnessed: Path, direct: Bare, idle: Sleeper, wanted: Sequence[Call]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"bare": [], "direct": [], "product": []}
     for number, call in enumerate(wanted):
         found["product"].append(first_step(running, witnessed, f"wake{number}", call))
@@ -136,10 +131,6 @@ def measure(running: Spooler, witnessed: Path, direct: Bare, idle: Sleeper, want
         found["bare"].append(idle.wake(f"wake{number}"))
         found["direct"].append(direct.to_first_step(call))
     return {name: seconds[len(seconds) // 10 :] for name, seconds in found.items()}  # the first ones are slower
-
-
-def p99(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
 
 
 def main() -> int:
@@ -152,30 +143,27 @@ def main() -> int:
     wanted = calls(given.jobs or (40 if given.quick else 330), steps=2, size=128)
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="wake-") as scratch:
         folder = Path(scratch)
-        spool = Spool(folder / "spool")
-        spool.create()
         witnessed = folder / "calls"
         witnessed.touch()
         (folder / "witness").mkdir()
         (folder / "witness" / "sitecustomize.py").write_text(WITNESS.format(path=str(witnessed)))
         path = os.pathsep.join(filter(None, (str(folder / "witness"), os.environ.get("PYTHONPATH"))))
-        options = (f"--cache={folder}/cache", f"--models={folder}/models")
         with (
-            spooler(spool, *options, env={"PYTHONPATH": path}) as running,
+            product(folder / "product", env={"PYTHONPATH": path}) as running,
             bare() as direct,
             sleeper(folder / "idle") as idle,
         ):
-            wait_for(lambda: witnessed.stat().st_size, "the engine to be witnessed")
+            running.drop("warm-up", wanted[-1].fields())
+            running.wait(running.done("warm-up").is_dir, "the first job")
             found = measure(running, witnessed, direct, idle, wanted)
     for name, seconds in found.items():
-        print(
-            f"{name:8} p50 {statistics.median(seconds) * 1000:7.2f} ms   p99 {p99(seconds) * 1000:7.2f} ms   of {len(seconds)}"
-        )
-    beyond = p99(found["product"]) - p99(found["bare"]) - statistics.median(found["direct"])
+        middle, late = (percentile(seconds, part) * 1000 for part in (0.5, 0.99))
+        print(f"{name:8} p50 {middle:7.2f} ms   p99 {late:7.2f} ms   of {len(seconds)}")
+    beyond = percentile(found["product"], 0.99) - percentile(found["bare"], 0.99) - statistics.median(found["direct"])
     verdict = "reached" if beyond <= TARGET_S else "MISSED"
     print(f"the product's p99 beyond both: {beyond * 1000:.2f} ms (target <= {TARGET_S * 1000:g} ms: {verdict})")
     if given.json:
-        rows = {name: {"p50_s": statistics.median(s), "p99_s": p99(s), "of": len(s)} for name, s in found.items()}
+        rows = {name: {"p50_s": statistics.median(s), "p99_s": percentile(s, 0.99), "of": len(s)} for name, s in found.items()}
         told = {**rows, "beyond_s": beyond, "target_s": TARGET_S, "machine": machine(), "commit": commit()}
         given.json.write_text(json.dumps(told, indent=2) + "\n")
     return int(beyond > TARGET_S)
