@@ -23,15 +23,15 @@ def document() -> dict[str, Any]:
         [(model, "serialization") for model in (*MODELS, *OF_EVENTS, *OF_FORM)], ref_template="#/components/schemas/{model}"
     )
     components = schemas["$defs"]
-    submission = {**components["Job"], "title": "Submission", "properties": dict(components["Job"]["properties"])}
+    properties = dict(components["Job"]["properties"])
     for name in SWEEPABLE:  # a list in the place of a value is a sweep over it
-        field = submission["properties"][name]
+        field = properties[name]
         told = {key: field[key] for key in ("default", "description", "title") if key in field}
         value = {key: field[key] for key in field if key not in told}
-        submission["properties"][name] = told | {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        properties[name] = told | {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
     wanted = {"type": ["string", "null"], "pattern": f"^{ID.pattern}$", "description": "An id of your own."}
-    submission["properties"]["id"] = wanted
-    components["Submission"] = submission
+    components["Fields"] = components["Job"] | {"title": "Fields", "properties": properties}
+    components["Submission"] = components["Job"] | {"title": "Submission", "properties": properties | {"id": wanted}}
     paths: dict[str, Any] = {}
     for path, method, summary, parameters, takes_job, answers in ROUTES:
         operation: dict[str, Any] = {

@@ -342,7 +342,7 @@ ROUTES: tuple[Route, ...] = (
         "post",
         "Submit a job, as tutorials do",
         [KEY],
-        {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+        {"application/json": {"schema": {"$ref": "#/components/schemas/Fields"}}},
         {202: ("Accepted: the job is on disk.", Generating), 400: ("No valid job; every mistake is named.", Error), **FULL},
     ),
     (
