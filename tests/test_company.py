@@ -127,8 +127,13 @@ def test_a_knee_is_measured_once_and_kept(tmp_path: Path) -> None:
     assert [again.get(name, 16).rows for name in ("here", "there", "odd")] == [2, 16, 2]
     again.get("here", 16).end(4, time.perf_counter() - 1.9)
     assert again.get("here", 16).rows == 2, "that is no better by more than a little"
+    seen = set()
+    for _ in range(knee.AGAIN):
+        again.get("here", 16).end(2, time.perf_counter() - 1.0)
+        seen.add(again.get("here", 16).rows)
+    assert seen == {2, 4}, "now and then more are tried"
     again.get("here", 16).end(8, time.perf_counter() - 2.0)
-    assert again.get("here", 16).rows == 16, "and this is"
+    assert again.get("here", 16).rows == 16, "and this is better"
     again.get("there", 16).met_full_memory(16)
     assert again.get("there", 16).rows == 8
 

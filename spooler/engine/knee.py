@@ -25,6 +25,8 @@ ENOUGH = 0.95
 TRIED = 8
 #: Calls of a size that are measured before anything is made of it.
 SAMPLES = 12
+#: Of so many calls the last few may have twice the rows: what was measured at a bad time would else never be measured again.
+AGAIN, RETRIED = 200, 30
 #: What is bettered by less is not written down.
 NOTED = 0.02
 
@@ -53,6 +55,7 @@ class Knee:
         self._samples: dict[int, list[float]] = {}
         #: Of calls that the device is still at: rows, and the moments of begin and end.
         self._under_way: deque[tuple[int, Any, Any]] = deque()
+        self._calls = 0
         self._short: int | None = None  # rows for which memory was short
 
     @property
@@ -60,7 +63,8 @@ class Knee:
         """The rows that a call should have at most."""
         self._read()
         most = self._most if self._short is None else min(self._most, max(LEAST, self._short // 2))
-        return most_rows(self._found, most)
+        knee = most_rows(self._found, most)
+        return min(2 * knee, most) if self._calls % AGAIN >= AGAIN - RETRIED else knee
 
     def begin(self) -> Any:
         """The moment at which a call begins, for `end`."""
@@ -72,6 +76,7 @@ class Knee:
 
     def end(self, rows: int, begun: Any) -> None:
         """A call of so many rows was made, and nothing else since `begun`."""
+        self._calls += 1
         self._under_way.append((rows, begun, self.begin()))
         self._read()
 

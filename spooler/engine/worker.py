@@ -397,10 +397,12 @@ class Engine:
         self._leave(work)
 
     def _die(self, company: Company, error: Exception) -> NoReturn:
-        """A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one."""
-        works = [work for work in company.works if company.pictures_of(work)]
-        if len(works) == 1:
-            self._send(self._failed(works[0], error))
+        """A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
+
+        A job that was alone fails with it. Of several nobody knows which one it was: then the spooler tries each by itself.
+        """
+        if len(company.works) == 1:
+            self._failed(company.works[0], error)
         log.error("the device is lost: %s", first_line(error))
         os._exit(3)
 
@@ -420,11 +422,12 @@ class Engine:
         """Tell of those that have ended and of whom all is written."""
         for work in [each for each in self._ending if each.album.is_quiet]:
             if work.failed is None:
-                work.sheet = work.sheet or self._files.submit(work.album.finish)
-                if work.run.job.sweep and not work.sheet.done():
+                if work.run.job.sweep and work.sheet is None:
+                    work.sheet = self._files.submit(work.album.finish)
+                if work.sheet and not work.sheet.done():
                     continue
                 try:
-                    sheet_name = work.sheet.result()
+                    sheet_name = work.sheet.result() if work.sheet else work.album.finish()
                 except Exception as error:  # noqa: BLE001 - a filter, or the disk: it costs the job alone
                     work.failed = self._end_by(work, error)
                 else:
