@@ -45,8 +45,8 @@ from bench.direct import Direct
 from spooler import messages
 from spooler.engine import device as devices
 from spooler.engine import single_file
+from spooler.engine.device import JOB_ERRORS
 from spooler.engine.memory import GIB
-from spooler.engine.worker import JOB_ERRORS
 
 PROMPT = "a red circle on a blue background"
 #: What a row may fail with; the rest of the table does not care.
@@ -236,16 +236,22 @@ class Shelf:
 
     def engine(self, family: str, settings: Mapping[str, str]) -> Direct:
         """An engine for the family's rows. `full` and not `auto`: the mode is what is measured."""
-        fixed = {"device": self._scale.device, "memory": "full", "preview_s": 0, "batch": max(self._scale.batches)}
+        fixed = {
+            "device": self._scale.device,
+            "memory": "full",
+            "preview_s": 0,
+            "together": 1,
+            "batch": max(self._scale.batches),
+        }
         places = {"models": self.folder, "model": family, "cache": self.folder.parent / "cache"}
         engine = Direct(**fixed | places | dict(settings))
-        tell = engine.engine.on_decode
+        tell = engine.engine._alone._on_decode
 
         def on_decode() -> None:  # else the clock would count the end of the denoising as decoding
             synchronize()
             tell()
 
-        engine.engine.on_decode = on_decode  # type: ignore[method-assign]
+        engine.engine._alone._on_decode = on_decode  # type: ignore[method-assign]
         return engine
 
     def job(self, family: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from PIL import Image
 from ward import Patient, patient
 
 from bench.direct import Direct
-from spooler import company, library, messages
+from spooler import company, messages
 from spooler.catalogue import ModelCard
 from spooler.engine import knee
 from spooler.engine.knee import Knees
@@ -251,8 +252,16 @@ def alone() -> Iterator[Direct]:
     made.close()
 
 
+def know_calls(cache: Path, digest: str) -> None:
+    """Have the cache say that calls may be large, whatever a busy machine would measure."""
+    cache.mkdir(exist_ok=True)
+    known = {f"{platform.machine()} CPU | {digest[:10]} | 128x128 | full, vae_slicing | float32": FLAT}
+    (cache / "knees.json").write_text(json.dumps(known))
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Direct]:
+def engine(tmp_path: Path, alone: Direct) -> Iterator[Direct]:
+    know_calls(tmp_path / "cache", alone.facts.hash)
     made = Direct(tmp_path, preview_s=0.001)
     yield made
     made.close()
@@ -354,22 +363,10 @@ def test_what_goes_wrong_in_company_is_tried_alone(
 # -- the whole way -------------------------------------------------------------------------------------------------------------
 
 
-def prepare(cache: Path) -> None:
-    """A cache that knows that calls may be large, whatever a busy machine would measure."""
-    model = library.scan(cache, "demo").models["demo"]
-    made = Direct(cache / "scratch", cache=cache)
-    digest = made.engine._residents.hash_of(model.card.name)[:10]
-    made.close()
-    tricks = "full, vae_slicing"
-    known = {f"x86_64 CPU | {digest} | 128x128 | {tricks} | float32": FLAT}
-    (cache / "knees.json").write_text(json.dumps(known))
-
-
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+def busy(tmp_path_factory: pytest.TempPathFactory, alone: Direct) -> Iterator[Patient]:
     folder = tmp_path_factory.mktemp("company")
-    (folder / "cache").mkdir()
-    prepare(folder / "cache")
+    know_calls(folder / "cache", alone.facts.hash)
     with patient(folder, "--preview-s", "0.2") as made:
         yield made
         made.heal()
