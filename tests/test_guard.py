@@ -291,3 +291,13 @@ def test_s3_what_a_page_may_send_anywhere_is_no_json(client: FlaskClient, spool:
         assert answer.status_code == 415
     nothing = client.post("/api/v1/jobs/hers/hold", content_type=kind, headers=bearer(ANN))
     assert nothing.status_code == 200, "no body, no kind that could be wrong"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/jobs", "/api/v1/tokens", "/v1/images/edits", "/queue/bulk", "/login"])
+@pytest.mark.parametrize("part", ['name="x\\"', 'name="x\\"; filename="a.png"'])
+def test_s7_a_part_of_a_form_without_a_name_is_a_mistake_of_the_client(client: FlaskClient, path: str, part: str) -> None:
+    """Its quotation mark is escaped, so the name has no end."""
+    body = f"--b\r\nContent-Disposition: form-data; {part}\r\n\r\n1\r\n--b\r\n"
+    body += 'Content-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--b--\r\n'
+    headers = bearer(OPS) | {"Content-Type": "multipart/form-data; boundary=b", "Origin": "http://localhost"}
+    assert client.post(path, data=body, headers=headers).status_code < 500

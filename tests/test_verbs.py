@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -221,6 +222,17 @@ def test_p9_a_hostile_tar_writes_nothing_but_jobs(spool: Spool) -> None:
     file.seek(0)
     assert [each.taken_as for each in archive.load(spool, file)] == [None]
     assert not [path for path in spool.root.rglob("*") if path.is_file() and path.name != ".claim.lock"]
+
+
+def test_export_leaves_out_a_folder_with_something_odd_in_it(spool: Spool) -> None:
+    """Even where the job does not name it: the folder is to be set aside, and not to be taken elsewhere."""
+    folder = spool.held / "cat"
+    folder.mkdir()
+    (folder / "job.json").write_bytes(b'{"prompt": "a cat"}')
+    os.mkfifo(folder / "odd")
+    assert archive.export(spool, io.BytesIO()) == 0
+    (folder / "odd").unlink()
+    assert archive.export(spool, io.BytesIO()) == 1
 
 
 def test_fsck_finds_and_mends_what_recovery_may_mend(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:

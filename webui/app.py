@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from werkzeug.exceptions import BadRequest
 
 from spooler.denylist import DenyList
 from spooler.settings import Settings
@@ -51,8 +52,19 @@ from webui.sdapi import register as sdapi
 MAX_REQUEST_BYTES = 64 << 20
 
 
+class FormRequest(Request):
+    """A request whose form has a name for each of its parts: of one that nobody can understand werkzeug makes None."""
+
+    def _load_form_data(self) -> None:
+        super()._load_form_data()
+        if None in self.form or None in self.files:
+            raise BadRequest("Each part of a form must have a name that can be read, but one has none.")
+
+
 class App(Flask):
     """Flask, but that none of its functions is a coroutine: it asks that of each one at each request."""
+
+    request_class = FormRequest
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func

@@ -316,7 +316,7 @@ def _busy(seed: int) -> Script:
 def _edit(state: str, folder: bool) -> Script:
     inputs = INPUTS if folder else {}
     before = stages.job("a cat", **({"image": "start.png"} if folder else {}))
-    after = encode(edit.replacing("cat", "dog")(decode(before)))
+    after = encode(operations.EDIT(decode(before)))
 
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
@@ -326,7 +326,7 @@ def _edit(state: str, folder: bool) -> Script:
         return having(ledger, entry, replace(entry, raw=after))
 
     def act(spool: Spool, ledger: Ledger, say: Say) -> None:
-        assert len(edit.apply(spool, edit.replacing("cat", "dog"))) == 1
+        assert len(edit.apply(spool, operations.EDIT, frozenset({"cat"}))) == 1
         edited = (each for each in ledger.entries if each.raw != before)
         say(Ledger(tuple(replace(each, given=True) if each.raw == after else each for each in edited)))
 

@@ -33,8 +33,8 @@ NAME = "mutants"
 WORKERS = 2
 #: Where jobs are moved and written. Not here: what only reads, and what writes a probe that it removes (doctor, mounts).
 MODULES = (
-    "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "pictures", "batches", "doorman", "notices",
-    "edit", "archive", "fsck",
+    "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "dropped", "pictures", "batches", "doorman",
+    "notices", "edit", "archive", "fsck",
     "retention", "intake", "removal", "service",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it on a machine that is busy.
@@ -46,6 +46,7 @@ STATES = 6
 #: The tests of a module, quick ones first. Those of spool.py serve for what it is made of.
 TESTS: Mapping[str, Sequence[str]] = {
     "pending": ("looks", "races", "claims", "gone", "batches", "spool", "watch", "prove_traces"),
+    "dropped": ("looks", "races", "gone", "strangers", "watch", "prove_traces"),
     "pictures": ("looks", "pictures", "strangers"),
     "batches": ("looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
     "doorman": ("looks", "gone", "batches", "watch", "prove_traces"),
@@ -89,7 +90,7 @@ EQUIVALENT: Mapping[tuple[str, str, str, str], str] = {
         "False",
         "True",
     ): "Only the order of new names is told by it; the look at each follows no link.",
-    ("pending", "_is_dir", "False", "True"): "Only what is worth a look is told by it; the look itself follows no link.",
+    ("dropped", "is_dir", "False", "True"): "Only what is worth a look is told by it; the look itself follows no link.",
     ("batches", "Batches._submit", "spool.find_by_name(job_id) is None", "True"): "The look under the lock decides.",
     ("durable", "write_new", "os.O_NOFOLLOW", "0"): "With O_CREAT and O_EXCL no link is followed (open(2)); W1 asks for both.",
 }
