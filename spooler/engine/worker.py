@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,6 +28,7 @@ from spooler.engine.alone import FILES_S, Alone, MemoryShortError, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
 from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
+from spooler.engine.helpers import helpers
 from spooler.engine.knee import Knees
 from spooler.engine.memory import Rung
 from spooler.engine.preview import Previews
@@ -68,7 +69,7 @@ class Engine:
         self._alone = Alone(settings, residents, commands, self._previews, self)
         self._knees = Knees(settings.cache / "knees.json", residents.device)
         self._desk = Desk()
-        self._files = ThreadPoolExecutor(2, thread_name_prefix="files")
+        self._files = helpers(2)
         self._waiting: deque[Work] = deque()  # jobs that are not at work yet, in the order in which they are to be
         self._company: Company | None = None
         self._ending: list[Work] = []  # of which nothing is to be drawn any more, but something to be written
