@@ -28,7 +28,21 @@ def mark(browser: Chrome) -> None:
     browser.execute_script("window.marked = true")
 
 
-@pytest.mark.parametrize("path", ["", "queue", "gallery", "failed", "status", "jobs/cat", "jobs/waits", "batches/two"])
+PATHS = ("", "queue", "gallery", "failed", "status", "jobs/cat", "jobs/waits", "batches/two")
+
+
+def test_every_page_has_a_frame_that_can_follow(browser: Chrome, desk: Desk) -> None:
+    """That it does is looked at on some of them, for an open page asks the less often the less happens."""
+    desk.done("cat")
+    desk.submit("waits")
+    desk.batch("two")
+    for path in PATHS:
+        browser.get(f"{desk.address}/{path}")
+        for selector in (BANNER, "[data-fresh=ready]", "[data-live]"):
+            assert len(browser.find_elements(By.CSS_SELECTOR, selector)) == 1, (path, selector)
+
+
+@pytest.mark.parametrize("path", ["", "gallery", "jobs/waits"])
 def test_the_banner_and_the_light_follow_the_spooler(browser: Chrome, desk: Desk, path: str) -> None:
     desk.done("cat")
     desk.submit("waits")
