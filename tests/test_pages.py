@@ -49,6 +49,22 @@ def text(client: FlaskClient, path: str) -> str:
     return client.get(path).get_data(as_text=True)
 
 
+def test_jobs_that_are_drawn_together_stand_in_the_order_in_which_they_began(client: FlaskClient, spool: Spool) -> None:
+    """However often each of their folders was written to."""
+    for number, name in enumerate(("second", "first", "third")):
+        spool.submit(json.dumps({"prompt": f"a ring, {name}"}).encode(), name)
+        place = spool.claim(f"{name}.json", "me")
+        assert place
+        record = Record(id=name, queued=utc_now(), started=f"2026-01-01T00:00:0{(1, 0, 2)[number]}.000Z")
+        spool.prepare(place, record)
+    (spool.claimed / "me" / "first" / "preview.jpg").write_bytes(b"x")
+    for path in ("/queue", "/"):
+        page = text(client, path)
+        assert [page.index(f"a ring, {name}") for name in ("first", "second", "third")] == sorted(
+            page.index(f"a ring, {name}") for name in ("first", "second", "third")
+        )
+
+
 def test_done_job_s_page_shows_picture_record_and_the_way_to_do_it_again(client: FlaskClient, spool: Spool) -> None:
     spool.submit(b'{"prompt": "a ring"}', "ring")
     finish(spool, "ring")

@@ -214,7 +214,7 @@ def _page(given: Given, chosen: list[str], mistakes: Mistakes | None = None) -> 
         accepted=",".join(f"image/{each.lower()}" for each in pictures.FORMATS),
         signed_in=person().name,
         finished=office().reports.ended(("done",), limit=8).jobs,
-        running=office().reports.jobs("claimed")[0],
+        running=office().reports.running(),
         **frame(ready),
     )
 

@@ -81,7 +81,7 @@ def retry(job_id: str) -> AnyResponse:
 def queue() -> str:
     reports = office().reports
     whose = "mine" if request.args.get("of") == "mine" and me() else "all"
-    running = reports.jobs("claimed")[0]
+    running = reports.running()
     waiting, held = reports.jobs("pending", limit=SHOWN)[0], reports.jobs("held", limit=SHOWN)[0]
     lists = {"waiting": waiting, "held": held}
     own = {

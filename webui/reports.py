@@ -191,6 +191,10 @@ class Reports:
         places = self._spool.places(state)
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
 
+    def running(self) -> list[JobReport]:
+        """The jobs at work, the one that began first at the top: their folders change with each step, and tell no order."""
+        return sorted(self.jobs("claimed")[0], key=lambda report: (report.started or "", report.id))
+
     def waiting_of(self, owner: str, limit: int = 50) -> list[JobReport]:
         """The first waiting jobs of that owner, however far behind in the line."""
         places = [self._line.place(each) for each in self.waiting() if each.owner == owner][:limit]
