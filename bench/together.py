@@ -15,9 +15,7 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,63 +29,43 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from bench.batching import GUIDANCE, PROMPTS, SAMPLERS, STEPS
-from spooler.spool import Spool
+from bench.product import Product, product
 
-#: A round that takes longer is a product that stands still.
-DEADLINE_S = 600.0
 UNCOUNTED = 2
 ALONE, TOGETHER, BOUND = "eight, one at a time", "eight, together", "one job of eight, one stock call"
 LONE_ALONE, LONE = "a lone job, --together 1", "a lone job"
-POLL_S = 0.002
 
 
-class Product:
-    """A real spooler over a spool of its own."""
+class Rounds:
+    """A product and the rounds that went through it."""
 
-    def __init__(self, folder: Path, *options: str):
-        self.spool = Spool(folder / "spool")
-        self.spool.create()
-        self._rounds = 0
-        where = ["--spool", str(self.spool.root), "--cache", str(folder / "cache"), "--models", str(folder / "models")]
-        command = [sys.executable, "-m", "spooler", *where, "--spooler", "bench", "--device", "cpu", *options]
-        self._log = (folder / "log").open("wb")
-        self._process = subprocess.Popen(command, cwd=ROOT, stderr=self._log, stdout=self._log)
-        self._wait(lambda: any(alive and status.state == "ready" for status, alive in self.spool.spoolers()), "the engine")
+    def __init__(self, ours: Product):
+        self._product = ours
+        self._number = 0
+
+    def _names(self, jobs: int) -> list[str]:
+        return [f"r{self._number}-{number}" for number in range(jobs)]
 
     def seconds(self, jobs: list[dict[str, Any]]) -> float:
         """From the end of the pause, with all of the jobs waiting, until the last is in done/."""
-        self._rounds += 1
-        names = [f"r{self._rounds}-{number}" for number in range(len(jobs))]
-        self.spool.pause()
+        ours, spool = self._product, self._product.spool
+        self._number += 1
+        spool.pause()
+        names = self._names(len(jobs))
         for name, job in zip(names, jobs, strict=True):
-            draft = self.spool.tmp / name
-            draft.write_text(json.dumps(job))
-            draft.rename(self.spool.pending / f"{name}.json")
-        known = lambda: any(alive and status.paused and status.waiting == len(jobs) for status, alive in self.spool.spoolers())  # noqa: E731
-        self._wait(known, "the spooler to know the jobs")
+            ours.drop(name, job)
+        ours.wait(lambda: (told := ours.status) and told.paused and told.waiting == len(jobs), "the jobs to be known")
         begun = time.perf_counter()
-        self.spool.resume()
-        left = [self.spool.root / "done" / name for name in names]
-        self._wait(lambda: all(folder.exists() for folder in left), "the pictures")
+        spool.resume()
+        ours.wait(lambda: all(ours.done(name).exists() for name in names), "the pictures")
         return time.perf_counter() - begun
 
     def shared(self) -> list[int]:
         """Of the last round: the most pictures that were in one call with each job's."""
-        places = [self.spool.find(f"r{self._rounds}-{number}") for number in range(len(STEPS))]
-        records = [self.spool.read_record(place) for place in places if place]
+        spool = self._product.spool
+        places = [spool.find(name) for name in self._names(len(STEPS))]
+        records = [spool.read_record(place) for place in places if place]
         return [record.engine.shared for record in records if record and record.engine]
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
-        self._log.close()
-
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        end = time.perf_counter() + DEADLINE_S
-        while not condition():
-            if time.perf_counter() > end or self._process.poll() is not None:
-                raise RuntimeError(f"waited in vain for {what}; the log is {self._log.name}")
-            time.sleep(POLL_S)
 
 
 def mixed(size: int) -> list[dict[str, Any]]:
@@ -107,9 +85,11 @@ def mixed(size: int) -> list[dict[str, Any]]:
 
 
 def measure(size: int, rounds: int, folder: Path) -> dict[str, Any]:
-    for name in ("alone", "together"):
-        (folder / name).mkdir()
-    alone, together = Product(folder / "alone", "--together", "1", "--batch", "8"), Product(folder / "together")
+    with product(folder / "alone", "--together=1", "--batch=8") as one, product(folder / "together") as eight:
+        return measured(size, rounds, Rounds(one), Rounds(eight))
+
+
+def measured(size: int, rounds: int, alone: Rounds, together: Rounds) -> dict[str, Any]:
     jobs = mixed(size)
     same = jobs[4] | {"steps": sum(STEPS) // len(STEPS), "count": len(STEPS)}
     ways: dict[str, Callable[[], float]] = {
@@ -121,19 +101,15 @@ def measure(size: int, rounds: int, folder: Path) -> dict[str, Any]:
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     shared: list[int] = []
-    try:
-        for number in range(rounds + UNCOUNTED):
-            order = list(ways)
-            random.Random(number).shuffle(order)
-            for name in order:
-                seconds = ways[name]()
-                if name == TOGETHER:
-                    shared = together.shared()
-                if number >= UNCOUNTED:
-                    taken[name].append(seconds)
-    finally:
-        alone.stop()
-        together.stop()
+    for number in range(rounds + UNCOUNTED):
+        order = list(ways)
+        random.Random(number).shuffle(order)
+        for name in order:
+            seconds = ways[name]()
+            if name == TOGETHER:
+                shared = together.shared()
+            if number >= UNCOUNTED:
+                taken[name].append(seconds)
 
     def over(slow: str, fast: str) -> float:
         return round(statistics.median(one / other for one, other in zip(taken[slow], taken[fast], strict=True)), 3)

@@ -157,7 +157,7 @@ class _Drawing(TorchFunctionMode):
         if func is not torch.randn:
             return func(*args, **kwargs)
         if self.precision is not None:
-            raise NotImplementedError("A scheduler that draws noise twice in a step is not known here.")
+            raise ValueError("A scheduler whose step draws noise twice has no table: its job is drawn alone.")
         asked = kwargs["dtype"]
         self.precision = "model" if asked == self._noise.dtype else asked
         return self._noise.to(asked)
