@@ -86,7 +86,7 @@ class House:
         self.start()
 
     def start(self) -> None:
-        self.spooler = Spooler(self.spool, "--batch=1", "--preview-s=0.05")
+        self.spooler = Spooler(self.spool, "--batch=1", "--together=1", "--preview-s=0.05")
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,14 @@
   const thumbs = one('thumbs'), pager = one('pager'), picks = one('picks');
 
   if (thumbs) {
-    // -- more, when the end comes near; a person who asked to see no more of it can stop by ticking a box ---------------------------
+    // -- more, when the end comes near ----------------------------------------------------------------------------------------------
     let fetching = false;
     const more = async () => {
       const link = pager.querySelector('[rel="next"]');
       if (!link || fetching) return;
       fetching = true;
+      watch.unobserve(pager);
+      let rest = 5000; // before it is tried again by itself, when the server had no answer
       try {
         const answer = await fetch(link.href);
         if (!answer.ok) return;
@@ -20,13 +22,18 @@
         const next = fresh.querySelector('[data-part="pager"] [rel="next"]');
         if (next) link.href = next.href; else link.remove();
         document.querySelector('[data-part="said"]').textContent = pager.dataset.more.replace('{n}', items.length);
-      } finally { fetching = false; }
-      if (pager.getBoundingClientRect().top < innerHeight + 600) more();
+        rest = 0;
+      } finally {
+        fetching = false;
+        // Watched anew, for a watch tells of changes only: who scrolled to the new end before the next frame changed nothing.
+        setTimeout(() => watch.observe(pager), rest);
+      }
     };
+    const watch = new IntersectionObserver(entries => { if (entries.some(each => each.isIntersecting)) more().catch(() => {}); }, { rootMargin: '600px' });
+    watch.observe(pager);
     pager.addEventListener('click', event => {
       if (event.target.closest('[rel="next"]') && !event.ctrlKey && !event.metaKey) { event.preventDefault(); more().catch(() => {}); }
     });
-    new IntersectionObserver(entries => { if (entries.some(each => each.isIntersecting)) more().catch(() => {}); }, { rootMargin: '600px' }).observe(pager);
 
     // -- the selection: shift takes a whole stretch, Esc takes it back ---------------------------------------------------------------
     const boxes = () => [...picks.querySelectorAll('input[name="job"]')];
