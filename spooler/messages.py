@@ -1,9 +1,11 @@
 """What the spooler and the engine say to each other: one JSON object a line, plain enough to read in a log.
 
     spooler -> engine   Run, Cancel, Stop
-    engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished or Failed; Room in between
+    engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished, Failed or Lost;
+                        Room and Trouble in between
 
-All but Stop, Ready, Refused and Room carry a job's id: several jobs may run in one engine, when it has said that there is room.
+All but Stop, Ready, Refused, Room and Trouble carry a job's id: several jobs may run in one engine, when it has said that there
+is room.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Run(_Message):
     folder: str
     job: Job
     cells: tuple[Job, ...]
+    attempt: int = Field(1, description="Number of this try at it: what an earlier one still has to say is not heard.")
     alone: bool = Field(False, description="Whether it must share nothing with another job: it may be what ends the process.")
 
 
@@ -68,6 +71,22 @@ class Room(_Message):
     type: Literal["room"] = "room"
     heard: int = Field(description="Number of Run messages that were heard by then: later ones take of the room.")
     jobs: int
+
+
+class Trouble(_Message):
+    """Why no job can be drawn just now though the engine itself is well, for people to read; null: that is over."""
+
+    type: Literal["trouble"] = "trouble"
+    reason: str | None
+
+
+class Lost(_Message):
+    """What drew this one job is gone, and nothing more will be heard of the try; the engine's other jobs go on."""
+
+    type: Literal["lost"] = "lost"
+    id: str
+    how: str
+    alone: bool = Field(True, description="Whether nothing else was drawn there, so that the job itself may be the reason.")
 
 
 class Progress(_Message):
@@ -116,7 +135,9 @@ class Failed(_Message):
 
 
 ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]
-FromEngine = Annotated[Ready | Refused | Room | Progress | ImageDone | Finished | Failed, Field(discriminator="type")]
+FromEngine = Annotated[
+    Ready | Refused | Room | Trouble | Progress | ImageDone | Finished | Failed | Lost, Field(discriminator="type")
+]
 
 to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)
 from_engine: TypeAdapter[FromEngine] = TypeAdapter(FromEngine)

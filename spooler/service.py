@@ -252,6 +252,8 @@ class Service:
                 self._learn(message.facts)
             case messages.Room():
                 self._warden.make_room(message)
+            case messages.Trouble():
+                self._warden.trouble = message.reason
             case _:
                 if (told := self.running.get(message.id)) and not told.outcome:
                     self._share_out(now)
@@ -298,6 +300,8 @@ class Service:
                     return
                 running.record = running.record.fail(message.code, message.reason, message.facts)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
+            case messages.Lost():
+                self._put_back(running, f"{WORKER_DIED if message.alone else COMPANY_DIED}: {message.how}")
 
     def _put_back(self, running: Running, outcome: str) -> None:
         """End the attempt without an end of the job: it is tried again, later or as often as `outcome` allows."""
@@ -532,7 +536,8 @@ class Service:
         number, waited = record.attempts[-1].number, round(record.queue_seconds, 3)
         told = event("attempt", job=place.id, owner=job.owner or None, number=number, model=card.name, waited=waited)
         log.info("job %s: attempt %d", place.id, number, extra=told)
-        self._warden.send(messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells, alone=alone))
+        run = messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells, attempt=number, alone=alone)
+        self._warden.send(run)
 
     def _end(self, place: Place, record: Record, state: End, now: float) -> None:
         """End a job that the engine does not have."""

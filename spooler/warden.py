@@ -27,6 +27,7 @@ class Warden:
         self.child: Child | None = None
         self.facts: EngineFacts | None = None  # of the model that ran last; set while the engine is warm
         self.refused: str | None = None  # the engine's reason why it can never work here
+        self.trouble: str | None = None  # why it draws nothing though it is there, as it says
         self.load_seconds = 0.0  # of a start that no job has been charged with yet
         self._child_since = 0.0
         self._next_start = 0.0
@@ -54,8 +55,8 @@ class Warden:
 
     @property
     def reason(self) -> str | None:
-        """Why there is no warm engine, as far as known."""
-        return None if self.facts else self._last_failure
+        """Why there is no warm engine, or one that cannot draw, as far as known."""
+        return self.trouble if self.facts else self._last_failure
 
     def mind(self, now: float, busy: bool) -> None:
         """Start the engine when there is none; kill one that loads too long; end one that is to be recycled and is not busy."""
@@ -107,7 +108,7 @@ class Warden:
         was_ready = self.facts is not None
         pid = self.child.pid if self.child else 0
         recycled, self._recycling = self._recycling, False
-        self.child, self.facts, self._killed_for = None, None, None
+        self.child, self.facts, self.trouble, self._killed_for = None, None, None, None
         if stopping:
             return how
         if recycled and not busy:
