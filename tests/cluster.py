@@ -1,4 +1,4 @@
-"""A small cluster for the tests: a real Redis, a real S3 server, real workers with the demo model, all of them ended with it."""
+"""A small cluster for the tests: a real Redis, a real S3 server, real workers with the demo model, all ended with it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spooler.remote.broker import WORKERS, Broker, beat_key
 from spooler.remote.wire import Beat
 from spooler.settings import Settings
 
-PASSWORD = "a-password-that-nobody/may:see"
-SECRET_KEY = "a-secret-key-of-the-store"
+PASSWORD = "a-password-that-nobody/may:see"  # noqa: S105
+SECRET_KEY = "a-secret-key-of-the-store"  # noqa: S105
 BUCKET = "pictures"
 
 
@@ -40,7 +40,8 @@ class Redis:
         self.password_file = folder / "password"
         self.password_file.write_text(PASSWORD + "\n")
         self.password_file.chmod(0o600)
-        conf = f"bind 127.0.0.1\nport {self.port}\ndir {folder}\nappendonly yes\nappendfsync always\nsave \"\"\nrequirepass {PASSWORD}\n"
+        lines = ["bind 127.0.0.1", f"port {self.port}", f"dir {folder}", "appendonly yes", "appendfsync always", 'save ""']
+        conf = "\n".join([*lines, f"requirepass {PASSWORD}"]) + "\n"
         (folder / "redis.conf").write_text(conf)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.settings = Settings(dispatch=self.url, dispatch_password_file=str(self.password_file))
@@ -107,7 +108,12 @@ class Worker:
         command = [sys.executable, "-m", "spooler.cli", "worker", *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=ROOT, env={**os.environ, **env, "TMPDIR": str(folder)}, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, **env, "TMPDIR": str(folder)},
+                start_new_session=True,
             )
 
     @property
@@ -179,5 +185,3 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield made
     finally:
         made.close()
-
-

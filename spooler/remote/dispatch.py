@@ -310,8 +310,8 @@ class Dispatch(Child):
         self._submit(self._files, self._publish_again, sent)
 
     def _cancel(self, sent: Sent) -> None:
-        """Cancel what a worker may have begun: one that nobody has ends here, any other when the worker says so. When Redis does
-        not answer it is tried again, by the next look."""
+        """Cancel what a worker may have begun: one that nobody has ends here, any other when the worker says so. When Redis
+        does not answer it is tried again, by the next look."""
         key = redises.key(self._settings.spooler, sent.run.id)
         if self._swap(keys=[key], args=[f"{sent.id}|waiting|", f"{sent.id}|cancel|"]):
             self._end(sent, _cancelled(sent))

@@ -8,6 +8,7 @@ is in an address, so none can get into a log, a task or a record.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -43,6 +44,8 @@ class Store:
         if not parts.scheme or "@" in parts.netloc:
             raise StoreAddressError("`store` must be s3://bucket/prefix or file:///folder, without keys in it")
         self.url = url.rstrip("/")
+        for wordy in ("botocore", "aiobotocore"):  # where it found its keys
+            logging.getLogger(wordy).setLevel(logging.WARNING)
         options: dict[str, Any] = {"auto_mkdir": True} if parts.scheme == "file" else {}
         if parts.scheme == "s3":
             options = dict(S3)

@@ -332,6 +332,8 @@ def serve(settings: Settings) -> int:
     """Run a worker until it is told to stop. Returns the exit status: 0, or 2 when it cannot work as configured."""
     logs.begin("worker", settings.log_format)
     setup_logging.connect(_leave_logging, weak=False)
+    for told_here in ("celery.app.trace", "celery.worker.strategy"):  # each job, with the whole of its result
+        logging.getLogger(told_here).setLevel(logging.WARNING)
     try:
         broker, store = Broker.of(settings), Store(settings.store)
         found = library.scan(settings.models, settings.model)
