@@ -42,7 +42,8 @@ class Gone:
 class Child:
     """One engine process. `hear` is called from a thread with each message, and with Gone at the end, exactly once."""
 
-    def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None]):
+    def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None], threads: int | None = None):
+        """`threads`: of the CPU that it may compute on; None: as many as there are cores."""
         command = [sys.executable, "-m", "spooler.engine", *settings.arguments()]
         self._hear = hear
         # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
@@ -54,7 +55,7 @@ class Child:
             # What its libraries print is no JSON, so it passes through here: the last words of a crash too.
             stderr=subprocess.PIPE if settings.log_format == "json" else None,
             process_group=0,
-            env=ENVIRONMENT | os.environ | OFFLINE,
+            env=ENVIRONMENT | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | OFFLINE,
         )
         if self._process.stderr:
             threading.Thread(target=_pass_on, args=(self._process.stderr,), name="engine log", daemon=True).start()

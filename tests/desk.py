@@ -42,7 +42,9 @@ class Desk:
         self.life = Life.begin(self.spool, "me")
         self.engine = Engine()
         settings = Settings(spool=root, spooler="me", floor_mib=0.0, stall_s=1e9)
-        self.service = Service(settings, self.spool, CATALOGUE, deny_list or DenyList(), self.life, lambda made: self.engine)
+        self.service = Service(
+            settings, self.spool, CATALOGUE, deny_list or DenyList(), self.life, lambda made, settings: self.engine
+        )
         self._now = 0.0
         self.turn()
         self.turn(messages.Ready(facts=FACTS))
