@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, ClassVar
 
 from pydantic import ValidationError
 
@@ -63,6 +63,9 @@ class Child:
         self._stdin: IO[bytes] = self._process.stdin
         self._stdout: IO[bytes] = self._process.stdout
         threading.Thread(target=self._listen, name="engine listener", daemon=True).start()
+
+    #: Whether it draws each job somewhere else: jobs of any model at a time, and it tells itself of one that is lost.
+    is_remote: ClassVar[bool] = False
 
     @property
     def pid(self) -> int:

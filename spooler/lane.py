@@ -41,6 +41,11 @@ class Lane:
         return self.warden.facts.model if self.warden.facts else None
 
     @property
+    def is_remote(self) -> bool:
+        """Whether its jobs are drawn in different places, so that none of them must be like another."""
+        return bool(self.warden.child and self.warden.child.is_remote)
+
+    @property
     def key(self) -> str | None:
         """Of the jobs at work: what joins them must have it too (company.py). None: there are none."""
         return next((running.key for running in self.at_work), None)
@@ -48,6 +53,8 @@ class Lane:
     @property
     def room(self) -> int:
         """How many jobs may be begun here now, of those that may be drawn with the ones at work."""
+        if self.is_remote:
+            return self.warden.room(busy=True)
         at_work = self.at_work
         if not at_work:
             self.waited_for = None
@@ -57,19 +64,23 @@ class Lane:
 
     def takes(self, key: str) -> bool:
         """Whether a job of that key may be begun here now."""
-        return self.room > 0 and (self.key is None or (key == self.key and key != company.ALONE))
+        if self.is_remote or self.key is None:
+            return self.room > 0
+        return self.room > 0 and key == self.key and key != company.ALONE
 
     def mind(self, now: float) -> None:
         """Start, end or kill the engine as it is due; one that was silent for too long while it works is killed."""
         at_work = self.at_work
         self.warden.mind(now, busy=bool(at_work))
+        if self.is_remote:
+            return
         if at_work and now - self._last_sign(at_work) > (patience_s := self._patience_s(at_work)):
             self.warden.kill(f"it gave no sign of life for {patience_s:g} s")
 
     def due(self) -> float:
         """When its silence is to be looked at, monotonic seconds."""
         at_work = self.at_work
-        return self._last_sign(at_work) + self.settings.stall_s if at_work else float("inf")
+        return self._last_sign(at_work) + self.settings.stall_s if at_work and not self.is_remote else float("inf")
 
     def share_out(self, now: float) -> None:
         """Charge the jobs at work with the time since this was done last: each with its share."""

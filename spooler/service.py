@@ -377,9 +377,13 @@ class Service:
         """Claim the jobs that are next, as many as an engine can take, and begin them. False when none may run."""
         for lane in sorted((lane for lane in self.lanes if lane.room), key=lambda lane: len(lane.at_work)):
             # The first is chosen by itself, and then those that are like it.
-            key = lane.key
-            most, elsewhere = (1, self._neighbours.warm(now)) if key is None else (lane.room, frozenset[str]())
-            if chosen := self.intake.choose(lane.model or "", now, most, key, elsewhere):
+            key, most, model = lane.key, lane.room, lane.model or ""
+            elsewhere: frozenset[str] = frozenset()
+            if lane.is_remote:
+                key, model = None, ""  # each may go to another worker
+            elif key is None:
+                most, elsewhere = 1, self._neighbours.warm(now)
+            if chosen := self.intake.choose(model, now, most, key, elsewhere):
                 for waiting, place in self.intake.claim(chosen):
                     self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
                 return True
