@@ -130,7 +130,7 @@ def test_a_cancel_reaches_the_engine_that_has_the_job(two: Two) -> None:
     assert not any(isinstance(each, messages.Cancel) for each in two.one.heard)
 
 
-def test_one_engine_that_works_is_enough_and_readers_are_told_of_both(two: Two) -> None:
+def test_one_engine_that_works_is_enough_and_readers_are_told_of_both(two: Two, tmp_path: Path) -> None:
     two.drop("a")
     for _ in range(3):
         two.turn(Gone("exit status 1"), two.two)
@@ -141,6 +141,10 @@ def test_one_engine_that_works_is_enough_and_readers_are_told_of_both(two: Two) 
     two.turn(Gone("exit status 1"), two.two)
     (status, _), *_ = two.spool.spoolers()
     assert status.takes_jobs and status.engines[1].state == "failing" and "exit status 1" in str(status.engines[1].reason)
+    page = create_app(Settings(spool=two.spool.root, cache=tmp_path / "cache")).test_client().get("/status").text
+    rows = [row.partition("</div>")[0] for row in page.partition('id="spoolers"')[2].split("<dt>")[1:3]]
+    assert "one" in rows[0] and "none" in rows[0] and ">a</a>" in rows[0], "its model, and the job that it runs"
+    assert "two" in rows[1] and "exit status 1" in rows[1]
 
 
 def test_a_spooler_of_one_engine_is_told_of_in_the_same_form(tmp_path: Path) -> None:
