@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from spooler import logs
-from spooler.service import serve
+from spooler.serve import serve
 from spooler.settings import Settings
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, ClassVar
 
 from pydantic import ValidationError
 
@@ -42,7 +42,8 @@ class Gone:
 class Child:
     """One engine process. `hear` is called from a thread with each message, and with Gone at the end, exactly once."""
 
-    def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None]):
+    def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None], threads: int | None = None):
+        """`threads`: of the CPU that it may compute on; None: as many as there are cores."""
         command = [sys.executable, "-m", "spooler.engine", *settings.arguments()]
         self._hear = hear
         # A group of its own: Ctrl-C in the terminal is for the spooler, which then tells the engine. All other file
@@ -54,7 +55,7 @@ class Child:
             # What its libraries print is no JSON, so it passes through here: the last words of a crash too.
             stderr=subprocess.PIPE if settings.log_format == "json" else None,
             process_group=0,
-            env=ENVIRONMENT | os.environ | OFFLINE,
+            env=ENVIRONMENT | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | OFFLINE,
         )
         if self._process.stderr:
             threading.Thread(target=_pass_on, args=(self._process.stderr,), name="engine log", daemon=True).start()
@@ -62,6 +63,9 @@ class Child:
         self._stdin: IO[bytes] = self._process.stdin
         self._stdout: IO[bytes] = self._process.stdout
         threading.Thread(target=self._listen, name="engine listener", daemon=True).start()
+
+    #: Whether it draws each job somewhere else: jobs of any model at a time, and it tells itself of one that is lost.
+    is_remote: ClassVar[bool] = False
 
     @property
     def pid(self) -> int:

@@ -134,7 +134,7 @@ def has_writer(path: Path) -> bool:
     """Whether some process of this host has the file, or one in the folder, open to write: no read lease then (fcntl(2)).
 
     Where it cannot be told (a network file system, another user's file) the answer is no. SIGIO, which a writer that comes
-    just now sends us, is ignored by `service.serve`.
+    just now sends us, is ignored by `serve.serve`.
     """
     if path.is_dir() and not path.is_symlink():
         try:

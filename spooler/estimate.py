@@ -35,7 +35,7 @@ def learn(speeds: Mapping[str, float], model: str, seconds: float, done: float) 
 
 
 def starts(
-    line: Iterable[Waiting], default: str, speeds: Mapping[str, float], running_s: float = 0.0, spoolers: int = 1
+    line: Iterable[Waiting], default: str, speeds: Mapping[str, float], running_s: float = 0.0, engines: int = 1
 ) -> list[float | None]:
     """Seconds from now until each job of the line starts; None from the first on whose speed nobody has measured.
 
@@ -43,9 +43,9 @@ def starts(
     `running_s` is what the running jobs still need together.
     """
     known = sum(speeds.values()) / len(speeds) if speeds else None
-    at, found = running_s / max(1, spoolers), []
+    at, found = running_s / max(1, engines), []
     for job in line:
         found.append(at if known is not None else None)
         if known is not None:
-            at += job.work * speeds.get(job.model or default, known) / max(1, spoolers)
+            at += job.work * speeds.get(job.model or default, known) / max(1, engines)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Literal
 
@@ -128,16 +128,19 @@ class Intake:
 
     # -- which is next -------------------------------------------------------------------------------------------------------
 
-    def choose(self, model: str, now: float, most: int = 1, key: str | None = None) -> list[Waiting]:
+    def choose(
+        self, model: str, now: float, most: int = 1, key: str | None = None, elsewhere: Collection[str] = ()
+    ) -> list[Waiting]:
         """The jobs to run next, at most so many, with that model loaded; none when none may run. They are for `claim`.
 
         Each is picked as if those before it had begun to run: a turn of its owner, its model loaded. `key`: only such as may be
         drawn with those at work (company.py); when it is the turn of one that may not, that one waits until nothing is.
+        `elsewhere`: models for which another host has an idle engine: see `schedule.Queue.pick`.
         """
         running = self._running_jobs()
         default = self._catalogue().default
         chosen: list[Waiting] = []
-        while len(chosen) < most and (next_ := self._pick(model, default, now, running, key)):
+        while len(chosen) < most and (next_ := self._pick(model, default, now, running, key, elsewhere)):
             if key is not None and next_.key != key:
                 break
             if self.pending.may_be_claimed(next_, now, self._grace_s()):
@@ -149,11 +152,14 @@ class Intake:
                 chosen.append(next_)
         return chosen
 
-    def _pick(self, model: str, default: str, now: float, running: Counter[str], key: str | None) -> Waiting | None:
+    def _pick(
+        self, model: str, default: str, now: float, running: Counter[str], key: str | None, elsewhere: Collection[str]
+    ) -> Waiting | None:
         """The one job that is next. `running`: how many of an owner's run, where that is bounded."""
         cap = self._settings.owner_running
         busy = {owner for owner, number in running.items() if number >= cap} if cap else set()
-        while chosen := self.pending.queue.pick(self._last_turn, model, default, now, self._settings.overtake_s, busy, key):
+        overtake_s = self._settings.overtake_s
+        while chosen := self.pending.queue.pick(self._last_turn, model, default, now, overtake_s, busy, key, elsewhere):
             wall = self.clock.now() if chosen.expires_at is not None else None
             if chosen.expires_at is None or (wall is not None and wall < chosen.expires_at):
                 return chosen

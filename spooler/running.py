@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TYPE_CHECKING
 
 from spooler import messages
 from spooler.place import Place
 from spooler.record import Image, Record
 from spooler.states import End
 from spooler.status import Progress
+
+if TYPE_CHECKING:
+    from spooler.lane import Lane
 
 
 @dataclass
@@ -21,6 +25,7 @@ class Running:
     record: Record
     last_sign: float
     progress: Progress
+    lane: Lane | None = None  # whose engine has it; None: it never ran
     began: float = 0.0  # monotonic seconds
     work: float = 0.0  # megapixel-steps
     key: str = ""  # of the jobs that it may be drawn with

@@ -25,6 +25,8 @@ _Key = tuple[int, int, int, int, int, int]
 #: Jobs of one lane have one model and, nearly always, one key: all keys there may ever be share so many lanes.
 _Lane = tuple[str, int]
 KEY_LANES = 32
+#: Seconds in which a host that has a job's model loaded, and nothing to do, should have claimed it.
+COURTESY_S = 1.0
 #: Higher is sooner: when it was moved to the top (0: it was not), then the priority.
 Rank = tuple[int, int]
 
@@ -203,6 +205,7 @@ class Queue:
         overtake_s: float,
         busy_owners: Collection[str] = (),
         key: str | None = None,
+        elsewhere: Collection[str] = (),
     ) -> Waiting | None:
         """The job to run now; None when none may. It stays in the queue until it is removed.
 
@@ -210,6 +213,8 @@ class Queue:
         head has been overtaken for `overtake_s` seconds. `default` is the model of a job that names none; `now` is monotonic
         seconds; `busy_owners` have as many jobs running as they may. With a `key` jobs are at work that have it: then those
         that have it too may overtake, and what is picked may be another's turn, which must wait for the end of those.
+        `elsewhere`: models that an idle engine of another host has loaded: a job for one of them is left to that host for
+        `COURTESY_S` seconds, as long as it may be overtaken; then whoever has room takes it.
         """
 
         def fits(job: Waiting) -> bool:
@@ -242,6 +247,9 @@ class Queue:
             head = min(heads, key=turn)
             if fits(head):
                 return head
-            may_pass = bool(warm) and now - self._passed_since.setdefault(head.name, now) < overtake_s
-            return min(warm, key=turn) if may_pass else head
+            passed_s = now - self._passed_since.setdefault(head.name, now)
+            if warm and passed_s < overtake_s:
+                return min(warm, key=turn)
+            is_left = (head.model or default) in elsewhere and passed_s < min(COURTESY_S, overtake_s)
+            return None if is_left else head
         return None

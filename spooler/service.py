@@ -1,4 +1,4 @@
-"""The spooler: claims jobs, feeds the engine as many as it can draw together, watches over it, publishes what comes of them.
+"""The spooler: claims jobs, feeds its engines as many as each can draw together, watches over them, publishes what comes of it.
 
 One turn of the loop is `Service.turn`; it never waits. What happened since the last turn lies in the inbox: messages of the
 engine, its death, and hints that the spool changed.
@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import secrets
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Literal
 
-from filelock import Timeout
-
-from spooler import company, estimate, library, messages, mounts, pictures
-from spooler.catalogue import Catalogue, resolve_all
+from spooler import estimate, messages
+from spooler import lane as lanes
+from spooler.catalogue import Catalogue
 from spooler.child import Child, Gone
-from spooler.denylist import DenyList, DenyListError
-from spooler.dropped import owner_of
-from spooler.durable import UnreadableError, UnsyncedError
+from spooler.denylist import DenyList
+from spooler.durable import UnsyncedError
+from spooler.examine import Ends, Examiner, GoesBack, Runs, SetAside
 from spooler.floor import Floor
 from spooler.intake import LOOK_S, Intake
-from spooler.job import MAX_SEED
+from spooler.lane import Lane
 from spooler.life import Life
 from spooler.logs import event
-from spooler.mistakes import IncompleteError, JobError
+from spooler.neighbours import Neighbours
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
 from spooler.place import Place
@@ -41,11 +35,9 @@ from spooler.retention import Retention
 from spooler.running import Running
 from spooler.schedule import Waiting
 from spooler.settings import Settings
-from spooler.spool import Spool, SpoolError
+from spooler.spool import Spool
 from spooler.states import FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
-from spooler.targets import TargetError
-from spooler.warden import Warden
 from spooler.watch import Hint
 
 log = logging.getLogger(__name__)
@@ -63,8 +55,6 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = NO_ROOM | {
     *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
 }
-#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
-STALL_STEPS = 20
 
 
 class Service:
@@ -77,8 +67,9 @@ class Service:
         catalogue: Catalogue,
         deny_list: DenyList,
         life: Life,
-        start_engine: Callable[[Service], Child],
+        start_engine: Callable[[Service, Settings], Child],
     ):
+        """`start_engine`: that of one lane, for the settings with the lane's device."""
         self.settings = settings
         self.spool = spool
         self.catalogue = catalogue
@@ -95,14 +86,17 @@ class Service:
         self._retention = Retention(spool, settings)
         self._next_retention = 0.0
         self._speeds: dict[str, float] = {}  # seconds a megapixel-step, by model
-        self._warden = Warden(settings, lambda: start_engine(self))
+        self.lanes = tuple(
+            Lane(each, self.running, lambda each=each: start_engine(self, each))  # type: ignore[misc]
+            for each in settings.of_lanes()
+        )
+        self._neighbours = Neighbours(spool, settings.spooler)
+        self._examiner = Examiner(settings, spool, self.intake, deny_list)
         self._recovered: list[Place] = []
-        self._is_waited_for = False  # the first recovered job may not be drawn with those that run: it is their end's turn
         self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._next_recover = self._next_beat = self._next_reaping = 0.0
-        self._shared_out = 0.0  # monotonic seconds, see _share_out
         self._told: SpoolerStatus | None = None
         self._tally = self._counted = spool.tally(settings.spooler)
         self._started = utc_now()
@@ -112,7 +106,7 @@ class Service:
     def run(self) -> None:
         """Turn until told to stop, or until the engine says that it can never work here (then `refused` says why)."""
         self._notifier.start()
-        while not (self.stopping or self._warden.refused or self.fenced):
+        while not (self.stopping or self.refused or self.fenced):
             try:
                 self.turn(time.monotonic())
                 self._wait()
@@ -133,8 +127,8 @@ class Service:
     def turn(self, now: float) -> None:
         """Everything there is to do now, once."""
         self._read_inbox(now)
-        self._warden.mind(now, busy=bool(self.running))
-        self._mind_engine(now)
+        for lane in self.lanes:
+            lane.mind(now)
         for running in list(self.running.values()):
             self._mind_running(running, now)
         self.intake.look(now)
@@ -152,14 +146,17 @@ class Service:
         self._tell(now)
 
     def close(self) -> None:
-        """End the engine at its next step. A job that it had stays claimed for the next start; the attempt does not count."""
+        """End the engines at their next step. A job that one had stays claimed for the next start; the try does not count."""
         self.intake.stop()
-        self._warden.close()
+        for lane in self.lanes:
+            lane.warden.stop()
+        for lane in self.lanes:
+            lane.warden.close()
         self._notifier.stop()
         self._retention.close()
         for running in () if self.fenced else self.running.values():
             self._leave(running)
-        self.running = {}
+        self.running.clear()
         self._told = None
         self._tell(time.monotonic(), stopped=True)
 
@@ -179,8 +176,7 @@ class Service:
         """Sleep until something is in the inbox or the next thing is due."""
         now = time.monotonic()
         due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now))
-        if self.running:
-            due = min(due, self._last_sign + self.settings.stall_s)
+        due = min(due, *(lane.due() for lane in self.lanes))
         wait_s = min(max(0.0, due - now), POLL_S)
         try:
             event = self.inbox.get(timeout=wait_s)
@@ -196,85 +192,59 @@ class Service:
                 return
             self._receive(event, now)
 
-    # -- the engine ----------------------------------------------------------------------------------------------------------
+    # -- the engines ---------------------------------------------------------------------------------------------------------
 
     @property
     def refused(self) -> str | None:
-        """The engine's reason why it can never work here."""
-        return self._warden.refused
+        """An engine's reason why it can never work here."""
+        return next((lane.warden.refused for lane in self.lanes if lane.warden.refused), None)
 
     def _owner(self, running: Running) -> str:
         """Whose job it is: one that does not say so is whose file it was."""
         given = running.record.parameters.owner if running.record.parameters else ""
         return given or self.intake.owner(running.place.id)
 
-    @property
-    def _at_work(self) -> list[Running]:
-        """The jobs that the engine has; the others have ended, and are about to be published."""
-        return [running for running in self.running.values() if not running.outcome]
-
-    @property
-    def _last_sign(self) -> float:
-        """When the engine was last heard of, of whichever job: all of them are drawn by one thread."""
-        return max(running.last_sign for running in self.running.values())
-
-    @property
-    def _patience_s(self) -> float:
-        """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
-        if any(running.progress.phase == "load" for running in self.running.values()):
-            return self.settings.load_s
-        return max(self.settings.stall_s, *(STALL_STEPS * running.median_step_s for running in self.running.values()))
-
-    def _mind_engine(self, now: float) -> None:
-        """Kill an engine that was silent for too long."""
-        if self._at_work and now - self._last_sign > self._patience_s:
-            self._warden.kill(f"it gave no sign of life for {self._patience_s:g} s")
-
     def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | Hint, now: float) -> None:
         if isinstance(event, Hint):
             self.intake.hear(event, now)
             return
         child, message = event
-        if child is not self._warden.child:
+        lane = next((lane for lane in self.lanes if lane.warden.child is child), None)
+        if lane is None:
             return  # of an engine that was given up
         match message:
             case Gone():
-                how = self._warden.gone(message, now, bool(self.running), self.stopping)
                 # The attempt that it took along is counted: the job runs again, or fails after the last one. Of several jobs
                 # nobody knows which was the reason: none is blamed, and each is tried again, alone (P4).
-                lost = [] if self.stopping else self._at_work
+                lost = [] if self.stopping else lane.at_work
+                how = lane.warden.gone(message, now, bool(lane.at_work), self.stopping)
                 for running in reversed(lost):
                     self._put_back(running, f"{COMPANY_DIED if len(lost) > 1 else WORKER_DIED}: {how}")
             case messages.Refused():
-                self._warden.refuse(message.reason)
+                lane.warden.refuse(message.reason)
             case messages.Ready():
-                self._warden.ready(message.facts)
-                self._learn(message.facts)
+                lane.warden.ready(message.facts)
+                self._learn(lane, message.facts)
             case messages.Room():
-                self._warden.make_room(message)
+                lane.warden.make_room(message)
             case messages.Trouble():
-                self._warden.trouble = message.reason
+                lane.warden.trouble = message.reason
             case _:
-                if (told := self.running.get(message.id)) and not told.outcome:
-                    self._share_out(now)
-                    self._hear_of_job(told, message, now)
+                told = self.running.get(message.id)
+                if told and told.lane is lane and not told.outcome:
+                    lane.share_out(now)
+                    self._hear_of_job(lane, told, message, now)
 
-    def _share_out(self, now: float) -> None:
-        """Charge the jobs that the engine has with the time since this was done last: each with its share."""
-        for running in (at_work := self._at_work):
-            running.device_s += (now - max(self._shared_out, running.began)) / len(at_work)
-        self._shared_out = now
-
-    def _learn(self, facts: EngineFacts) -> None:
-        """Note what the engine told of itself and of the model that it ran."""
-        self._warden.facts = facts
+    def _learn(self, lane: Lane, facts: EngineFacts) -> None:
+        """Note what an engine told of itself and of the model that it ran."""
+        lane.warden.facts = facts
         self._hashes[facts.model] = facts.hash
         cards = [card.model_copy(update={"hash": self._hashes.get(card.name, card.hash)}) for card in self.catalogue.models]
         self.catalogue = self.catalogue.model_copy(update={"models": tuple(cards)})
 
     # -- the running job -----------------------------------------------------------------------------------------------------
 
-    def _hear_of_job(self, running: Running, message: messages.FromEngine, now: float) -> None:
+    def _hear_of_job(self, lane: Lane, running: Running, message: messages.FromEngine, now: float) -> None:
         silent_s = running.sign(now)
         match message:
             case messages.Progress():
@@ -282,19 +252,19 @@ class Service:
             case messages.ImageDone():
                 running.add_image(message.image)
             case messages.Finished():
-                timings = self._whole_timings(running.record, message.timings)
-                self._learn(message.facts)
+                timings = _whole_timings(lane, running.record, message.timings)
+                self._learn(lane, message.facts)
                 took_s = max(0.0, running.device_s - message.timings.load)
                 self._speeds = estimate.learn(self._speeds, message.facts.model, took_s, running.work)
                 running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
-                self._warden.recycle_if_grown(message.grown_bytes)
+                lane.warden.recycle_if_grown(message.grown_bytes)
             case messages.Failed():
-                self._warden.recycle_if_grown(message.grown_bytes)
+                lane.warden.recycle_if_grown(message.grown_bytes)
                 if message.details:
                     self._write_error(running.place, message.details)
                 if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
-                    self._warden.kill("it met an error that no later job would survive")
+                    lane.warden.kill("it met an error that no later job would survive")
                 if message.no_room:
                     self._put_back(running, "no-room")
                     return
@@ -315,10 +285,6 @@ class Service:
         if outcome == "no-room":
             self._floor.met_full_disk(time.monotonic())
         self.spool.prepare(running.place, running.record)
-
-    def _whole_timings(self, record: Record, measured: Timings) -> Timings:
-        load, self._warden.load_seconds = self._warden.load_seconds, 0.0
-        return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
 
     def _mind_running(self, running: Running, now: float) -> None:
         """Publish a job that ended, pass on a cancel, show progress."""
@@ -348,13 +314,12 @@ class Service:
             return
         if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
             log.error("job %s: another spooler has it", running.place.id)
-            running.cancelling = True
             self.running.pop(running.place.id, None)
-            self._warden.send(messages.Cancel(id=running.place.id))
+            if running.lane:
+                running.lane.cancel(running)
             return
-        if not running.cancelling and (running.place.path / "cancel").exists():
-            running.cancelling = True
-            self._warden.send(messages.Cancel(id=running.place.id))
+        if running.lane and not running.cancelling and (running.place.path / "cancel").exists():
+            running.lane.cancel(running)
         if now - running.progress_written >= PROGRESS_S * max(1.0, len(self.running) / 4):
             running.progress_written = now
             try:
@@ -398,29 +363,32 @@ class Service:
         self.intake.recover()
 
     def _feed(self, now: float) -> None:
-        """Give a warm engine jobs while it has room: those that were recovered, else the next in pending/."""
-        if not self.running:
-            self._is_waited_for = False
-        while self._warden.room(bool(self.running)) and not (self.stopping or self._is_waited_for):
-            if any(running.key == company.ALONE or running.outcome for running in self.running.values()):
+        """Give warm engines jobs while they have room: those that were recovered, else the next in pending/."""
+        while not self.stopping and any(lane.room for lane in self.lanes):
+            if any(running.outcome for running in self.running.values()):  # one whose end the disk does not take
                 return
             if not self._floor.has_room(now) or not self._goes_on():
                 return
-            if self._recovered:
+            if self._recovered and not any(lane.waited_for for lane in self.lanes):
                 self._begin_or_fail(self._recovered.pop(0), now)
             elif self.spool.paused or not self._claim_next(now):
                 return
 
     def _claim_next(self, now: float) -> bool:
-        """Claim the jobs that are next, as many as the engine can take, and begin them. False when none may run."""
-        assert self._warden.facts  # noqa: S101 - _feed looked
-        key = next((running.key for running in self.running.values()), None)
-        # The first is chosen by itself, and then those that are like it.
-        most = 1 if key is None else self._warden.room(busy=True)
-        chosen = self.intake.choose(self._warden.facts.model, now, most, key)
-        for waiting, place in self.intake.claim(chosen) if chosen else ():
-            self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
-        return bool(chosen)
+        """Claim the jobs that are next, as many as an engine can take, and begin them. False when none may run."""
+        for lane in sorted((lane for lane in self.lanes if lane.room), key=lambda lane: len(lane.at_work)):
+            # The first is chosen by itself, and then those that are like it.
+            key, most, model = lane.key, lane.room, lane.model or ""
+            elsewhere: frozenset[str] = frozenset()
+            if lane.is_remote:
+                key, model = None, ""  # each may go to another worker
+            elif key is None:
+                most, elsewhere = 1, self._neighbours.warm(now)
+            if chosen := self.intake.choose(model, now, most, key, elsewhere):
+                for waiting, place in self.intake.claim(chosen):
+                    self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
+                return True
+        return False
 
     def _end_hopeless(self, now: float) -> None:
         """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing else does."""
@@ -431,10 +399,9 @@ class Service:
             if not self._hopeless:
                 return
             waiting, place, why = self._hopeless[0]
-            record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
-            record = record.claimed_by(self.settings.spooler, place.id, waiting.name)
+            end = self._examiner.hopeless(place, waiting.name, why)
             self._hopeless.popleft()  # from here on it is what runs, until it is shown
-            self._end(place, record.fail("condition", why), "failed", now)
+            self._end(place, end, now)
 
     def _goes_on(self) -> bool:
         """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""
@@ -460,8 +427,7 @@ class Service:
     def _give_up(self, place: Place, reason: str, now: float) -> None:
         """End a job that cannot be begun; one that cannot even be ended is left where it is, and told of in the log."""
         try:
-            record = self.spool.read_record(place) or Record(id=place.id, spooler=self.settings.spooler)
-            self._end(place, record.fail("internal", reason), "failed", now)
+            self._end(place, self._examiner.stumbled(place, reason), now)
         except OSError as error:
             if error.errno in PASSING:
                 raise
@@ -470,102 +436,73 @@ class Service:
             self._left.add(place.id)
 
     def _begin(self, place: Place, now: float, given_name: str, work: float) -> None:
-        """Start a claimed job's next attempt, or end it without one."""
-        record = self.spool.read_record(place) or Record(id=place.id, queued=self.spool.queued_at(place))
-        record = record.claimed_by(self.settings.spooler, place.id, given_name)
-        record = record.end_attempt("worker-died: the spooler died")  # no effect on an attempt that has its end
-        try:
-            job = self.spool.read_job(place)  # what is run is what was claimed, whatever was seen in pending/
-            self.deny_list.check(job)
-            if odd := self.spool.odd_entry(place, job.inputs):
-                raise pictures.InputError(odd)
-            self.spool.gather_inputs(place, job.inputs)
-            sizes = {name: pictures.size(place.path / "inputs" / name) for name in job.inputs}
-            self.catalogue.check(job, sizes)
-        except (JobError, UnreadableError, pictures.InputError) as error:
-            if isinstance(error, IncompleteError) and not record.attempts:
-                # RACE: somebody began to write to it just as it was claimed: it is looked at again where it was.
-                self.spool.give_back(place)
-            elif record.attempts:
-                self._end(place, record.fail("invalid", str(error)), "failed", now)
-            elif name := self.spool.reject_claimed(place, str(error)):
-                self._tally = self._tally.with_rejected()
-                told = event("rejected", job=place.id, file=name, reason=str(error))
-                log.warning("rejected/%s: %s", name, ascii(str(error))[1:-1], extra=told)
-            return
-        if (place.path / "hold").exists():  # somebody died who edited it
-            self.spool.give_back(place, "held")
-            return
-        if (place.path / "cancel").exists():
-            self._end(place, record.fail("cancelled", "Cancelled before it started."), "cancelled", now)
-            return
-        if not record.attempts and (verdict := self.intake.verdict(place, job)).answer != "ready":
-            if verdict.answer == "never":
-                self._end(place, record.fail("condition", verdict.why), "failed", now)
-            else:
-                self.spool.give_back(place)
-            return
-        if record.attempts_used >= self.settings.max_attempts:
-            last = record.attempts[-1].outcome
-            reason = f"The engine ended {record.attempts_used} times while it ran this job; the last time: {last}."
-            self._end(place, record.fail("worker-died", reason), "failed", now)
-            return
-        if not job.owner:  # the record says whose it was
-            job = job.model_copy(update={"owner": owner_of(place.job_file.stat().st_uid)})
-        earlier = record.parameters.seed if record.parameters else None
-        seed = secrets.randbelow(MAX_SEED + 1) if earlier is None else earlier
-        parameters, cells = resolve_all(job, self.catalogue, seed, sizes)
-        assert self._warden.facts  # noqa: S101 - _feed looked
-        card = self.catalogue.card(parameters.model)
-        assert card  # noqa: S101 - _check looked
-        facts = self._warden.facts.model_copy(
-            update={"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
-        )
-        alone = record.is_suspect
-        key = company.ALONE if alone else company.key_of_all(cells, card)
-        if any(running.key != key or key == company.ALONE for running in self._at_work):
-            self._recovered.insert(0, place)  # it is its turn, but not in the company of those that run
-            self._is_waited_for = True
-            return
-        record = record.begin_attempt(parameters, facts)
+        """Start a claimed job's next attempt, or do with it what else is its due."""
+        match self._examiner.examine(place, self.catalogue, given_name):
+            case GoesBack(to=to):
+                self.spool.give_back(place, to)
+            case SetAside(reason=reason):
+                if name := self.spool.reject_claimed(place, reason):
+                    self._tally = self._tally.with_rejected()
+                    told = event("rejected", job=place.id, file=name, reason=reason)
+                    log.warning("rejected/%s: %s", name, ascii(reason)[1:-1], extra=told)
+            case Ends() as end:
+                self._end(place, end, now)
+            case Runs() as job:
+                if lane := lanes.best(self.lanes, job.key, job.card.name):
+                    self._start(lane, place, job, now, work)
+                else:  # it is its turn, but it may not be drawn with those that are at work
+                    self._recovered.insert(0, place)
+                    least = min(self.lanes, key=lambda lane: len(lane.at_work))
+                    least.waited_for = place.id
+
+    def _start(self, lane: Lane, place: Place, job: Runs, now: float, work: float) -> None:
+        """Give a job to an engine."""
+        assert lane.warden.facts  # noqa: S101 - it has room
+        card = job.card
+        now_true = {"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
+        facts = lane.warden.facts.model_copy(update=now_true)
+        record = job.record.begin_attempt(job.job, facts)
         self.spool.prepare(place, record)  # on disk before the engine hears of it
-        work = work or estimate.work(parameters, card)
-        self._share_out(now)
-        progress = Progress(count=parameters.pictures)
-        self.running[place.id] = Running(place, record, now, progress, began=now, work=work, key=key)
+        work = work or estimate.work(job.job, card)
+        lane.share_out(now)
+        progress = Progress(count=job.job.pictures)
+        self.running[place.id] = Running(place, record, now, progress, lane, began=now, work=work, key=job.key)
         self._tally = self._tally.with_attempt(record)
         number, waited = record.attempts[-1].number, round(record.queue_seconds, 3)
         told = event("attempt", job=place.id, owner=job.owner or None, number=number, model=card.name, waited=waited)
         log.info("job %s: attempt %d", place.id, number, extra=told)
-        run = messages.Run(id=place.id, folder=str(place.path), job=parameters, cells=cells, attempt=number, alone=alone)
-        self._warden.send(run)
+        lane.warden.send(
+            messages.Run(id=place.id, folder=str(place.path), job=job.job, cells=job.cells, attempt=number, alone=job.alone)
+        )
 
-    def _end(self, place: Place, record: Record, state: End, now: float) -> None:
-        """End a job that the engine does not have."""
-        running = self.running[place.id] = Running(place, record, now, Progress(), outcome=state)
+    def _end(self, place: Place, end: Ends, now: float) -> None:
+        """End a job that no engine has."""
+        running = self.running[place.id] = Running(place, end.record, now, Progress(), outcome=end.state)
         self._mind_running(running, now)
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
     def _tell(self, now: float, stopped: bool = False) -> None:
         """Write spooler.json when it changed, and now and then for its date."""
-        state: Literal["starting", "ready", "failing", "stopped"] = "ready" if self._warden.facts else "starting"
-        if self._warden.failing:
-            state = "failing"
+        told_lanes = tuple(lane.told() for lane in self.lanes)
+        first = next((each for each in told_lanes if each.state == "ready" and not each.reason), None)
+        # One engine that works is enough: what ails the others is told with them.
+        ailing = first or min(told_lanes, key=lambda each: ("failing", "ready", "starting").index(each.state))
         status = SpoolerStatus(
             spooler=self.settings.spooler,
             host=socket.gethostname(),
             started=self._started,
             beat=utc_now(),
-            state="stopped" if stopped else state,
-            reason=self._floor.reason or self._warden.reason,
+            state="stopped" if stopped else ailing.state,
+            reason=self._floor.reason or ailing.reason,
             paused=self.spool.paused,
             running=tuple(self.running),
             watching=self.intake.watching,
             waiting=len(self.intake),
             last_turn=self.intake.last_turns(),
             speeds=self._speeds,
-            engine=self._warden.facts,
+            engine=ailing.engine,
+            lanes=told_lanes if len(told_lanes) > 1 else (),
             catalogue=self.catalogue,
         )
         if rejected := self.intake.take_rejected():
@@ -577,6 +514,12 @@ class Service:
         if self._tally != self._counted:
             self.spool.write_tally(self.settings.spooler, self._tally)
             self._counted = self._tally
+
+
+def _whole_timings(lane: Lane, record: Record, measured: Timings) -> Timings:
+    """With the time in the queue, and that of the engine's start, which its first job is charged with."""
+    load, lane.warden.load_seconds = lane.warden.load_seconds, 0.0
+    return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
 
 
 def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:
@@ -592,59 +535,3 @@ def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:
         log.warning("job %s: failed: %s: %s", job_id, code, reason, extra=event("failed", code=code, reason=reason, **about))
     else:
         log.info("job %s: cancelled: %s", job_id, reason, extra=event("cancelled", reason=reason, **about))
-
-
-def serve(settings: Settings) -> int:
-    """Run a spooler until SIGTERM or SIGINT. Returns the exit status: 0, or 2 when it cannot work as configured."""
-    # A lease that we ask for to see whether a file has a writer may be broken by one: that is no reason to die.
-    signal.signal(signal.SIGIO, signal.SIG_IGN)
-    spool = Spool(settings.spool)
-    while True:
-        try:
-            spool.create()
-            found = library.scan(settings.models, settings.model)
-            deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
-            life = Life.begin(spool, settings.spooler)
-        except Timeout:
-            log.error(
-                "a spooler named %s is running on this spool: give this one another name with --spooler", settings.spooler
-            )
-            return 2
-        except (SpoolError, library.ModelError, DenyListError, OSError) as error:
-            log.error("%s", error)
-            return 2
-        for reason in found.refused:
-            log.warning("not taken: %s", reason)
-        for advice in mounts.advice(mounts.of(spool.root)):
-            log.warning("%s", advice)
-        try:
-            service = Service(settings, spool, found.catalogue(), deny_list, life, start_engine=_start_engine)
-        except TargetError as error:
-            life.end()
-            log.error("%s", error)
-            return 2
-        if not _run(service, life):
-            return 2 if service.refused else 0
-
-
-def _run(service: Service, life: Life) -> bool:
-    """One life of a spooler. Returns whether there is to be another, since it was taken for dead and lives."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    log.info("spooler %s on %s, process %d", service.settings.spooler, service.settings.spool, os.getpid())
-    try:
-        service.run()
-    finally:
-        life.end()
-    if service.refused:
-        log.error("%s", service.refused)
-    return service.fenced
-
-
-def _start_engine(service: Service) -> Child:
-    settings = service.settings
-    if settings.dispatch:
-        from spooler.remote.dispatch import Dispatch
-
-        return Dispatch(settings, lambda child, message: service.inbox.put((child, message)))
-    return Child(settings, lambda child, message: service.inbox.put((child, message)))

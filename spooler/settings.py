@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ class Settings:
         "demo", "The default model: `demo`, which is shipped, a name in the folder of models, or the path of a model."
     )
     device: str = _row("auto", "`cuda`, `cuda:1`, `cpu`, or `auto`: the first GPU; without one, the CPU, for `demo` only.")
+    devices: str = _row(
+        "", "Devices of several engines under one spooler, separated by commas (`cuda:0,cuda:1`); empty: one, on --device."
+    )
     precision: str = _row(
         "auto",
         "Number format of the computation; auto: float16 on a GPU (bfloat16 for the families that need it), float32 on a CPU.",
@@ -235,6 +238,13 @@ class Settings:
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Settings:
         return cls(**{row.name: getattr(options, row.name) for row in fields(cls)})
+
+    def of_lanes(self) -> list[Settings]:
+        """These settings for each engine that the spooler is to have: with one device. What sends jobs elsewhere is one."""
+        if self.dispatch:
+            return [replace(self, device="celery", devices="")]
+        names = [name.strip() for name in self.devices.split(",") if name.strip()]
+        return [replace(self, device=name, devices="") for name in names] or [self]
 
     def arguments(self) -> list[str]:
         """The command line that gives these settings again."""

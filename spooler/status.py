@@ -44,6 +44,19 @@ class Progress(_Note):
         return min(1.0, max(len(self.images), self.image + within) / self.count)
 
 
+EngineState = Literal["starting", "ready", "failing"]
+
+
+class LaneStatus(_Note):
+    """One engine of a spooler that has several."""
+
+    device: str
+    state: EngineState
+    reason: str | None = None
+    running: tuple[str, ...] = ()
+    engine: EngineFacts | None = None
+
+
 class SpoolerStatus(_Note):
     """What a spooler is doing: spooler.json."""
 
@@ -61,7 +74,8 @@ class SpoolerStatus(_Note):
     waiting: Whole = Field(0, description="Number of jobs in pending/ that it knows of.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
     speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
-    engine: EngineFacts | None = None
+    engine: EngineFacts | None = Field(None, description="Of several engines, the first that works.")
+    lanes: tuple[LaneStatus, ...] = Field((), description="Its engines, when there are several.")
     catalogue: Catalogue = Catalogue()
 
     @field_validator("running", mode="before")
@@ -69,6 +83,15 @@ class SpoolerStatus(_Note):
     def _of_an_older_one(cls, running: Any) -> Any:
         """One that ran a single job at a time told its id, or null."""
         return (running,) if isinstance(running, str) else running or ()
+
+    @property
+    def engines(self) -> tuple[LaneStatus, ...]:
+        """Its engines; one that has one has told of it without this form."""
+        if self.lanes:
+            return self.lanes
+        state: EngineState = "ready" if self.engine else "failing" if self.state == "failing" else "starting"
+        device = self.engine.device if self.engine else ""
+        return (LaneStatus(device=device, state=state, reason=self.reason, running=self.running, engine=self.engine),)
 
     @property
     def takes_jobs(self) -> bool:

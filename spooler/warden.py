@@ -56,7 +56,7 @@ class Warden:
     @property
     def reason(self) -> str | None:
         """Why there is no warm engine, or one that cannot draw, as far as known."""
-        return self.trouble if self.facts else self._last_failure
+        return self.trouble or (None if self.facts else self._last_failure)
 
     def mind(self, now: float, busy: bool) -> None:
         """Start the engine when there is none; kill one that loads too long; end one that is to be recycled and is not busy."""
@@ -65,10 +65,10 @@ class Warden:
                 self.child, self._child_since = self._start(), now
                 self._given, self._room = 0, messages.Room(heard=0, jobs=0)
                 log.info("engine %d: starting", self.child.pid)
-        elif self.facts is None and now - self._child_since > self._settings.load_s:
+        elif self.facts is None and not self.child.is_remote and now - self._child_since > self._settings.load_s:
             self.kill(f"it did not load within {self._settings.load_s:g} s")
         elif self._recycling and not busy:
-            self.child.send(messages.Stop())
+            self.stop()
 
     def send(self, message: messages.Run | messages.Cancel) -> None:
         self._given += isinstance(message, messages.Run)
@@ -122,9 +122,13 @@ class Warden:
                 self._next_start = now + FAILED_START_WAIT_S
         return how
 
-    def close(self) -> None:
-        """End the engine at its next step."""
+    def stop(self) -> None:
+        """Have the engine end at its next step."""
         if self.child:
             self.child.send(messages.Stop())
+
+    def close(self) -> None:
+        """See the engine that was told to stop to its end."""
+        if self.child:
             self.child.wait(STOP_WAIT_S if self.facts else 0)  # one that still loads has nothing to finish
         self.child, self.facts = None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spooler import messages
+from spooler.catalogue import Catalogue
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList
 from spooler.life import Life
@@ -36,16 +37,21 @@ class Engine(Child):
 class Desk:
     """A service that is turned by hand; each turn is a while after the one before, so that everything is due."""
 
-    def __init__(self, root: Path, deny_list: DenyList | None = None):
+    def __init__(self, root: Path, deny_list: DenyList | None = None, devices: str = "", catalogue: Catalogue = CATALOGUE):
+        """`devices`: one engine for each; none: one engine."""
         self.spool = Spool(root)
         self.spool.create()
         self.life = Life.begin(self.spool, "me")
-        self.engine = Engine()
-        settings = Settings(spool=root, spooler="me", floor_mib=0.0, stall_s=1e9)
-        self.service = Service(settings, self.spool, CATALOGUE, deny_list or DenyList(), self.life, lambda made: self.engine)
+        settings = Settings(spool=root, spooler="me", floor_mib=0.0, stall_s=1e9, devices=devices)
+        self.engines = {each.device: Engine() for each in settings.of_lanes()}
+        self.engine = next(iter(self.engines.values()))
+        self.service = Service(
+            settings, self.spool, catalogue, deny_list or DenyList(), self.life, lambda _, each: self.engines[each.device]
+        )
         self._now = 0.0
         self.turn()
-        self.turn(messages.Ready(facts=FACTS))
+        for engine in self.engines.values():
+            self.turn(messages.Ready(facts=FACTS), engine)
 
     def die(self) -> None:
         """The engine's process ends, and another one is ready."""
@@ -53,10 +59,12 @@ class Desk:
         self.turn()
         self.turn(messages.Ready(facts=FACTS))
 
-    def turn(self, said: messages.FromEngine | Gone | None = None) -> None:
+    def turn(
+        self, said: messages.FromEngine | Gone | None = None, engine: Engine | None = None, after_s: float = 100.0
+    ) -> None:
         if said:
-            self.service.inbox.put((self.engine, said))
-        self._now += 100.0
+            self.service.inbox.put((engine or self.engine, said))
+        self._now += after_s
         self.service.turn(self._now)
 
     def state(self) -> str | None:

@@ -81,6 +81,11 @@ class Spooler:
         wait_for(is_ready, "the engine to be ready")
         return self
 
+    def engine_pids(self) -> list[int]:
+        """The process numbers of its engines, those started first at the top."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
     def engine_pid(self) -> int:
         """The process number of the engine, the spooler's only child."""
 

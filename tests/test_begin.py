@@ -18,7 +18,7 @@ from spooler.denylist import DenyList
 from spooler.life import Life
 from spooler.place import Place
 from spooler.record import Timings, utc_now
-from spooler.service import serve
+from spooler.serve import serve
 from spooler.spool import Spool
 from spooler.status import SpoolerStatus
 from tests.prove.restart import FACTS, draw

@@ -272,7 +272,7 @@ def test_sigterm_ends_a_worker_once_its_jobs_have_ended(house: House) -> None:
     wait_for(lambda: "No worker is there" in str(house.spooler.status()), "the spooler to say that no worker is there")
 
 
-# -- without any process ---------------------------------------------------------------------------------------------------------
+# -- without any process ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

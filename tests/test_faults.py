@@ -20,7 +20,7 @@ from ward import CIRCLE, END, FAULTS, QUICK, STALL_S, Patient, furthest, outcome
 
 from bench.direct import Direct
 from bench.shape_checker import look
-from spooler import library, messages, service
+from spooler import library, messages, serve
 from spooler.child import Child
 from spooler.denylist import DenyList
 from spooler.job import Job
@@ -148,7 +148,7 @@ def test_an_engine_that_grew_too_much_is_started_anew_between_two_jobs(ill: Pati
 # -- the service by itself, with a clock that can be turned --------------------------------------------------------------------
 
 
-def make_service(folder: Path, start_engine: Callable[[Service], Child], **more: Any) -> Service:
+def make_service(folder: Path, start_engine: Callable[[Service, Settings], Child], **more: Any) -> Service:
     given = {"spool": folder / "spool", "cache": folder / "cache", "models": folder / "models", "spooler": "test"} | more
     settings = Settings.parse([f"--{name.replace('_', '-')}={value}" for name, value in given.items()], "test", env={})
     spool = Spool(settings.spool)
@@ -164,7 +164,7 @@ def test_an_engine_that_does_not_start_is_told_of_and_jobs_wait_until_it_does(
     fault.write_text("exit-at-start")
     monkeypatch.setenv("PYTHONPATH", str(FAULTS))
     monkeypatch.setenv("FAULT", str(fault))
-    made = make_service(tmp_path, service._start_engine)
+    made = make_service(tmp_path, serve.start_engine)
     client = create_app(made.settings).test_client()
     ahead = 0.0
 
@@ -215,7 +215,7 @@ class Silent:
 @pytest.mark.parametrize(("step_s", "patience_s"), [(None, 30.0), (0.5, 30.0), (10.0, 200.0)])
 def test_an_engine_of_slow_steps_is_given_more_time(tmp_path: Path, step_s: float | None, patience_s: float) -> None:
     child = Silent()
-    made = make_service(tmp_path, lambda service: cast(Child, child), stall_s=30)
+    made = make_service(tmp_path, lambda service, settings: cast(Child, child), stall_s=30)
     facts = EngineFacts(
         model="demo", hash="", family="sd1", device="cpu", device_name="", precision="float32", versions={}, load_seconds=0
     )
@@ -235,7 +235,7 @@ def test_an_engine_of_slow_steps_is_given_more_time(tmp_path: Path, step_s: floa
     made.turn(now + patience_s - 1)
     assert not child.killed
     made.turn(now + patience_s + 1)
-    assert child.killed and made._warden._killed_for == f"it gave no sign of life for {patience_s:g} s"
+    assert child.killed and made.lanes[0].warden._killed_for == f"it gave no sign of life for {patience_s:g} s"
     made.close()
 
 

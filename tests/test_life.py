@@ -55,7 +55,7 @@ def test_n8_taken_for_dead_it_publishes_nothing(desk: Desk) -> None:
 
 def test_n8_taken_for_dead_it_ends_no_job_whose_time_is_over(desk: Desk) -> None:
     desk.spool.raise_epoch("me")
-    desk.service.running = {}
+    desk.service.running.clear()
     drop(desk.spool, "cat.json", CAT | {"expires_at": "2001-01-01T00:00:00Z"})
     desk.turn()
     desk.turn()

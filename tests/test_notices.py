@@ -30,7 +30,7 @@ from spooler.notices import Letter, Outbox, adopt, notices_for
 from spooler.notify import Notifier, wait_s
 from spooler.place import Place
 from spooler.record import Attempt, Image, Record, Timings, utc_now
-from spooler.service import serve
+from spooler.serve import serve
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import ENDS, End

@@ -56,7 +56,7 @@ class Line:
         self._gated: dict[str, int] = {}  # name -> place behind those that wait for nothing but their turn
         self._ordered: list[Waiting] | None = None  # all of them, made when somebody asks for them
         self._starts: list[float | None] = []  # of those that wait for nothing but their turn
-        self._spoolers = 1
+        self._engines = 1
         self._speeds: dict[str, float] = {}
         self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
@@ -155,7 +155,8 @@ class Line:
     def left_s(self, place: Place, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
         """Seconds that a running job probably still needs, with a share of the device; None while no speed was measured."""
         speeds = _speeds(told)
-        sharing = next((len(status.running) for status, _ in told if place.id in status.running), 1)
+        engines = (each for status, _ in told for each in status.engines)
+        sharing = next((len(each.running) for each in engines if place.id in each.running), 1)
         return sharing * self._left_s(place, speeds) if speeds else None
 
     def _where(self, job_id: str) -> State | None:
@@ -197,9 +198,9 @@ class Line:
         self._owners = Counter(each.owner for each in (*self._order.jobs, *gated))
         # While the queue is paused nobody knows when anything starts.
         self._speeds = speeds = {} if self._spool.paused else _speeds(told)
-        self._spoolers = len(alive) or 1
+        self._engines = sum(len(status.engines) for status in alive) or 1
         left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
-        self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, left_s, self._spoolers)
+        self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, left_s, self._engines)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
 
     def _add_new(self) -> None:
@@ -225,7 +226,7 @@ class Line:
         last, at = self._order.jobs[index - 1], self._starts[-1]
         if at is None:
             return None
-        return at + last.work * _speed(self._speeds, last.model or self._catalogue.default) / self._spoolers
+        return at + last.work * _speed(self._speeds, last.model or self._catalogue.default) / self._engines
 
 
 def _speeds(told: list[tuple[SpoolerStatus, bool]]) -> dict[str, float]:

@@ -106,24 +106,31 @@ def _spoolers(told: Sequence[tuple[SpoolerStatus, bool]]) -> Iterator[Metric]:
     """What each spooler last told of itself and of its engine; of a dead one only that it is dead, and what it was."""
     up = _family("sdspool_spooler_up", "Whether the spooler lives, by its lock, which dies with it.")
     ready = _family("sdspool_spooler_ready", "Whether its engine is warm and may be given a job.")
-    info = InfoMetricFamily("sdspool_engine", "What the engine draws with.", labels=["spooler"])
-    peak = _family("sdspool_engine_peak_memory_bytes", "Most memory in use in its last job: of the GPU, else of the process.")
-    load = _family("sdspool_engine_load_seconds", "Seconds that it took to load the model that ran last.")
-    swaps = _family("sdspool_engine_model_swaps", "Models that this engine loaded since its start, after the first.")
+    info = InfoMetricFamily("sdspool_engine", "What the engine draws with.", labels=["spooler", "engine"])
+    working = _family("sdspool_engine_ready", "Whether the engine is warm.", "engine")
+    peak = _family(
+        "sdspool_engine_peak_memory_bytes", "Most memory in use in its last job: of the GPU, else of the process.", "engine"
+    )
+    load = _family("sdspool_engine_load_seconds", "Seconds that it took to load the model that ran last.", "engine")
+    swaps = _family("sdspool_engine_model_swaps", "Models that this engine loaded since its start, after the first.", "engine")
     running = _family("sdspool_spooler_running_jobs", "Jobs on its device now.")
     for status, alive in told:
-        name, engine = [status.spooler], status.engine
+        name = [status.spooler]
         up.add_metric(name, alive)
         ready.add_metric(name, alive and status.takes_jobs)
         running.add_metric(name, len(status.running) if alive else 0)
-        if alive and engine:
+        for number, lane in enumerate(status.engines if alive else ()):
+            of, engine = [*name, str(number)], lane.engine
+            working.add_metric(of, lane.state == "ready")
+            if not engine:
+                continue
             facts = {field: str(getattr(engine, field)) for field in ("model", "family", "device", "device_name", "precision")}
-            info.add_metric(name, facts)
-            load.add_metric(name, engine.load_seconds)
-            swaps.add_metric(name, engine.swaps)
+            info.add_metric(of, facts)
+            load.add_metric(of, engine.load_seconds)
+            swaps.add_metric(of, engine.swaps)
             if engine.peak_bytes is not None:
-                peak.add_metric(name, engine.peak_bytes)
-    yield from (up, ready, running, info, peak, load, swaps)
+                peak.add_metric(of, engine.peak_bytes)
+    yield from (up, ready, running, info, working, peak, load, swaps)
 
 
 def _tallies(tallies: Iterable[tuple[str, Tally]]) -> Iterator[Metric]:
@@ -167,8 +174,8 @@ def _gauge(name: str, sentence: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, sentence, value=value)
 
 
-def _family(name: str, sentence: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, sentence, labels=["spooler"])
+def _family(name: str, sentence: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, sentence, labels=["spooler", *labels])
 
 
 def _counter(name: str, sentence: str, *labels: str) -> CounterMetricFamily:

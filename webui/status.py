@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 from pydantic import BaseModel, ConfigDict, Field
 
+from spooler.record import EngineFacts
 from spooler.status import SpoolerStatus
 from webui import plots
 from webui.day import DAY_S, Day, Piece, Spread, day
@@ -29,8 +30,24 @@ class _Told(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class EngineReport(_Told):
+    """One engine of a spooler, on a device of its own."""
+
+    device: str
+    device_name: str | None
+    state: str = Field(description="starting, ready or failing.")
+    reason: str | None
+    model: str | None
+    precision: str | None
+    memory: str | None = Field(description="How the model is kept: whole on the device, or in parts.")
+    peak_bytes: int | None = Field(description="Most memory in use during its last job: of the GPU, else of the process.")
+    load_seconds: float | None
+    swaps: int | None = Field(description="Models loaded since its start, after the first.")
+    running: tuple[str, ...] = Field(description="Ids of the jobs on its device.")
+
+
 class SpoolerReport(_Told):
-    """A spooler, and the engine that it has."""
+    """A spooler, and the engines that it has; what is told of one of them is of the first that works."""
 
     name: str
     host: str
@@ -49,6 +66,7 @@ class SpoolerReport(_Told):
     peak_bytes: int | None = Field(description="Most memory in use during its last job: of the GPU, else of the process.")
     load_seconds: float | None
     swaps: int | None = Field(description="Models loaded since its start, after the first.")
+    engines: tuple[EngineReport, ...] = Field(description="Each of them: one, or one for each device.")
 
 
 class QueueDepth(_Told):
@@ -133,13 +151,19 @@ def _sizes(desk: Office) -> dict[str, int]:
 
 
 def _spooler(status: SpoolerStatus, alive: bool) -> SpoolerReport:
-    engine = status.engine
-    facts: dict[str, Any] = {
-        name: getattr(engine, name, None)
-        for name in ("model", "device", "device_name", "precision", "memory", "peak_bytes", "load_seconds", "swaps")
-    }
     names = ("host", "state", "reason", "paused", "started", "beat", "running")
-    return SpoolerReport(name=status.spooler, alive=alive, **{name: getattr(status, name) for name in names}, **facts)
+    told: dict[str, Any] = {name: getattr(status, name) for name in names}
+    engines = tuple(
+        EngineReport(device=each.device, state=each.state, reason=each.reason, running=each.running, **_facts(each.engine))
+        for each in status.engines
+    )
+    device = status.engine.device if status.engine else None
+    return SpoolerReport(name=status.spooler, alive=alive, device=device, engines=engines, **told, **_facts(status.engine))
+
+
+def _facts(engine: EngineFacts | None) -> dict[str, Any]:
+    names = ("model", "device_name", "precision", "memory", "peak_bytes", "load_seconds", "swaps")
+    return {name: getattr(engine, name, None) for name in names}
 
 
 @blueprint.get("/api/v1/status")

@@ -128,6 +128,8 @@ class Crew:
 class Dispatch(Child):
     """In the place of an engine's process. `hear` is called from several threads with each message, at the end with Gone."""
 
+    is_remote = True
+
     def __init__(self, settings: Settings, hear: Callable[[Child, FromEngine | Gone], None]):
         self._settings = settings
         self._hear = hear
@@ -142,6 +144,7 @@ class Dispatch(Child):
         self._look_now = False
         self._closed = threading.Event()
         self._files = ThreadPoolExecutor(AT_ONCE, "dispatch")  # there and back: each may wait until the store answers
+        self._post = ThreadPoolExecutor(1, "dispatch post")  # to Redis
         self._errands = ThreadPoolExecutor(1, "dispatch errands")  # what nobody waits for
         self._thread = threading.Thread(target=self._work, name="dispatch", daemon=True)
         self._thread.start()
@@ -156,7 +159,7 @@ class Dispatch(Child):
                 with self._lock:
                     self._heard += 1
                     sent = self._sent[message.id] = Sent(message, Name.new(message.id, message.attempt))
-                self._submit(self._files, self._go_out, sent)
+                self._submit(self._files if message.job.inputs else self._post, self._go_out, sent)
             case messages.Cancel():
                 with self._lock:
                     if found := self._sent.get(message.id):
@@ -213,7 +216,7 @@ class Dispatch(Child):
 
     def _leave(self) -> None:
         """Have the workers stop what nobody will hear of."""
-        for pool in (self._files, self._errands):
+        for pool in (self._files, self._post, self._errands):
             pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             left, self._sent = list(self._sent.values()), {}
@@ -369,8 +372,13 @@ class Dispatch(Child):
 
     def _go_out(self, sent: Sent) -> None:
         """Put the job's pictures into the store, and send its task."""
-        name, run = sent.name, sent.run
+        name = sent.name
         task = self._task(sent)
+        # One thread sends all: those that need no picture leave in the order in which they came.
+        self._submit(self._post, self._post_it, sent, name, task)
+
+    def _post_it(self, sent: Sent, name: Name, task: Task) -> None:
+        run = sent.run
         with self._lock:
             warm = redises.queue_of(run.cells[0].model if run.cells else run.job.model)
             sent.queue = warm if warm in self._crew.queues() else redises.COMMON
@@ -495,6 +503,8 @@ class Dispatch(Child):
             if not self._is_current(sent):
                 return
             del self._sent[sent.run.id]
+            if isinstance(end, messages.Finished | messages.Failed):
+                end = end.model_copy(update={"grown_bytes": 0})  # of another process, whose worker sees to it
             for image in images or ():
                 self._tell(messages.ImageDone(id=sent.run.id, image=image))
             if end:
@@ -533,7 +543,7 @@ class Dispatch(Child):
         if not self._ready and able and able[0].facts:
             self._ready = True
             self._tell(messages.Ready(facts=able[0].facts))
-        if self._ready and not able and "broker" not in self._troubles:
+        if not able and "broker" not in self._troubles:
             self._troubles["workers"] = f"No worker is there that draws what goes by {self._broker.shown}."
         else:
             self._troubles.pop("workers", None)

@@ -50,7 +50,7 @@ class Desk:
         self.spool.create()
         made = Settings(spool=root, spooler="s", floor_mib=0.0, **settings)  # type: ignore[arg-type]
         self.life = Life.begin(self.spool, "s")
-        self.service = service.Service(made, self.spool, CATALOGUE, DenyList(), self.life, lambda of: Sleeper(of, 0.0))
+        self.service = service.Service(made, self.spool, CATALOGUE, DenyList(), self.life, lambda of, _: Sleeper(of, 0.0))
         self.service.intake.clock = gate.WallClock(wall=clock)
 
     def turn_until(self, done: int) -> None:

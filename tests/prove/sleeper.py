@@ -80,7 +80,7 @@ class Sleeper(Child):
 
 
 def serve(settings: Settings, sleep_s: float) -> int:
-    """As `service.serve`, until SIGTERM."""
+    """As `serve.serve`, until SIGTERM."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     spool = Spool(settings.spool)
     spool.create()
@@ -89,7 +89,7 @@ def serve(settings: Settings, sleep_s: float) -> int:
             life = Life.begin(spool, settings.spooler)
         except Timeout:
             return 2
-        service = Service(settings, spool, CATALOGUE, DenyList(), life, lambda made: Sleeper(made, sleep_s))
+        service = Service(settings, spool, CATALOGUE, DenyList(), life, lambda made, _: Sleeper(made, sleep_s))
         signal.signal(signal.SIGTERM, lambda *_, service=service: service.stop())  # type: ignore[misc]
         try:
             service.run()

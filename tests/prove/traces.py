@@ -132,7 +132,7 @@ class Desk:
         self.turn()
         self.fd = None if self.mode == "polling" else HeldFD.made
 
-    def _start(self, service: Service) -> Child:
+    def _start(self, service: Service, settings: Settings) -> Child:
         self.engine = Engine(service)
         return self.engine
 

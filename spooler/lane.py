@@ -1,0 +1,117 @@
+"""One engine of a spooler and the jobs that it has: a lane. A spooler has one for each device.
+
+What one lane's engine does, its death and its silence among it, is nothing to the jobs of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from spooler import company, messages
+from spooler.child import Child
+from spooler.running import Running
+from spooler.settings import Settings
+from spooler.status import LaneStatus
+from spooler.warden import Warden
+
+#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
+STALL_STEPS = 20
+
+
+class Lane:
+    """One engine, and what it has to do."""
+
+    def __init__(self, settings: Settings, running: Mapping[str, Running], start: Callable[[], Child]):
+        """`settings`: with this lane's device; `running`: the jobs of all lanes, by id; `start`: of this lane's engine."""
+        self.settings = settings
+        self.warden = Warden(settings, start)
+        #: The id of a job that must be begun here and may not be drawn with those at work: nothing joins them any more.
+        self.waited_for: str | None = None
+        self._running = running
+        self._shared_out = 0.0  # monotonic seconds, see share_out
+
+    @property
+    def at_work(self) -> list[Running]:
+        """The jobs that the engine has, the oldest first; others of its jobs have ended, and are about to be published."""
+        return [running for running in self._running.values() if running.lane is self and not running.outcome]
+
+    @property
+    def model(self) -> str | None:
+        """The model that ran last; None while no engine is warm."""
+        return self.warden.facts.model if self.warden.facts else None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its jobs are drawn in different places, so that none of them must be like another."""
+        return bool(self.warden.child and self.warden.child.is_remote)
+
+    @property
+    def key(self) -> str | None:
+        """Of the jobs at work: what joins them must have it too (company.py). None: there are none."""
+        return next((running.key for running in self.at_work), None)
+
+    @property
+    def room(self) -> int:
+        """How many jobs may be begun here now, of those that may be drawn with the ones at work."""
+        if self.is_remote:
+            return self.warden.room(busy=True)
+        at_work = self.at_work
+        if not at_work:
+            self.waited_for = None
+        elif self.waited_for or self.key == company.ALONE:
+            return 0
+        return self.warden.room(bool(at_work))
+
+    def takes(self, key: str) -> bool:
+        """Whether a job of that key may be begun here now."""
+        if self.is_remote or self.key is None:
+            return self.room > 0
+        return self.room > 0 and key == self.key and key != company.ALONE
+
+    def mind(self, now: float) -> None:
+        """Start, end or kill the engine as it is due; one that was silent for too long while it works is killed."""
+        at_work = self.at_work
+        self.warden.mind(now, busy=bool(at_work))
+        if self.is_remote:
+            return
+        if at_work and now - self._last_sign(at_work) > (patience_s := self._patience_s(at_work)):
+            self.warden.kill(f"it gave no sign of life for {patience_s:g} s")
+
+    def due(self) -> float:
+        """When its silence is to be looked at, monotonic seconds."""
+        at_work = self.at_work
+        return self._last_sign(at_work) + self.settings.stall_s if at_work and not self.is_remote else float("inf")
+
+    def share_out(self, now: float) -> None:
+        """Charge the jobs at work with the time since this was done last: each with its share."""
+        for running in (at_work := self.at_work):
+            running.device_s += (now - max(self._shared_out, running.began)) / len(at_work)
+        self._shared_out = now
+
+    def cancel(self, running: Running) -> None:
+        running.cancelling = True
+        self.warden.send(messages.Cancel(id=running.place.id))
+
+    def told(self) -> LaneStatus:
+        """What readers are told of it."""
+        state = "ready" if self.warden.facts else "failing" if self.warden.failing else "starting"
+        ids = tuple(running.place.id for running in self.at_work)
+        return LaneStatus(
+            device=self.settings.device, state=state, reason=self.warden.reason, running=ids, engine=self.warden.facts
+        )
+
+    def _last_sign(self, at_work: Iterable[Running]) -> float:
+        """When the engine was last heard of, of whichever job: all of them are drawn by one thread."""
+        return max(running.last_sign for running in at_work)
+
+    def _patience_s(self, at_work: list[Running]) -> float:
+        """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
+        if any(running.progress.phase == "load" for running in at_work):
+            return self.settings.load_s
+        return max(self.settings.stall_s, *(STALL_STEPS * running.median_step_s for running in at_work))
+
+
+def best(lanes: Iterable[Lane], key: str, model: str) -> Lane | None:
+    """Where a job of that key and model is begun: by the loaded model, then by load. None: nowhere now."""
+    able = [lane for lane in lanes if lane.takes(key)]
+    return min(able, key=lambda lane: (lane.model != model, len(lane.at_work)), default=None)
