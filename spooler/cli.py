@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from spooler import doctor
-from spooler.commands import changing, keys, looking, printing, prune, submitting, upkeep
+from spooler.commands import changing, keys, looking, printing, prune, submitting, upkeep, working
 from spooler.commands.common import DONE, WRONG, add_json, add_verb, tell
 from spooler.mistakes import JobError
 from spooler.settings import Settings
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     about = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="sdspool", description=about[0], epilog=about[2])
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for module in (submitting, looking, changing, upkeep, prune, keys, printing):
+    for module in (submitting, looking, changing, upkeep, prune, keys, printing, working):
         module.add(verbs)
     examine = add_verb(verbs, "doctor", doctor.run, "Tell what this machine can do for sdspool, and what to change.")
     add_json(examine)

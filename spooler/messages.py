@@ -87,6 +87,7 @@ class Lost(_Message):
     id: str
     how: str
     alone: bool = Field(True, description="Whether nothing else was drawn there, so that the job itself may be the reason.")
+    blame: bool = Field(True, description="Whether an engine was lost over it; else what carries jobs to and fro failed.")
 
 
 class Progress(_Message):

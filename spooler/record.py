@@ -16,6 +16,8 @@ from spooler.moments import Moment
 
 #: How the outcomes of attempts begin that ended with the engine's process: under one job, and under several.
 WORKER_DIED, COMPANY_DIED = "worker-died", "company-died"
+#: And how those begin that never came back from another host, though no engine died: its way there and back failed.
+UNDELIVERED = "undelivered"
 
 
 class _Part(BaseModel):
@@ -31,14 +33,17 @@ class Attempt(_Part):
     outcome: str | None = Field(
         None,
         description='"done", "stopped" (the spooler was told to stop), "no-room" (the disk was full), or why it ended; '
-        '"company-died: ..." when the engine died under several jobs, of which nobody knows which one it was.',
+        '"company-died: ..." when the engine died under several jobs, of which nobody knows which one it was; '
+        '"undelivered: ..." when it was sent to another host and what carries jobs there and back lost it.',
     )
 
     @property
     def counts(self) -> bool:
-        """Whether it uses up one of the job's attempts: all do but those that the operator or a full disk stopped, and one in
-        company that nobody can be blamed for: a job has at most one such, for it is alone from then on."""
-        return self.outcome not in ("stopped", "no-room") and not self.is_shared_death
+        """Whether it uses up one of the job's attempts: all do but those that the operator, a full disk or the way to another
+        host stopped, and one in company that nobody can be blamed for: a job has at most one such, for it is alone from then.
+        """
+        stopped = self.outcome in ("stopped", "no-room") or (self.outcome or "").startswith(UNDELIVERED)
+        return not stopped and not self.is_shared_death
 
     @property
     def is_shared_death(self) -> bool:
@@ -71,6 +76,11 @@ class Image(_Part):
     pixels: str | None = Field(None, description="SHA-256 over the RGB bytes, row by row: what `sdspool replay` compares.")
     cell: tuple[int, ...] = Field((), description="Of a sweep: index of the value on each of its axes.")
     flagged: Flag | None = Field(None, description="Set when a safety filter flagged it; withheld, it has no file.")
+    url: str | None = Field(
+        None,
+        max_length=4096,
+        description="Where it lies in the object store too, when it came from another host by way of one.",
+    )
 
 
 class Timings(_Part):

@@ -25,6 +25,9 @@ def serve(settings: Settings) -> int:
     """Run a spooler until SIGTERM or SIGINT. Returns the exit status: 0, or 2 when it cannot work as configured."""
     # A lease that we ask for to see whether a file has a writer may be broken by one: that is no reason to die.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
+    if settings.dispatch and (why := _cannot_dispatch(settings)):
+        log.error("%s", why)
+        return 2
     spool = Spool(settings.spool)
     while True:
         try:
@@ -68,8 +71,26 @@ def run(service: Service, life: Life) -> bool:
     return service.fenced
 
 
+def _cannot_dispatch(settings: Settings) -> str | None:
+    """Why jobs cannot be sent to workers with these settings."""
+    try:
+        from spooler.remote.broker import Broker, BrokerError
+        from spooler.remote.store import Store, StoreAddressError
+    except ImportError as error:
+        return f"`dispatch` needs more packages ({error}): pip install 'sdspool[celery]'"
+    try:
+        Broker.of(settings), Store(settings.store)
+    except (BrokerError, StoreAddressError) as error:
+        return str(error)
+    return None
+
+
 def start_engine(service: Service, settings: Settings) -> Child:
     """The engine of one lane. `settings`: with that lane's device."""
+    if settings.dispatch:  # only then: an installation without Celery is whole
+        from spooler.remote.dispatch import Dispatch
+
+        return Dispatch(settings, lambda child, message: service.inbox.put((child, message)))
     # Engines that compute on one CPU share its cores: more threads than cores make each step many times as long.
     on_cpu = sum(lane.settings.device == "cpu" for lane in service.lanes)
     shared = max(1, (os.cpu_count() or 1) // on_cpu) if on_cpu > 1 and settings.device == "cpu" else None

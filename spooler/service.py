@@ -30,7 +30,7 @@ from spooler.neighbours import Neighbours
 from spooler.notices import OUTBOX, Outbox, adopt, notices_for
 from spooler.notify import Notifier
 from spooler.place import Place
-from spooler.record import COMPANY_DIED, WORKER_DIED, EngineFacts, Record, Timings, utc_now
+from spooler.record import COMPANY_DIED, UNDELIVERED, WORKER_DIED, EngineFacts, Record, Timings, utc_now
 from spooler.retention import Retention
 from spooler.running import Running
 from spooler.schedule import Waiting
@@ -271,7 +271,8 @@ class Service:
                 running.record = running.record.fail(message.code, message.reason, message.facts)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
             case messages.Lost():
-                self._put_back(running, f"{WORKER_DIED if message.alone else COMPANY_DIED}: {message.how}")
+                died = WORKER_DIED if message.alone else COMPANY_DIED
+                self._put_back(running, f"{died if message.blame else UNDELIVERED}: {message.how}")
 
     def _put_back(self, running: Running, outcome: str) -> None:
         """End the attempt without an end of the job: it is tried again, later or as often as `outcome` allows."""

@@ -142,6 +142,20 @@ class Settings:
         Path("~/.cache/sdspool"),
         "Folder for what can be made again: hashes of weights, what fitted into memory, compiled code.",
     )
+    dispatch: str = _row(
+        "",
+        "Redis by which jobs go to workers on other hosts (redis://host:6379/0, rediss:// with TLS) instead of to an engine "
+        "here; docs/scale.md tells the rest.",
+    )
+    dispatch_password_file: str = _row(
+        "", "File of that Redis's password, so that no command line has it; nobody but its owner may be allowed to read it."
+    )
+    dispatch_window: int = _row(
+        2, "Jobs for each worker that may be sent beyond what the workers have at the same time, so that none waits.", least=0
+    )
+    store: str = _row(
+        "", "Object store by which pictures go to the workers and back: s3://bucket/prefix, or file:///folder that all share."
+    )
     spooler: str = _row(_host_name(), "Name of this spooler, its folder in claimed/; the default is the host's name.")
     max_attempts: int = _row(3, "Number of times a job is tried when the engine dies under it, before it ends in failed/.")
     drop_grace_s: float = _row(
@@ -226,7 +240,9 @@ class Settings:
         return cls(**{row.name: getattr(options, row.name) for row in fields(cls)})
 
     def of_lanes(self) -> list[Settings]:
-        """These settings for each engine that the spooler is to have: with one device."""
+        """These settings for each engine that the spooler is to have: with one device. What sends jobs elsewhere is one."""
+        if self.dispatch:
+            return [replace(self, device="celery", devices="")]
         names = [name.strip() for name in self.devices.split(",") if name.strip()]
         return [replace(self, device=name, devices="") for name in names] or [self]
 

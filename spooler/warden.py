@@ -56,7 +56,7 @@ class Warden:
     @property
     def reason(self) -> str | None:
         """Why there is no warm engine, or one that cannot draw, as far as known."""
-        return self.trouble if self.facts else self._last_failure
+        return self.trouble or (None if self.facts else self._last_failure)
 
     def mind(self, now: float, busy: bool) -> None:
         """Start the engine when there is none; kill one that loads too long; end one that is to be recycled and is not busy."""
@@ -65,7 +65,7 @@ class Warden:
                 self.child, self._child_since = self._start(), now
                 self._given, self._room = 0, messages.Room(heard=0, jobs=0)
                 log.info("engine %d: starting", self.child.pid)
-        elif self.facts is None and now - self._child_since > self._settings.load_s:
+        elif self.facts is None and not self.child.is_remote and now - self._child_since > self._settings.load_s:
             self.kill(f"it did not load within {self._settings.load_s:g} s")
         elif self._recycling and not busy:
             self.stop()

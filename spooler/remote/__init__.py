@@ -1,0 +1,13 @@
+"""Engines on other hosts, through Celery, Redis and an object store (`pip install 'sdspool[celery]'`, docs/scale.md).
+
+    dispatch.py   on the spooler's side: stands where an engine's process would, and sends what it is given to Celery
+    worker.py     on a GPU host: `sdspool worker`, an ordinary Celery worker
+    bench.py      ... around one local engine, with the deadlines that the spooler has for its own
+    wire.py       what the two say to each other, all of it JSON
+    broker.py     Redis: where it is, how Celery is to use it, and the names of what is kept there
+    store.py      the object store (fsspec): pictures in and out, each with its SHA-256
+
+The spool stays the record: what Redis and the store hold may all be lost, and costs no more than another try (P2). One key a
+job tells which try is wanted; every other one is stopped, and not heard (`broker.key`).
+Nothing else of sdspool imports this package before it is asked for.
+"""

@@ -1,0 +1,103 @@
+"""What a spooler and its workers say to each other: JSON, checked by both sides, with no secret and no address in it.
+
+A task names its job's pictures by their names alone: where they lie follows from the task's own id (`Name.folder`), so that no
+message can lead a worker anywhere else (P9).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spooler import messages
+from spooler.ids import ID
+from spooler.record import EngineFacts, Image
+from spooler.status import Whole
+
+_TASK = re.compile(r"(?P<job>.+)\.(?P<attempt>[1-9]\d{0,8})\.(?P<token>[0-9a-f]{12})")
+_SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # of an older or a newer sdspool
+
+
+@dataclass(frozen=True)
+class Name:
+    """The id of a task, `<job>.<attempt>.<token>`. The token makes it one of its kind: the same job's id may come again."""
+
+    job: str
+    attempt: int
+    token: str
+
+    @classmethod
+    def new(cls, job: str, attempt: int) -> Name:
+        return cls(job, attempt, secrets.token_hex(6))
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """Raises ValueError for what is no such id."""
+        found = _TASK.fullmatch(text)
+        if not found or not ID.fullmatch(found["job"]):
+            raise ValueError(f"must be <job>.<attempt>.<token>, but is {text[:200]!a}")
+        return cls(found["job"], int(found["attempt"]), found["token"])
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.attempt}.{self.token}"
+
+    def folder(self, spooler: str) -> str:
+        """Where its pictures lie in the store, below the store's own prefix."""
+        return f"{spooler}/{self.job}/{self.attempt}.{self.token}"
+
+
+class File(_Told):
+    """A file of a job, in the store."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Task(_Told):
+    """One try at a job, as Celery carries it. Its `run.folder` is empty: that is the worker's affair."""
+
+    spooler: str = Field(pattern=_SPOOLER)
+    run: messages.Run
+    inputs: tuple[File, ...] = ()
+
+
+class Result(_Told):
+    """How a try ended; of one that is finished also what it made."""
+
+    worker: str
+    end: Annotated[messages.Finished | messages.Failed | messages.Lost, Field(discriminator="type")]
+    images: tuple[Image, ...] = ()
+    files: tuple[File, ...] = ()
+
+
+class Said(_Told):
+    """What is told meanwhile, and may be missed."""
+
+    task: str
+    progress: messages.Progress | None = None
+    preview: str | None = Field(None, description="The picture at work, as a JPEG in base64.")
+    ended: bool = Field(False, description="Whether its result is there to be fetched.")
+
+
+class Beat(_Told):
+    """A worker lives, and this is what it has."""
+
+    worker: str
+    host: str
+    slots: Whole = Field(description="Most tasks that it has at the same time.")
+    tasks: tuple[str, ...] = ()
+    facts: EngineFacts | None = Field(None, description="Of the model that ran last; null while the engine loads.")
+    trouble: str | None = None
+
+    @property
+    def free(self) -> int:
+        return max(0, self.slots - len(self.tasks)) if self.facts else 0

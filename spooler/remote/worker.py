@@ -1,0 +1,350 @@
+"""`sdspool worker`: an ordinary Celery worker around one local engine. It needs no spool, and no way to one.
+
+A task runs in a thread of Celery's, as many at the same time as the engine can draw together: it takes the try (one swap of one
+key: a task that Celery delivers twice is drawn once), fetches the pictures, has the engine draw, puts what it made into the
+store, and returns wire.Result, which says what there is with its checksums. Another thread tells every second that the worker
+lives and what it has, how far its jobs are, and hears which of them nobody wants any more.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from celery import Celery
+from celery import Task as CeleryTask
+from celery.exceptions import Ignore
+from celery.signals import setup_logging
+
+from spooler import library, logs, messages
+from spooler.catalogue import Catalogue
+from spooler.remote import broker as redises
+from spooler.remote.bench import Bench, Seat
+from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
+from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
+from spooler.remote.wire import Beat, File, Name, Result, Said, Task
+from spooler.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TELL_S = 0.5
+MAX_PREVIEW_BYTES = 256 << 10
+RETRY_S = 1.0
+
+
+class UnwantedError(Exception):
+    """Nobody waits for this try any more: met where it would have gone on."""
+
+
+@dataclass
+class Held:
+    """A task that this worker has."""
+
+    task: Task
+    id: str
+    seat: Seat
+    folder: Path
+    told: messages.Progress | None = None
+    previewed: float = 0.0  # time of change of the preview that was told last
+
+
+class Worker:
+    """One worker's life."""
+
+    def __init__(self, settings: Settings, broker: Broker, store: Store, catalogue: Catalogue):
+        self._settings = settings
+        self._store = store
+        self._models = {card.name for card in catalogue.models}
+        self._redis = broker.client()
+        self._swap = self._redis.register_script(redises.SWAP)
+        self._bench = Bench(_engine_settings(settings))
+        self._name = f"{_host()}.{secrets.token_hex(4)}"
+        self._held: dict[str, Held] = {}  # by the tasks' ids
+        self._trouble: str | None = None
+        self._queue = ""
+        self._closed = threading.Event()
+        self._work = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
+        self._app = broker.celery(redises.deadline_s(settings))
+        self._add_task(self._app)
+
+    @property
+    def _node(self) -> str:
+        return f"sdspool@{self._name}"
+
+    def run(self) -> int:
+        """Work until SIGTERM, which lets the jobs at work end first. Returns the exit status: 2 when it cannot work here."""
+        self._bench.start()
+        try:
+            if not self._is_warm():
+                return self._farewell()
+            assert self._bench.facts  # noqa: S101 - it is warm
+            self._queue = redises.queue_of(self._bench.facts.model)
+            self._beat()
+            threading.Thread(target=self._tell_on, name="beat", daemon=True).start()
+            log.info("worker %s: ready for %s", self._name, self._bench.facts.model)
+            worker = self._app.Worker(
+                hostname=self._node,
+                pool="threads",
+                concurrency=self._settings.together,
+                queues=[self._queue, redises.COMMON],
+                without_mingle=True,
+                without_gossip=True,
+                quiet=True,
+            )
+            worker.start()
+            return self._farewell()
+        finally:
+            self._closed.set()
+            self._bench.close()
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._part()
+
+    def _is_warm(self) -> bool:
+        """Wait until the engine is warm; False when it never will be, or the worker is stopped."""
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        while not (self._bench.facts or self._bench.over or stopped.wait(0.1)):
+            pass
+        return bool(self._bench.facts) and not stopped.is_set()
+
+    def _farewell(self) -> int:
+        if not self._bench.over:
+            return 0
+        log.error("%s", self._bench.over)
+        return 2 if self._bench.refused else 1
+
+    def _part(self) -> None:
+        """Say that it is gone, so that nobody waits for its next heartbeat."""
+        try:
+            self._redis.delete(redises.beat_key(self._name))
+            self._redis.srem(redises.WORKERS, self._name)
+        except BROKER_ERRORS as error:
+            log.info("Redis was not told that this worker ended: %s", error)
+
+    # -- a task --------------------------------------------------------------------------------------------------------------
+
+    def _add_task(self, app: Celery) -> None:
+        @app.task(name=redises.TASK, bind=True, after_return=self._after_return)  # type: ignore[untyped-decorator]
+        def draw(task: CeleryTask, payload: dict[str, Any]) -> dict[str, Any]:
+            return self._draw(str(task.request.id), payload)
+
+    def _draw(self, task_id: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """One try at a job, from the key to the result. Raises Ignore for one that is not wanted."""
+        try:
+            task, name = Task.model_validate(payload), Name.parse(task_id)
+            if (task.run.id, task.run.attempt) != (name.job, name.attempt):
+                raise ValueError(f"task {task_id!a} is not of job {task.run.id!a}, attempt {task.run.attempt}")
+        except ValueError as error:  # pydantic's too
+            log.error("a task that no spooler wrote: %s", ascii(str(error))[:500])
+            raise Ignore from None
+        folder = Path(tempfile.mkdtemp(dir=self._work))
+        held = Held(task, task_id, Seat(task.run.model_copy(update={"folder": str(folder)})), folder)
+        self._held[task_id] = held
+        if not self._take(held):
+            self._drop(held)
+            log.info("job %s: attempt %d is not wanted any more, or another worker has it", name.job, name.attempt)
+            raise Ignore
+        log.info("job %s: attempt %d", name.job, name.attempt)
+        end, files = self._tried(held, name.folder(task.spooler))
+        log.info("job %s: %s", name.job, end.type)
+        return Result(worker=self._name, end=end, images=tuple(held.seat.images), files=files).model_dump(mode="json")
+
+    def _after_return(self, status: str, value: Any, task_id: str, *rest: Any) -> None:
+        """Celery has stored the result: say that it is there, and only then that the worker no longer has the task."""
+        if not (held := self._held.get(task_id)):
+            return
+        said = Said(task=task_id, ended=True)
+        try:
+            self._redis.publish(redises.channel(held.task.spooler), said.model_dump_json())
+        except BROKER_ERRORS as error:
+            log.info("job %s: its end is found a little later: %s", held.task.run.id, error)
+        self._drop(held)
+
+    def _drop(self, held: Held) -> None:
+        self._held.pop(held.id, None)
+        shutil.rmtree(held.folder, ignore_errors=True)
+
+    def _take(self, held: Held) -> bool:
+        """Make the try this worker's; False when it is another's, or nobody's."""
+        key = redises.key(held.task.spooler, held.task.run.id)
+        before, after = f"{held.id}|waiting|", f"{held.id}|taken|{self._name}"
+
+        def swap() -> bool:
+            # It may have been done and its answer lost: then the key says so.
+            return bool(self._swap(keys=[key], args=[before, after])) or self._redis.get(key) == after
+
+        return self._patiently(swap, held)
+
+    def _tried(self, held: Held, folder: str) -> tuple[messages.Finished | messages.Failed | messages.Lost, tuple[File, ...]]:
+        run, files = held.seat.run, ()
+        try:
+            named = {run.job.model, *(cell.model for cell in run.cells)}
+            if unknown := named - self._models:
+                reason = f"This worker has no model {sorted(unknown)[0]!a}: all workers and the spooler need the same models."
+                return messages.Failed(id=run.id, code="invalid", reason=reason), files
+            if [file.name for file in held.task.inputs] != run.job.inputs:
+                reason = "The task has other pictures than its job names."
+                return messages.Failed(id=run.id, code="invalid", reason=reason), files
+            self._fetch(held, folder)
+            end = self._bench.draw(held.seat)
+            if isinstance(end, messages.Finished):
+                return end, self._keep(held, folder, end)
+            return end.model_copy(update={"fatal": False}) if isinstance(end, messages.Failed) else end, files
+        except UnwantedError:
+            return messages.Failed(id=run.id, code="cancelled", reason="Cancelled while its pictures were on their way."), files
+        except DamagedError as error:
+            return messages.Lost(id=run.id, how=str(error)), files
+        except StoreError as error:
+            return messages.Lost(id=run.id, how=str(error), blame=False), files
+        except OSError as error:  # its own disk
+            return messages.Lost(id=run.id, how=f"a worker's disk: {error}", blame=False), files
+
+    def _fetch(self, held: Held, folder: str) -> None:
+        """Bring the job's pictures here."""
+        inputs = held.folder / "inputs"
+        for file in held.task.inputs:
+            inputs.mkdir(exist_ok=True)
+            (inputs / file.name).write_bytes(self._patiently(lambda file=file: self._store.get(f"{folder}/inputs", file), held))  # type: ignore[misc]
+
+    def _keep(self, held: Held, folder: str, end: messages.Finished) -> tuple[File, ...]:
+        """Put what the engine made into the store."""
+        names = [*(image.file for image in held.seat.images), end.sheet]
+        kept = []
+        for name in filter(None, names):
+            data = (held.folder / name).read_bytes()
+            kept.append(self._patiently(lambda name=name, data=data: self._store.put(folder, name, data), held))  # type: ignore[misc]
+        return tuple(kept)
+
+    def _patiently(self, do: Callable[[], T], held: Held) -> T:
+        """Do it, and again as long as Redis or the store does not answer. Raises UnwantedError when the try is not wanted."""
+        until = time.monotonic() + redises.STORE_PATIENCE_S
+        while True:
+            try:
+                done = do()
+            except (*BROKER_ERRORS, StoreError) as error:
+                if time.monotonic() > until and isinstance(error, StoreError):
+                    raise
+                if self._trouble is None:
+                    log.warning("job %s: waits: %s", held.task.run.id, error)
+                self._trouble = str(error)
+            else:
+                self._trouble = None
+                return done
+            if held.seat.unwanted or self._closed.wait(RETRY_S):
+                raise UnwantedError
+
+    # -- signs of life -------------------------------------------------------------------------------------------------------
+
+    def _tell_on(self) -> None:
+        next_beat, well = 0.0, True
+        while not self._closed.wait(TELL_S):
+            try:
+                self._tell()
+                if time.monotonic() >= next_beat:
+                    self._beat()
+                    next_beat = time.monotonic() + redises.BEAT_S - TELL_S / 2
+                well = True
+            except BROKER_ERRORS as error:
+                if well:
+                    log.warning("Redis cannot be reached just now: %s", error)
+                well = False
+            if self._bench.over:
+                log.error("%s", self._bench.over)
+                os.kill(os.getpid(), signal.SIGTERM)  # Celery lets its tasks tell that they are lost, and ends
+                return
+
+    def _beat(self) -> None:
+        beat = Beat(
+            worker=self._name,
+            host=_host(),
+            slots=self._settings.together,
+            tasks=tuple(self._held),
+            facts=self._bench.facts,
+            trouble=self._trouble,
+        )
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(redises.beat_key(self._name), beat.model_dump_json(), ex=redises.BEAT_TTL_S)
+            pipe.sadd(redises.WORKERS, self._name)
+            pipe.execute()
+        if beat.facts and (queue := redises.queue_of(beat.facts.model)) != self._queue:
+            before, self._queue = self._queue, queue
+            self._app.control.add_consumer(queue, destination=[self._node])
+            self._app.control.cancel_consumer(before, destination=[self._node])
+
+    def _tell(self) -> None:
+        """Tell how far the jobs are, and hear which of them are not wanted any more."""
+        held = list(self._held.values())
+        if not held:
+            return
+        with self._redis.pipeline(transaction=False) as pipe:
+            for each in held:
+                if said := self._news(each):
+                    pipe.publish(redises.channel(each.task.spooler), said.model_dump_json())
+            pipe.mget([redises.key(each.task.spooler, each.task.run.id) for each in held])
+            keys = pipe.execute()[-1]
+        for each, key in zip(held, keys, strict=True):
+            # Without a key Redis has forgotten all: whoever sent the task sees that we have it, and makes the key anew.
+            if key and not key.startswith((f"{each.id}|waiting|", f"{each.id}|taken|{self._name}")):
+                self._bench.cancel(each.seat)
+
+    def _news(self, held: Held) -> Said | None:
+        """What is new of a job; nothing for one that is as it was."""
+        progress = held.seat.progress
+        preview, path = None, held.folder / "preview.jpg"
+        try:
+            changed = path.stat().st_mtime
+            if changed != held.previewed:
+                held.previewed = changed
+                data = path.read_bytes()
+                preview = base64.b64encode(data).decode() if len(data) <= MAX_PREVIEW_BYTES else None
+        except FileNotFoundError:
+            pass
+        if progress is held.told and not preview:
+            return None
+        held.told = progress
+        return Said(task=held.id, progress=progress, preview=preview)
+
+
+def _engine_settings(settings: Settings) -> Settings:
+    """What the engine's process gets: not where Redis and the store are, which `ps` would show."""
+    return replace(settings, dispatch="", dispatch_password_file="", store="")
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() else "-" for c in socket.gethostname().partition(".")[0]) or "host"
+
+
+def serve(settings: Settings) -> int:
+    """Run a worker until it is told to stop. Returns the exit status: 0, or 2 when it cannot work as configured."""
+    logs.begin("worker", settings.log_format)
+    setup_logging.connect(_leave_logging, weak=False)
+    for told_here in ("celery.app.trace", "celery.worker.strategy"):  # each job, with the whole of its result
+        logging.getLogger(told_here).setLevel(logging.WARNING)
+    try:
+        broker, store = Broker.of(settings), Store(settings.store)
+        found = library.scan(settings.models, settings.model)
+    except (BrokerError, StoreAddressError, library.ModelError, OSError) as error:
+        log.error("%s", error)
+        return 2
+    for reason in found.refused:
+        log.warning("not taken: %s", reason)
+    log.info("worker at %s, store %s, process %d", broker.shown, store.url, os.getpid())
+    return Worker(settings, broker, store, found.catalogue()).run()
+
+
+def _leave_logging(**_: Any) -> None:
+    """Celery asks who sets up the log: it is as we have it."""

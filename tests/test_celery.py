@@ -1,0 +1,336 @@
+"""Jobs drawn on other hosts: a real Redis, a real S3 server, real workers; whatever part fails, each job ends once (P2, P4).
+
+One Redis, one store, one spooler and one worker are shared by the tests, in their order; the worker that is killed has a
+successor.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import PASSWORD, SECRET_KEY, Cluster, cluster
+from house import ROOT, Spooler, drop, picture, spooler, wait_for, wait_running, wait_state
+from PIL import Image
+
+from spooler.place import Place
+from spooler.record import Record
+from spooler.remote.broker import COMMON, TASK, Broker, BrokerError, channel, key, queue_of, task_priority
+from spooler.remote.store import DamagedError, Store, StoreAddressError
+from spooler.remote.wire import File, Name, Task
+from spooler.settings import Settings
+from spooler.spool import Spool
+
+SHORT = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 4}
+#: Long enough to be met in the middle.
+LONG = {"prompt": "a large green square on a white background", "steps": 150, "count": 2, "seed": 1}
+OVER_A_PICTURE = {"prompt": "a large red circle on a blue background", "image": "start.png", "steps": 6, "seed": 4}
+
+
+class House:
+    """The cluster with its spooler."""
+
+    def __init__(self, made: Cluster, spool: Spool):
+        self.cluster, self.spool = made, spool
+        self.began = 0
+        self.start()
+
+    def start(self) -> None:
+        self.spooler = Spooler(self.spool, *self.cluster.options, env=self.cluster.s3.env)
+
+    def drop(self, name: str, job: dict[str, object]) -> None:
+        drop(self.spool, f"{name}.json", job)
+
+    def done(self, name: str) -> Record:
+        """The record of a job that must end in done/, with its pictures whole."""
+        return self.record(wait_state(self.spool, name, "done", "failed", "cancelled"), "done")
+
+    def record(self, place: Place, state: str) -> Record:
+        record = self.spool.read_record(place)
+        assert record and place.state == state, record
+        for image in record.images:
+            picture(place.path / image.file)
+        assert [found.state for found in self.everywhere(place.id)] == [state]
+        return record
+
+    def everywhere(self, name: str) -> list[Place]:
+        folders = [
+            path for state in ("done", "failed", "cancelled") for path in [self.spool.root / state / name] if path.exists()
+        ]
+        return [Place(name, path.parent.name, path) for path in folders]  # type: ignore[arg-type]
+
+    def taken(self, name: str) -> str:
+        """Wait until a worker has the job; the worker's name."""
+
+        def worker() -> str | None:
+            told = self.cluster.redis.client.get(key("test", name))
+            return str(told).split("|")[2] if told and "|taken|" in str(told) else None
+
+        return wait_for(worker, f"a worker to have {name}")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("celery")
+    spool = Spool(folder / "spool")
+    spool.create()
+    with cluster(folder / "cluster") as made:
+        worker = made.add_worker("--together", "2")
+        house = House(made, spool)
+        try:
+            made.ready(worker)
+            house.spooler.ready()
+            yield house
+        finally:
+            house.spooler.stop()
+
+
+def outcomes(record: Record) -> list[str]:
+    return [(attempt.outcome or "").partition(":")[0] for attempt in record.attempts]
+
+
+def test_p8_a_picture_from_a_worker_is_that_of_the_engine_here(house: House, tmp_path: Path) -> None:
+    at_home = Spool(tmp_path / "spool")
+    at_home.create()
+    with spooler(at_home, "--together", "2"):
+        for spool in (at_home, house.spool):
+            drop(spool, "short.json", SHORT)
+            folder = spool.tmp / "over"
+            folder.mkdir()
+            (folder / "job.json").write_text(json.dumps(OVER_A_PICTURE))
+            Image.new("RGB", (128, 128), "green").save(folder / "start.png")
+            folder.rename(spool.pending / "over")
+            for name in ("short", "over"):
+                wait_state(spool, name, "done", "failed")
+    for name in ("short", "over"):
+        here, there = (spool.root / "done" / name / "0.png" for spool in (at_home, house.spool))
+        assert here.read_bytes() == there.read_bytes()
+        record = house.done(name)
+        assert outcomes(record) == ["done"] and record.engine and record.engine.model == "demo"
+        url = record.images[0].url
+        assert url and url.startswith(f"{house.cluster.s3.url}/test/{name}/1.") and url.endswith("/0.png")
+        assert house.cluster.s3.client().get_object(Bucket="pictures", Key=url.removeprefix("s3://pictures/"))[
+            "Body"
+        ].read() == (there.read_bytes())
+    # The pictures that were sent along lie in the spool; in the store nobody needs them any more.
+    wait_for(lambda: not [name for name in house.cluster.s3.names() if "inputs" in name], "the inputs to be removed")
+
+
+def test_progress_and_previews_are_shown_and_cancel_reaches_a_running_job_and_a_queued_one(house: House) -> None:
+    names = ["run1", "run2", "queued"]
+    for name in names:
+        house.drop(name, LONG | {"count": 4})
+    place = wait_running(house.spool, "run1")
+    wait_for(lambda: (place.path / "preview.jpg").exists(), "a preview")
+    house.taken("run2")
+    redis = house.cluster.redis.client
+    wait_for(lambda: str(redis.get(key("test", "queued"))).endswith("|waiting|"), "the third to wait for a worker")
+    for name in reversed(names):
+        house.spool.cancel(name)
+    for name in names:
+        record = house.record(wait_state(house.spool, name, "done", "cancelled", "failed"), "cancelled")
+        assert record.failure and record.failure.code == "cancelled" and not record.images
+    assert "before a worker began it" in str(house.spool.read_record(house.everywhere("queued")[0]))
+    wait_for(lambda: all(not beat.tasks for beat in house.cluster.beats().values()), "the worker to have nothing")
+
+
+def test_what_no_spooler_wrote_is_not_drawn(house: House, tmp_path: Path) -> None:
+    """P9: JSON and nothing else, only models of the catalogue, and no picture but the job's own."""
+    redis, app = house.cluster.redis.client, Broker.of(house.cluster.redis.settings).celery(60)
+    ears = redis.pubsub(ignore_subscribe_messages=True)
+    ears.subscribe(channel("stranger"))
+    ears.get_message(timeout=1)
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "run",)  # type: ignore[return-value]
+
+    with app.connection_for_write() as connection:
+        trap = connection.Producer()
+        body = pickle.dumps(((Trap(),), {}, {}))
+        headers = {"task": TASK, "id": "trap.1.000000000000", "lang": "py"}
+        trap.publish(
+            body,
+            routing_key=COMMON,
+            exchange="",
+            headers=headers,
+            content_type="application/x-python-serialize",
+            content_encoding="binary",
+        )
+    house.drop("plain", SHORT)
+    done = house.done("plain")
+    assert done.parameters and not (tmp_path / "run").exists()
+
+    run = {"type": "run", "id": "x", "folder": "/etc", "job": done.parameters, "cells": [done.parameters], "attempt": 1}
+    unknown = run | {"cells": [done.parameters.model_copy(update={"model": "../secret"})]}
+    strange = [
+        ("x.1.00000000000a", unknown, (), "has no model '../secret'"),
+        ("x.1.00000000000b", run, (File(name="passwd", size=1, sha256="0" * 64),), "other pictures than its job names"),
+    ]
+    for task_id, given, inputs, said in strange:
+        task = Task.model_validate({"spooler": "stranger", "run": given, "inputs": inputs})
+        redis.set(key("stranger", "x"), f"{task_id}|waiting|")
+        app.send_task(TASK, args=[task.model_dump(mode="json")], task_id=task_id, queue=COMMON)
+        wait_for(lambda: ears.get_message(timeout=1), "the worker to answer")
+        answer = json.loads(str(redis.get(f"celery-task-meta-{task_id}")))
+        assert answer["status"] == "SUCCESS" and said in answer["result"]["end"]["reason"]
+    # One that is nobody's: the key is another's, so it is not drawn and has no result.
+    app.send_task(TASK, args=[task.model_dump(mode="json")], task_id="x.1.00000000000c", queue=COMMON)
+    app.send_task(TASK, args=[{"spooler": "../.."}], task_id="x.1.00000000000d", queue=COMMON)
+    house.drop("after", SHORT)
+    house.done("after")
+    assert not redis.exists("celery-task-meta-x.1.00000000000c") and not redis.exists("celery-task-meta-x.1.00000000000d")
+
+
+def test_redis_that_forgets_everything_costs_no_job(house: House) -> None:
+    """FLUSHALL while two are being drawn and two wait: each is done once, and none of them is blamed."""
+    names = [f"flush{number}" for number in range(4)]
+    for name in names:
+        house.drop(name, LONG if name < "flush2" else SHORT | {"steps": 10})
+    wait_running(house.spool, "flush0")
+    wait_for(lambda: house.cluster.redis.client.get(key("test", "flush3")), "the last to be sent")
+    house.cluster.redis.client.flushall()
+    for name in names:
+        assert set(outcomes(house.done(name))) <= {"done", "undelivered"}
+    assert outcomes(house.done("flush3")) == ["done"], "nobody had begun it, so it is the same try"
+
+
+def test_redis_that_is_killed_and_started_again_costs_no_job(house: House) -> None:
+    house.drop("aof", LONG)
+    house.drop("aof-waits", LONG)
+    wait_running(house.spool, "aof")
+    house.cluster.redis.kill()
+    wait_for(
+        lambda: "cannot be used just now" in str((house.spooler.status() or "") and house.spooler.status()),
+        "the trouble to be told",
+    )
+    house.cluster.redis.start()
+    for name in ("aof", "aof-waits"):
+        assert outcomes(house.done(name)) == ["done"]
+    wait_for(lambda: (status := house.spooler.status()) and not status.reason, "the trouble to be over")
+
+
+def test_a_store_that_is_away_for_a_while_costs_no_job(house: House) -> None:
+    house.drop("store", SHORT)
+    house.cluster.s3.stop()
+    wait_for(lambda: "the object store" in house.cluster.workers[0].log, "the worker to wait for the store")
+    house.cluster.s3.start()
+    assert outcomes(house.done("store")) == ["done"]
+
+
+def test_the_spooler_is_killed_and_its_next_life_does_not_hear_the_try_of_the_one_before(house: House) -> None:
+    house.drop("orphan", LONG)
+    wait_running(house.spool, "orphan")
+    first = house.taken("orphan")
+    before = str(house.cluster.redis.client.get(key("test", "orphan"))).split("|")[0]
+    house.spooler.kill()
+    house.start()
+    house.spooler.ready()
+    record = house.done("orphan")
+    assert outcomes(record) == ["worker-died", "done"] and Name.parse(before).attempt == 1
+    assert [url for image in record.images if (url := image.url) and "/orphan/2." in url] == [
+        image.url for image in record.images
+    ]
+    assert first in house.cluster.beats(), "the worker lives, and was told to stop the first try"
+    wait_for(lambda: before not in [task for beat in house.cluster.beats().values() for task in beat.tasks], "the first to end")
+
+
+def test_p4_a_worker_that_is_killed_costs_its_job_one_try(house: House) -> None:
+    house.drop("killed", LONG | {"count": 4})
+    wait_running(house.spool, "killed")
+    worker = house.taken("killed")
+    assert worker == house.cluster.workers[0].name
+    house.cluster.workers[0].kill()
+    house.cluster.ready(house.cluster.add_worker("--together", "2"))
+    assert outcomes(house.done("killed")) == ["worker-died", "done"]
+    assert worker not in house.cluster.beats()
+
+
+def test_no_secret_is_where_it_can_be_read(house: House) -> None:
+    """Neither Redis's password nor the store's key is in a log, a process's line, Redis, the store or the spool."""
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists()]
+    files = [path for path in house.spool.root.parent.rglob("*") if path.is_file()]
+    own = {house.cluster.redis.password_file, house.cluster.redis.folder / "redis.conf"}
+    kept = {path: path.read_bytes() for path in files if path not in own}
+    assert len([path for path in kept if path.suffix == ".log"]) >= 4 and any("appendonly" in str(path) for path in kept)
+    for secret in (PASSWORD, SECRET_KEY):
+        assert not [line for line in lines if secret.encode() in line]
+        assert not [path for path, data in kept.items() if secret.encode() in data]
+
+
+def test_sigterm_ends_a_worker_once_its_jobs_have_ended(house: House) -> None:
+    house.drop("last", LONG)
+    wait_running(house.spool, "last")
+    worker = house.cluster.workers[-1]
+    assert worker.stop() == 0
+    assert outcomes(house.done("last")) == ["done"]
+    wait_for(lambda: "No worker is there" in str(house.spooler.status()), "the spooler to say that no worker is there")
+
+
+# -- without any process ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqp://host", "must be redis://"),
+        ("redis://", "must be redis://"),
+        ("redis://host/name", "the number of a database"),
+        ("rediss://host/0?ssl_cert_reqs=none", "has 'ssl_cert_reqs'"),
+        ("redis://:pw@host:port/0", "cannot be read"),
+    ],
+)
+def test_a_broker_that_cannot_be_is_refused_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(BrokerError) as refused:
+        Broker.of(Settings(dispatch=url))
+    assert said in str(refused.value) and "pw" not in str(refused.value)
+
+
+def test_a_password_comes_from_a_file_that_its_owner_alone_reads(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("a/b c\n")
+    settings = Settings(dispatch="rediss://me@host:1/2?ssl_ca_certs=/ca.pem", dispatch_password_file=str(file))
+    with pytest.raises(BrokerError, match="readable by its owner alone"):
+        Broker.of(settings)
+    file.chmod(0o600)
+    broker = Broker.of(settings)
+    assert (broker.url, broker.shown) == ("rediss://me:a%2Fb%20c@host:1/2", "rediss://host:1/2")
+    assert "a%2Fb" not in repr(broker) and broker.tls == (("ssl_ca_certs", "/ca.pem"),)
+    assert Broker.of(Settings(dispatch="redis://:x@[::1]")).shown == "redis://[::1]:6379/0"
+
+
+def test_the_file_store_holds_files_to_their_checksums(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    file = store.put("a/job/1.x", "0.png", b"picture")
+    assert store.get("a/job/1.x", file) == b"picture"
+    (tmp_path / "store/a/job/1.x/0.png").write_bytes(b"picturE")
+    with pytest.raises(DamagedError, match="not what was put there"):
+        store.get("a/job/1.x", file)
+    store.remove("a/job/1.x")
+    store.remove("a/job/1.x")
+    with pytest.raises(DamagedError, match="not in the store"):
+        store.get("a/job/1.x", file)
+    for wrong in ("folder", "s3://key:secret@bucket/x", "nothing://x"):
+        with pytest.raises(StoreAddressError):
+            Store(wrong)
+
+
+def test_names_of_tasks_and_queues() -> None:
+    name = Name.new("a.b-2", 3)
+    assert Name.parse(str(name)) == name and name.folder("me") == f"me/a.b-2/3.{name.token}"
+    for wrong in ("a.1", "../x.1.000000000000", "a.0.000000000000", "a.1.00000000000Z", ".1.000000000000"):
+        with pytest.raises(ValueError, match="must be <job>"):
+            Name.parse(wrong)
+    assert queue_of("a model/x") < COMMON and queue_of("a b") != queue_of("a-b")
+    assert [task_priority(number) for number in (7, 0, -1)] == [0, 3, 6]
+
+
+def test_nothing_of_it_is_loaded_unless_it_is_asked_for() -> None:
+    script = "import sys, spooler.cli, spooler.service, webui.app\n"
+    script += "sys.exit(', '.join({'celery', 'redis', 'fsspec', 's3fs', 'spooler.remote'} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
