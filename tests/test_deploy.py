@@ -50,7 +50,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for unit in (DEPLOY / "systemd").glob("sdspool*.[st]*"):
         if unit.suffix in (".service", ".target"):
             (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/sdspool/.venv/bin/python", sys.executable))
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
     analyze("verify", "--man=no", *map(str, sorted(tmp_path.iterdir())))
 
 
@@ -65,9 +65,11 @@ def test_a_unit_runs_a_half_with_settings_that_there_are(unit: Path) -> None:
     told = directives(unit)
     (command,) = (value for name, value in told if name == "ExecStart")
     python, *arguments = command.split()
-    assert python == "/opt/sdspool/.venv/bin/python" and arguments == ["-m", arguments[1]]
+    is_worker = unit.stem == "sdspool-worker"
+    assert python == "/opt/sdspool/.venv/bin/python"
+    assert arguments == (["-m", "spooler.cli", "worker"] if is_worker else ["-m", arguments[1]])
     env = dict(value.split("=", 1) for name, value in told if name == "Environment")
-    assert Settings.parse([], "x", env).spool == Path("/var/lib/sdspool/spool")
+    assert is_worker or Settings.parse([], "x", env).spool == Path("/var/lib/sdspool/spool")
     assert subprocess.run([sys.executable, *arguments, "--help"], cwd=ROOT, capture_output=True, check=False).returncode == 0
     settings = dict(told)
     assert settings["RestartPreventExitStatus"] == "2" and settings["Restart"] == "always"

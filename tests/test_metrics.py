@@ -33,7 +33,7 @@ FAMILIES = {
     **dict.fromkeys(("sdspool_jobs", "sdspool_ready", "sdspool_paused", "sdspool_spooler_up"), "gauge"),
     **dict.fromkeys(("sdspool_disk_free_bytes", "sdspool_disk_size_bytes", "sdspool_disk_floor_bytes"), "gauge"),
     **dict.fromkeys(("sdspool_spooler_ready", "sdspool_spooler_running_jobs", "sdspool_engine_info"), "gauge"),
-    **dict.fromkeys(("sdspool_engine_ready",), "gauge"),
+    **dict.fromkeys(("sdspool_engine_ready", "sdspool_queue_seconds"), "gauge"),
     **dict.fromkeys(("sdspool_engine_peak_memory_bytes", "sdspool_engine_load_seconds"), "gauge"),
     **dict.fromkeys(("sdspool_engine_model_swaps", "sdspool_batch_pictures", "process_start_time_seconds"), "gauge"),
     **dict.fromkeys(("process_virtual_memory_bytes", "process_resident_memory_bytes"), "gauge"),
@@ -123,6 +123,7 @@ def test_a_scrape_tells_of_real_jobs_and_no_counter_goes_down(web: Web, spool: S
         assert (value(after, "sdspool_job_run_seconds_sum", spooler="gpu") or 0) > 0
         assert (value(after, "sdspool_engine_peak_memory_bytes", spooler="gpu", engine="0") or 0) > 0
         assert value(after, "sdspool_batch_pictures", spooler="gpu") == 2
+        assert value(before, "sdspool_queue_seconds") is None and value(after, "sdspool_queue_seconds") == 0
         assert (value(after, "sdspool_http_requests_total", route="probe", status="200") or 0) >= 4
         _no_less(before, after)
         running.stop()

@@ -57,6 +57,7 @@ class Line:
         self._ordered: list[Waiting] | None = None  # all of them, made when somebody asks for them
         self._starts: list[float | None] = []  # of those that wait for nothing but their turn
         self._engines = 1
+        self._running_s = 0.0  # that the running jobs still need together
         self._speeds: dict[str, float] = {}
         self._turns: dict[str, int] = {}
         self._owners: Counter[str] = Counter()
@@ -121,6 +122,14 @@ class Line:
         with self._lock:
             self._bring_up_to_date(told)
             return self._starts[-1] if self._starts else None
+
+    def work_s(self, told: list[tuple[SpoolerStatus, bool]]) -> float | None:
+        """Seconds that one engine would need for all that waits and runs; None when no speed was measured, or it is paused."""
+        with self._lock:
+            self._bring_up_to_date(told)
+            if not self._speeds:
+                return None
+            return (self._start(len(self._starts)) or 0.0) * self._engines if self._starts else self._running_s
 
     def standing(self, job_id: str, told: list[tuple[SpoolerStatus, bool]], came: tuple[Place, Job] | None = None) -> Standing:
         """Where the job stands; all unknown when the line does not have it. `came`: it was put there just now, and is this."""
@@ -199,8 +208,8 @@ class Line:
         # While the queue is paused nobody knows when anything starts.
         self._speeds = speeds = {} if self._spool.paused else _speeds(told)
         self._engines = sum(len(status.engines) for status in alive) or 1
-        left_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
-        self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, left_s, self._engines)
+        self._running_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
+        self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, self._running_s, self._engines)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE
 
     def _add_new(self) -> None:

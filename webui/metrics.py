@@ -76,11 +76,11 @@ class Truth(Collector):
         there = {folder.name for folder in spool.spooler_folders()}
         by_name = {each[0].spooler: each for each in sorted(spool.spoolers(), key=lambda pair: pair[1])}
         told = [each for name, each in by_name.items() if name in there]
-        yield from self._spool()
+        yield from self._spool(told)
         yield from _spoolers(told)
         yield from _tallies([(status.spooler, spool.tally(status.spooler)) for status, _ in told])
 
-    def _spool(self) -> Iterator[Metric]:
+    def _spool(self, told: list[tuple[SpoolerStatus, bool]]) -> Iterator[Metric]:
         desk, spool = self._desk, self._desk.spool
         jobs = GaugeMetricFamily("sdspool_jobs", "Jobs, by their status.", labels=["status"])
         jobs.add_metric(["waiting"], len(desk.line))
@@ -94,6 +94,10 @@ class Truth(Collector):
         yield jobs
         ready = desk.reports.ready().ready and desk.closed() is None
         yield _gauge("sdspool_ready", "Whether a job submitted now would run now, as /readyz has it.", ready)
+        work = GaugeMetricFamily("sdspool_queue_seconds", "What all that waits and runs would take one engine.")
+        if (work_s := desk.line.work_s(told)) is not None:
+            work.add_metric([], work_s)
+        yield work
         yield _gauge("sdspool_paused", "Whether the queue is paused.", spool.paused)
         space = shutil.disk_usage(spool.root)
         yield _gauge("sdspool_disk_free_bytes", "What the spool's file system has left.", space.free)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from statistics import median
@@ -26,6 +27,8 @@ TURN_S = 0.5
 #: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
 STALL_STEPS = 20
 
+#: Starts an engine: its settings, and who hears of it.
+Start = Callable[[Settings, Callable[[Child, messages.FromEngine | Gone], None]], Child]
 End = messages.Finished | messages.Failed | messages.Lost
 
 
@@ -58,11 +61,11 @@ class Seat:
 class Bench:
     """One engine process at a time, and the seats at it. Every method may be called from any thread."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, start: Start = Child):
         self._settings = settings
         self._inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone]] = SimpleQueue()
         self._changed = threading.Condition()  # holds everything below
-        self._warden = Warden(settings, lambda: Child(settings, lambda child, said: self._inbox.put((child, said))))
+        self._warden = Warden(settings, lambda: start(settings, lambda child, said: self._inbox.put((child, said))))
         self._seats: dict[str, Seat] = {}  # by the jobs' ids
         self._waiting_alone = 0
         self._closed = False

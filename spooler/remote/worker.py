@@ -30,8 +30,9 @@ from celery.signals import setup_logging
 
 from spooler import library, logs, messages
 from spooler.catalogue import Catalogue
+from spooler.child import Child
 from spooler.remote import broker as redises
-from spooler.remote.bench import Bench, Seat
+from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
 from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
 from spooler.remote.wire import Beat, File, Name, Result, Said, Task
@@ -64,13 +65,13 @@ class Held:
 class Worker:
     """One worker's life."""
 
-    def __init__(self, settings: Settings, broker: Broker, store: Store, catalogue: Catalogue):
+    def __init__(self, settings: Settings, broker: Broker, store: Store, catalogue: Catalogue, start: Start = Child):
         self._settings = settings
         self._store = store
         self._models = {card.name for card in catalogue.models}
         self._redis = broker.client()
         self._swap = self._redis.register_script(redises.SWAP)
-        self._bench = Bench(_engine_settings(settings))
+        self._bench = Bench(_engine_settings(settings), start)
         self._name = f"{_host()}.{secrets.token_hex(4)}"
         self._held: dict[str, Held] = {}  # by the tasks' ids
         self._trouble: str | None = None
@@ -328,8 +329,11 @@ def _host() -> str:
     return "".join(c if c.isalnum() else "-" for c in socket.gethostname().partition(".")[0]) or "host"
 
 
-def serve(settings: Settings) -> int:
-    """Run a worker until it is told to stop. Returns the exit status: 0, or 2 when it cannot work as configured."""
+def serve(settings: Settings, start: Start = Child) -> int:
+    """Run a worker around the engine that `start` starts, until it is told to stop.
+
+    Returns the exit status: 0, or 2 when it cannot work as configured.
+    """
     logs.begin("worker", settings.log_format)
     setup_logging.connect(_leave_logging, weak=False)
     for told_here in ("celery.app.trace", "celery.worker.strategy"):  # each job, with the whole of its result
@@ -343,7 +347,7 @@ def serve(settings: Settings) -> int:
     for reason in found.refused:
         log.warning("not taken: %s", reason)
     log.info("worker at %s, store %s, process %d", broker.shown, store.url, os.getpid())
-    return Worker(settings, broker, store, found.catalogue()).run()
+    return Worker(settings, broker, store, found.catalogue(), start).run()
 
 
 def _leave_logging(**_: Any) -> None:

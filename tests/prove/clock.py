@@ -22,8 +22,9 @@ from spooler.life import Life
 from spooler.record import iso
 from spooler.settings import Settings
 from spooler.spool import Spool
+from tests.prove import sleeper
 from tests.prove.report import Figure, main, report
-from tests.prove.sleeper import CATALOGUE, Sleeper
+from tests.prove.sleeper import CATALOGUE
 
 NAME = "clock"
 HOUR_S, DECADE_S = 3600.0, 10 * 365.25 * 86_400.0
@@ -50,7 +51,7 @@ class Desk:
         self.spool.create()
         made = Settings(spool=root, spooler="s", floor_mib=0.0, **settings)  # type: ignore[arg-type]
         self.life = Life.begin(self.spool, "s")
-        self.service = service.Service(made, self.spool, CATALOGUE, DenyList(), self.life, lambda of, _: Sleeper(of, 0.0))
+        self.service = service.Service(made, self.spool, CATALOGUE, DenyList(), self.life, lambda of, _: sleeper.of(of, 0.0))
         self.service.intake.clock = gate.WallClock(wall=clock)
 
     def turn_until(self, done: int) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from filelock import Timeout
@@ -21,7 +21,7 @@ from spooler.catalogue import Catalogue, ModelCard
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList
 from spooler.life import Life
-from spooler.record import Timings
+from spooler.record import EngineFacts, Timings
 from spooler.service import Service
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -36,9 +36,10 @@ CATALOGUE = Catalogue(
 class Sleeper(Child):
     """In the place of an engine's process: a thread that sleeps, and then writes a picture of one colour."""
 
-    def __init__(self, service: Service, sleep_s: float):
-        self._service = service
+    def __init__(self, hear: Callable[[Child, messages.FromEngine | Gone], None], sleep_s: float, facts: EngineFacts = FACTS):
+        self._hear = hear
         self._sleep_s = sleep_s
+        self._facts = facts
         self._orders: SimpleQueue[messages.ToEngine] = SimpleQueue()
         threading.Thread(target=self._work, name="sleeper", daemon=True).start()
 
@@ -56,10 +57,10 @@ class Sleeper(Child):
         self._orders.put(messages.Stop())
 
     def _tell(self, message: messages.FromEngine | Gone) -> None:
-        self._service.inbox.put((self, message))
+        self._hear(self, message)
 
     def _work(self) -> None:
-        self._tell(messages.Ready(facts=FACTS))
+        self._tell(messages.Ready(facts=self._facts))
         while not isinstance(order := self._orders.get(), messages.Stop):
             if isinstance(order, messages.Run):
                 self._tell(self._run(order))
@@ -76,7 +77,12 @@ class Sleeper(Child):
             return messages.Failed(id=order.id, code="lost", reason=str(error))
         except OSError as error:
             return messages.Failed(id=order.id, code="no_space", reason=str(error), no_room=True)
-        return messages.Finished(id=order.id, timings=Timings(), facts=FACTS)
+        return messages.Finished(id=order.id, timings=Timings(), facts=self._facts)
+
+
+def of(service: Service, sleep_s: float) -> Sleeper:
+    """The engine of that service."""
+    return Sleeper(lambda child, said: service.inbox.put((child, said)), sleep_s)
 
 
 def serve(settings: Settings, sleep_s: float) -> int:
@@ -89,7 +95,7 @@ def serve(settings: Settings, sleep_s: float) -> int:
             life = Life.begin(spool, settings.spooler)
         except Timeout:
             return 2
-        service = Service(settings, spool, CATALOGUE, DenyList(), life, lambda made, _: Sleeper(made, sleep_s))
+        service = Service(settings, spool, CATALOGUE, DenyList(), life, lambda made, _: of(made, sleep_s))
         signal.signal(signal.SIGTERM, lambda *_, service=service: service.stop())  # type: ignore[misc]
         try:
             service.run()
