@@ -1,4 +1,4 @@
-"""P2, P4 and P6 with workers on other hosts, every part of which is killed at random: the short form of tests/prove/cluster.py."""
+"""P2, P4 and P6 with workers elsewhere, every part killed at random: the short form of tests/prove/cluster.py."""
 
 from tests.prove import cluster
 

@@ -1,13 +1,14 @@
 """Jobs that are drawn on other hosts while every part is killed at random: what goes in comes out, each job once.
 
-A real spooler sends to real workers (whose engine only sleeps) through a real Redis and a real S3 server. Every moment one of them
-meets its fate: a worker or the spooler is killed by SIGKILL, Redis is killed and starts again with what it had written, or with
-nothing (FLUSHALL), or the store is away for a while.
+A real spooler sends to real workers (whose engine only sleeps) through a real Redis and a real S3 server. Every moment one of
+them meets its fate: a worker or the spooler is killed by SIGKILL, Redis is killed and starts again with what it had written, or
+with nothing (FLUSHALL), or the store is away for a while.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import subprocess
@@ -47,6 +48,7 @@ class Farm:
         self.root = root
         self.spool = Spool(root / "spool")
         self.spool.create()
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the store's, with each request
         self.redis, self.s3 = Redis(root / "redis"), S3()
         self.s3.client().create_bucket(Bucket=BUCKET)
         self.fates: Counter[str] = Counter()
@@ -153,9 +155,8 @@ def prove(short: bool) -> list[Figure]:
         records = [record for place in places if (record := farm.spool.read_record(place))]
         tries = max((record.attempts_used for record in records), default=0)
         failed = [f"{each.id}: {each.failure.reason}" for each in records if each.failure]
-        broken = [
-            f"{each.path.name}: {each.sentence}" for each in fsck.examine(farm.spool, deep=True) if not each.can_be_mended
-        ]
+        found = [each for each in fsck.examine(farm.spool, deep=True) if not each.can_be_mended]
+        broken = [f"{each.path.name}: {each.sentence}" for each in found]
         fates = ", ".join(f"{name} {number}" for name, number in sorted(farm.fates.items()))
         details = f"{took_s:.0f} s; {fates}; attempts {sum(len(each.attempts) for each in records)}, failed {len(failed)}"
         place = Path(folder)
