@@ -8,10 +8,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from spooler.remote import worker
-
 from spooler.child import Child, Gone
 from spooler.messages import FromEngine
+from spooler.remote import worker
 from spooler.settings import Settings
 from tests.prove.restart import FACTS
 from tests.prove.sleeper import Sleeper
