@@ -85,9 +85,9 @@ get_test_tools() {
   "$python" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("spandrel") and u.find_spec("einops")))' ||
     "$python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps spandrel==0.4.2 einops==0.8.2
   command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v strace >/dev/null && command -v npm >/dev/null && command -v curl >/dev/null &&
-    command -v rsync >/dev/null && command -v systemd-analyze >/dev/null && have_proxies &&
+    command -v rsync >/dev/null && command -v redis-server >/dev/null && command -v systemd-analyze >/dev/null && have_proxies &&
     "$python" -c 'from PIL import ImageFont; ImageFont.truetype("DejaVuSans.ttf")' 2>/dev/null && return
-  local root_here=(sudo -n) packages=(chromium chromium-driver strace fonts-dejavu-core rsync systemd)
+  local root_here=(sudo -n) packages=(chromium chromium-driver strace fonts-dejavu-core rsync systemd redis-server)
   [ "$(id -u)" != 0 ] || root_here=()
   { command -v npm && command -v curl; } >/dev/null || packages+=(curl nodejs npm) # for the clients of the APIs that are written in JavaScript
   say "Installing what the tests need: ${packages[*]} ..."

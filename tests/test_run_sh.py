@@ -329,7 +329,7 @@ def test_what_the_tests_need_is_installed_before_they_run(tree: Tree, tmp_path: 
     # The tree's Python has no Pillow to find a font with, so something is missing on every machine.
     status, output = tree.run("test", "-x", PATH=path)
     assert (status, output.splitlines()[-1]) == (0, "pytest -x")
-    wanted = {"chromium", "chromium-driver", "strace", "fonts-dejavu-core", "rsync", "systemd"}
+    wanted = {"chromium", "chromium-driver", "strace", "fonts-dejavu-core", "rsync", "systemd", "redis-server"}
     assert any(wanted <= set(line.split()) for line in asked.read_text().splitlines())
 
     (tmp_path / "asked.refuse").touch()
