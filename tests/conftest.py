@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
 
 # Nor from the keys of whoever runs it: the default file is in his home.
 os.environ["SDSPOOL_KEYS"] = "/nonexistent/keys"
+
+# The tests start some hundred processes of these modules: each would compile them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Whoever runs the tests in the background may have them ignore Ctrl-C, and so all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
