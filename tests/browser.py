@@ -83,7 +83,7 @@ def open_browser(profile: Path, scripts: bool = True, switches: Sequence[str] = 
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = Chrome(options=options, service=ChromeService(driver))
     try:
-        opened.set_page_load_timeout(60)
+        opened.set_page_load_timeout(180)
         _set_viewport(opened, *DESKTOP, mobile=False)
         yield opened
     finally:
