@@ -65,7 +65,7 @@ class Web:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)
 
 
 @contextlib.contextmanager

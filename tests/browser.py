@@ -32,16 +32,35 @@ SWITCHES = (
 )
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A browser with a profile of its own and a window of 1280 x 900 pixels."""
-    with open_browser(tmp_path / "profile") as opened:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """The browser of a file's tests; each has it as if it were new: see `browser`."""
+    with open_browser(tmp_path_factory.mktemp("chromium") / "profile") as opened:
         yield opened
 
 
 @pytest.fixture
+def browser(chromium: Chrome) -> Chrome:
+    """A browser that knows nothing of what it did before, with one tab of 1280 x 900 pixels."""
+    before = chromium.window_handles
+    chromium.switch_to.new_window("tab")
+    fresh = chromium.current_window_handle
+    for handle in before:
+        chromium.switch_to.window(handle)
+        chromium.close()
+    chromium.switch_to.window(fresh)
+    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    chromium.execute_cdp_cmd("Network.clearBrowserCache", {})
+    chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
+    chromium.execute_cdp_cmd("Browser.resetPermissions", {})
+    _set_viewport(chromium, *DESKTOP, mobile=False)
+    console(chromium)
+    return chromium
+
+
+@pytest.fixture
 def no_script_browser(tmp_path: Path) -> Iterator[Chrome]:
-    """The same browser with JavaScript switched off."""
+    """A browser with JavaScript switched off."""
     with open_browser(tmp_path / "no-script-profile", scripts=False) as opened:
         yield opened
 
@@ -64,7 +83,7 @@ def open_browser(profile: Path, scripts: bool = True, switches: Sequence[str] = 
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = Chrome(options=options, service=ChromeService(driver))
     try:
-        opened.set_page_load_timeout(60)
+        opened.set_page_load_timeout(180)
         _set_viewport(opened, *DESKTOP, mobile=False)
         yield opened
     finally:

@@ -8,21 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from house import ROOT, missing, wait_for
 
 from spooler.remote.broker import WORKERS, Broker, beat_key
 from spooler.remote.wire import Beat
 from spooler.settings import Settings
-from tests.house import ROOT, missing, wait_for
 
 PASSWORD = "a-password-that-nobody/may:see"  # noqa: S105
 SECRET_KEY = "a-secret-key-of-the-store"  # noqa: S105
 BUCKET = "pictures"
-SDSPOOL_WORKER = ("-m", "spooler.cli", "worker")
 
 
 def free_port() -> int:
@@ -103,10 +102,10 @@ class S3:
 class Worker:
     """`sdspool worker` as a process."""
 
-    def __init__(self, folder: Path, options: Sequence[str], env: Mapping[str, str], program: Sequence[str] = SDSPOOL_WORKER):
+    def __init__(self, folder: Path, options: list[str], env: Mapping[str, str]):
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "worker.log"
-        command = [sys.executable, *program, *options]
+        command = [sys.executable, "-m", "spooler.cli", "worker", *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -153,9 +152,9 @@ class Cluster:
     def options(self) -> list[str]:
         return ["--dispatch", self.redis.url, "--dispatch-password-file", str(self.redis.password_file), "--store", self.s3.url]
 
-    def add_worker(self, *options: str, program: Sequence[str] = SDSPOOL_WORKER) -> Worker:
+    def add_worker(self, *options: str) -> Worker:
         folder = self.folder / f"worker-{len(self.workers)}"
-        worker = Worker(folder, [*self.options, *options], self.s3.env, program)
+        worker = Worker(folder, [*self.options, "--broker", self.redis.url, *options], self.s3.env)
         self.workers.append(worker)
         return worker
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
-from browser import browser, no_script_browser
+from browser import browser, chromium, no_script_browser
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
@@ -17,7 +18,7 @@ from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
 
-__all__ = ["browser", "ill", "no_script_browser", "ward"]
+__all__ = ["browser", "chromium", "ill", "no_script_browser", "ward"]
 
 # A test starts from the defaults, whatever the shell that runs it has set.
 for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
@@ -26,12 +27,18 @@ for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
 # Nor from the keys of whoever runs it: the default file is in his home.
 os.environ["SDSPOOL_KEYS"] = "/nonexistent/keys"
 
+# The tests start some hundred processes of these modules: each would compile them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Whoever runs the tests in the background may have them ignore Ctrl-C, and so all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Engines of several tests draw at once: one that waits must not spin where another could draw.
+# Engines of several tests draw at once: one that waits must not spin where another could draw, and one that has more threads
+# than cores are free mostly waits for them. A test that is about threads says how many it wants.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, kept nowhere; nothing is timed. The long form of a proof draws its own.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)

@@ -112,7 +112,7 @@ class Spooler:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(60)
+            return self.process.wait(DEADLINE_S)
         finally:
             self._log.close()
 

@@ -339,9 +339,9 @@ class Web:
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         finally:
-            self._reader.join(30)
+            self._reader.join(120)
             assert self.process.stderr
             self.process.stderr.close()
 

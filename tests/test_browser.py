@@ -33,7 +33,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, s
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with spooler(spool) as running:
+        with spooler(spool, "--together=1") as running:  # a queue is looked at
             yield running, f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
@@ -116,7 +116,7 @@ def test_every_page_fits_a_desktop_and_a_phone(browser: Chrome, house: tuple[Spo
     for number, prompt in enumerate(
         ("a large red ring on a white background", "a blue star on a yellow background", "x" * 5000)
     ):
-        drop(running.spool, f"shown{number}.json", {"prompt": prompt, "count": number + 1, "seed": number})
+        drop(running.spool, f"shown{number}.json", {"prompt": prompt, "count": number + 1, "seed": number, "steps": 4})
     drop(running.spool, "a file with a very long name that is no job at all and goes on and on.json", b"[]")
     for number in range(3):
         wait_state(running.spool, f"shown{number}", "done")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from house import ROOT, Spooler, drop, picture, spooler, wait_for, wait_state
 
+from bench.direct import Direct
+from spooler.engine.safety import SafetyError
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
@@ -32,9 +34,10 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
+    """A warm spooler whose engine draws on two threads: the same pixels are promised however many there are."""
     spool = Spool(tmp_path_factory.mktemp("cli") / "spool")
     spool.create()
-    with spooler(spool) as running:
+    with spooler(spool, env={"OMP_NUM_THREADS": "2"}) as running:
         yield running
 
 
@@ -112,18 +115,26 @@ def test_the_deny_list_holds_at_every_way_in(spool: Spool, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("option", "sentence"),
-    [
-        (("--classifier", "/nowhere"), "/nowhere"),
-        (("--safety-checker", "on"), "safety_checker"),
-        (("--deny-list", "/nowhere"), "deny list"),
-        (("--classifier", "nudenet", "--classifier-labels", "NO_SUCH"), "NO_SUCH"),
-    ],
+    ("option", "sentence"), [(("--classifier", "/nowhere"), "/nowhere"), (("--deny-list", "/nowhere"), "deny list")]
 )
 def test_a_filter_that_cannot_load_stops_the_start(spool: Spool, option: tuple[str, ...], sentence: str) -> None:
     refused = Spooler(spool, *option)
     assert refused.ended() == 2
     assert sentence in refused.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"safety_checker": "on"}, "safety_checker"),
+        ({"classifier": "nudenet", "classifier_labels": "NO_SUCH"}, "NO_SUCH"),
+    ],
+    ids=str,
+)
+def test_so_does_each_other_filter_and_the_engine_says_why(settings: dict[str, str], sentence: str) -> None:
+    """With this error the engine's process ends as in the test above."""
+    with pytest.raises(SafetyError, match=sentence):
+        Direct(**settings)
 
 
 @pytest.mark.parametrize("action", ["withhold", "blur"])

@@ -48,8 +48,9 @@ def test_words_that_it_does_not_know_do_not_break_it(demo: Direct, prompt: str) 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS, ids=lambda sampler: sampler.name)
 def test_every_sampler_and_schedule_draws(demo: Direct, sampler: samplers.Sampler) -> None:
+    red_on_blue = {"prompt": "a large red circle on a blue background", "width": 64, "height": 64, "steps": 20}
     for schedule in sampler.schedules:
-        seen = draw(demo, prompt="a large red circle on a blue background", sampler=sampler.name, scheduler=schedule, steps=20)
+        seen = draw(demo, **red_on_blue, sampler=sampler.name, scheduler=schedule)
         assert (seen.colour, seen.background) == ("red", "blue"), schedule
 
 

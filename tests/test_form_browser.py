@@ -61,7 +61,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, s
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with spooler(spool, f"--models={root / 'models'}") as running:
+        with spooler(spool, f"--models={root / 'models'}", "--together=1") as running:  # one runs, another waits
             yield running, f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
@@ -87,14 +87,19 @@ def field(browser: Chrome, name: str) -> WebElement:
 
 
 def one(browser: Chrome, part: str) -> WebElement:
-    found = browser.find_elements(By.CSS_SELECTOR, f'[data-part="{part}"]')
-    return in_view(browser, next(each for each in found if each.is_displayed()))
+    return in_view(browser, displayed(browser, By.CSS_SELECTOR, f'[data-part="{part}"]'))
 
 
 def labelled(browser: Chrome, words: str) -> WebElement:
     """The button, the label or the summary with those words."""
-    path = f"//*[self::button or self::label or self::summary][contains(., '{words}')]"
-    return in_view(browser, next(each for each in browser.find_elements(By.XPATH, path) if each.is_displayed()))
+    return in_view(
+        browser, displayed(browser, By.XPATH, f"//*[self::button or self::label or self::summary][contains(., '{words}')]")
+    )
+
+
+def displayed(browser: Chrome, by: str, path: str) -> WebElement:
+    """The first such element that can be seen."""
+    return wait_for(lambda: next((each for each in browser.find_elements(by, path) if each.is_displayed()), None), path)
 
 
 def in_view(browser: Chrome, element: WebElement) -> WebElement:
@@ -507,7 +512,7 @@ def test_a_question_mark_lists_the_shortcuts(page: Chrome) -> None:
 def violations(page: Chrome) -> list[str]:
     axe = npm.package("axe-core", AXE) / "node_modules" / "axe-core" / "axe.min.js"
     page.execute_script(axe.read_text())
-    found = page.execute_async_script("axe.run().then(r => arguments[0](r.violations))")
+    found = page.execute_async_script("axe.run({resultTypes: ['violations']}).then(r => arguments[0](r.violations))")
     return [f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]]
 
 

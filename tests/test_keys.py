@@ -284,7 +284,7 @@ class Started:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)
 
 
 def start(tmp_path: Path, words: str, *options: str, env: dict[str, str] | None = None) -> str:

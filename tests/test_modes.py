@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from house import Spooler, picture
-from ward import Patient, furthest, patient, pixels
+from house import Spooler
+from PIL import Image
+from ward import CIRCLE, furthest
 
 from bench.direct import Direct
 from bench.shape_checker import look
+from spooler import messages
 from spooler.engine import device as devices
-from spooler.record import Record
-from spooler.spool import Place, Spool
+from spooler.record import EngineFacts
+from spooler.spool import Spool
 
 #: Options; what the record says of them; the most that a channel of a pixel may differ from --memory full, and the mean of all,
 #: of 255. Measured: at most 1 where the arithmetic only changes its order, 4 and 0.05 with int8, 54 and 0.39 with fp8: at the
@@ -30,32 +30,32 @@ MODES: dict[str, tuple[str, int, float]] = {
 }
 
 
+def drawn(**settings: str) -> tuple[list[np.ndarray], EngineFacts]:
+    """Two pictures of an engine with these settings, and what it says of itself."""
+    engine = Direct(**settings)
+    pictures = engine.draw(**CIRCLE, count=2)
+    assert isinstance(engine.ended, messages.Finished)
+    engine.close()
+    return [np.asarray(each, dtype=int) for each in pictures], engine.ended.facts
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[tuple[Place, Record]]]]:
-    """A job in each mode, each in a spooler of its own, two at a time."""
-
-    def draw(options: str) -> tuple[Place, Record]:
-        with patient(tmp_path_factory.mktemp("mode"), *options.split()) as made:
-            return made.run(count=2)
-
-    with ThreadPoolExecutor(2) as pool:
-        yield {options: pool.submit(draw, options) for options in MODES}
-        pool.shutdown(cancel_futures=True)
+def expected() -> list[np.ndarray]:
+    pictures, facts = drawn(memory="full")
+    assert facts.memory == "full, vae_slicing"
+    return pictures
 
 
 @pytest.mark.parametrize("options", MODES)
-def test_every_memory_mode_draws_the_same_picture(
-    ill: Patient, drawn: dict[str, Future[tuple[Place, Record]]], options: str
-) -> None:
+def test_every_memory_mode_draws_the_same_picture(expected: list[np.ndarray], options: str) -> None:
     memory, most, mean = MODES[options]
-    expected, record = ill.draw(count=2)
-    assert record.engine and record.engine.memory == "full, vae_slicing"
-    place, record = drawn[options].result()
-    assert place.state == "done" and record.engine and record.engine.memory == memory and record.engine.rung is None
-    seen = look(picture(place.path / "0.png"))
+    words = [word.removeprefix("--").replace("-", "_") if word.startswith("--") else word for word in options.split()]
+    pictures, facts = drawn(**dict(zip(words[::2], words[1::2], strict=True)))
+    assert facts.memory == memory and facts.rung is None
+    seen = look(Image.fromarray(pictures[0].astype(np.uint8)))
     assert (seen.shape, seen.colour, seen.background) == ("circle", "red", "blue")
-    assert furthest(pixels(place), expected) <= most
-    assert np.mean([abs(one - other) for one, other in zip(pixels(place), expected, strict=True)]) <= mean
+    assert furthest(pictures, expected) <= most
+    assert np.mean([abs(one - other) for one, other in zip(pictures, expected, strict=True)]) <= mean
 
 
 def test_an_attention_without_its_package_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -69,3 +69,8 @@ def test_an_attention_without_its_package_is_refused_at_the_start(tmp_path: Path
 def test_weights_that_cannot_be_moved_layer_by_layer_are_refused_at_the_start() -> None:
     with pytest.raises(devices.UnusableError, match="`weights` int8 does not work with `memory` sequential; fp8 does"):
         Direct(memory="sequential", weights="int8")
+
+
+def test_a_device_that_is_none_is_refused() -> None:
+    with pytest.raises(devices.UnusableError, match="'toaster' is not"):
+        Direct(device="toaster")

@@ -170,7 +170,7 @@ def looked(running: Notifier) -> int:
 
 
 def wait_empty(spool: Spool) -> None:
-    wait_for(lambda: not outbox(spool).names(), "the outbox to be empty", 30)
+    wait_for(lambda: not outbox(spool).names(), "the outbox to be empty")
 
 
 def hooked(secret_file: Path, *receivers: Receiver, **changes: Any) -> Settings:
@@ -287,7 +287,7 @@ def test_a_stop_kills_the_command_and_the_notice_is_kept(spool: Spool, tmp_path:
     end(spool, settings)
     made = Notifier(settings, spool, outbox(spool))
     made.start()
-    process = wait_for(lambda: made._commands.get("command"), "the command to run", 30)
+    process = wait_for(lambda: made._commands.get("command"), "the command to run")
     made.stop(0.1)
     assert not _alive(process.pid)
     assert len(outbox(spool).names()) == 1
@@ -349,7 +349,7 @@ def test_a_kill_between_the_steps_loses_no_notice_and_tells_of_no_end_that_was_n
             assert record
             # Nothing may be told of what was not published, however long it takes to be.
             running.wake()
-            wait_for(lambda: looked(running) == len(outbox(spool).names()), "each letter to be looked at", 30)
+            wait_for(lambda: looked(running) == len(outbox(spool).names()), "each letter to be looked at")
             assert not receiver.got
             record = finished(began(spool, place, record))
             outbox(spool).put(notices_for(record, "done", settings))
@@ -374,7 +374,7 @@ def test_killed_between_the_delivery_and_its_note_it_comes_twice_under_one_id(
 
     def answer(number: int) -> tuple[int, dict[str, str]]:
         if number == 1:
-            wait_for(lambda: lives, "the process to be known", 30)
+            wait_for(lambda: lives, "the process to be known")
             lives[0].kill()
             lives[0].wait()
         return 200, {}
@@ -483,7 +483,7 @@ def test_the_letters_of_a_dead_spooler_are_adopted_and_delivered(
     made = Notifier(settings, spool, outbox(spool, "other"))
     made.start()
     try:
-        wait_for(lambda: not outbox(spool, "other").names(), "the outbox to be empty", 30)
+        wait_for(lambda: not outbox(spool, "other").names(), "the outbox to be empty")
     finally:
         made.stop()
     assert {each["job"] for each in receiver.notices} == ids
@@ -559,8 +559,8 @@ def test_a_receiver_that_hangs_or_dribbles_keeps_no_other_waiting(
         for number in range(3):
             end(spool, settings, job_id=f"job-{number}")
         with notifier(settings, spool):
-            wait_for(lambda: len(good.got) == 3, "the good one to have all", 30)
-            wait_for(lambda: len(dribbler.got) >= 2, "the dribbler to be cut and tried again", 30)
+            wait_for(lambda: len(good.got) == 3, "the good one to have all")
+            wait_for(lambda: len(dribbler.got) >= 2, "the dribbler to be cut and tried again")
         assert len(outbox(spool).names()) == 3
     finally:
         over.set()
@@ -613,14 +613,14 @@ def test_a_busy_receiver_is_left_alone_as_a_whole(spool: Spool, secret_file: Pat
     worker.start()
     try:
         made.turn(0.0)
-        event = made._inbox.get(timeout=30)
+        event = made._inbox.get(timeout=120)
         assert event
         made._hear(*event, 0.0)
         assert made.turn(999.0) <= 1059  # a look into the outbox, perhaps
         assert made._rounds[key].next_due() == 1000.0
         assert made._rounds[key].at_work is None
         made.turn(1000.0)
-        assert made._inbox.get(timeout=30)
+        assert made._inbox.get(timeout=120)
     finally:
         made._rounds[key].work.put(None)
         worker.join()
@@ -651,7 +651,7 @@ def test_what_nobody_takes_is_given_up_after_its_waits_and_a_hundred_are_kept(
     box.put(letters)
     os.utime(box.folder / letters[0].name, (0, 0))  # 1970
     with notifier(settings, spool):
-        wait_for(lambda: len(box.names()) == 1, "129 to be given up", 30)
+        wait_for(lambda: len(box.names()) == 1, "129 to be given up")
         (left,) = box.names()
         assert left == letters[0].name
     assert len(list(box.dead.iterdir())) == 100
@@ -707,7 +707,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_a_trusted_one_take
     settings = hooked(secret_file, receiver)
     end(spool, settings)
     with notifier(settings, spool):
-        wait_for(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text, "the certificate to be refused", 30)
+        wait_for(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text, "the certificate to be refused")
     assert not receiver.got
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     with notifier(settings, spool):
@@ -805,7 +805,7 @@ def test_neither_the_secret_nor_an_address_s_path_is_logged_or_written_into_the_
     end(spool, settings)
     written = b""
     with notifier(settings, spool) as running:
-        wait_for(lambda: receiver.got, "the first try", 30)
+        wait_for(lambda: receiver.got, "the first try")
         written += b"".join(path.read_bytes() for path in outbox(spool).folder.glob("*.json"))
         wait_empty(spool)
         written += repr(vars(running)).encode()

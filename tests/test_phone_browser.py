@@ -6,6 +6,7 @@ from browser import phone
 from house import wait_for
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from test_pages import finish
 from test_pages_browser import Desk, desk, one
 
@@ -28,8 +29,12 @@ def test_a_place_for_a_picture_has_words_of_ours_and_is_reached_by_keyboard(brow
     browser.get(f"{desk.address}/?kind=img2img&prompt=x")
     button = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-slot=image] label.button"), "the button")[0]
     assert button.is_displayed() and button.text == "Datei wählen"
+    for _ in range(200):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        if browser.switch_to.active_element.get_attribute("id") == "image":
+            break
     wide, focused, ring = browser.execute_script(
-        """const input = document.querySelector('#image'); input.focus();
+        """const input = document.querySelector('#image');
         return [input.offsetWidth, document.activeElement === input, getComputedStyle(arguments[0]).outlineStyle]""",
         button,
     )

@@ -193,7 +193,7 @@ def running(folder: Path, command: list[str]) -> Iterator[None]:
         assert process.poll() is None, (folder / "out").read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def program_of(name: str) -> str:
@@ -479,4 +479,4 @@ def test_s1_who_trusts_a_proxy_has_a_key_made_as_on_a_lan(tmp_path: Path) -> Non
     finally:
         started.stop()
     wrong = Started(tmp_path, "--prefix", "sd")
-    assert "--prefix: must be as /sd" in wrong.said("--prefix") and wrong.process.wait(30) == 2
+    assert "--prefix: must be as /sd" in wrong.said("--prefix") and wrong.process.wait(120) == 2

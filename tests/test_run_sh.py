@@ -168,7 +168,7 @@ def free_port() -> int:
 def nothing_is_left() -> Iterator[None]:
     yield
     try:
-        wait_for(lambda: not left_over(), "every process to end", deadline_s=10)
+        wait_for(lambda: not left_over(), "every process to end")
     except AssertionError as error:
         raise AssertionError(f"{error}: {left_over()}") from None
 
@@ -407,7 +407,7 @@ def test_the_real_halves(tmp_path: Path) -> None:
     def listens() -> bool:
         assert process.poll() is None, finish(process)
         try:
-            with urllib.request.urlopen(f"{address}/healthz", timeout=30) as answer:
+            with urllib.request.urlopen(f"{address}/healthz", timeout=120) as answer:
                 return bool(answer.status == 200)
         except URLError:
             return False

@@ -170,7 +170,7 @@ def test_a_half_written_drop_is_waited_for(warm: Spooler) -> None:
 
 def test_a_waiting_and_a_running_job_can_be_cancelled(warm: Spooler) -> None:
     drop(warm.spool, "run.json", LONG | {"count": 9})
-    drop(warm.spool, "wait.json", LONG)
+    drop(warm.spool, "wait.json", LONG | {"width": 72})  # of another size: it cannot join the one that runs
     running = wait_running(warm.spool, "run")
     assert warm.spool.cancel("wait").state == "cancelled"  # type: ignore[union-attr]
     assert warm.spool.cancel("run") == running
@@ -216,7 +216,6 @@ def test_a_second_spooler_of_that_name_refuses_to_start(warm: Spooler) -> None:
     [
         (("--model", "/nowhere"), "but '/nowhere' is none"),
         (("--device", "cuda:7"), "'cuda:7' is not"),
-        (("--device", "toaster"), "'toaster' is not"),
     ],
 )
 def test_the_engine_refuses_to_start_without_weights_or_device(spool: Spool, options: tuple[str, ...], sentence: str) -> None:
@@ -269,7 +268,7 @@ def test_p2_a_job_survives_the_death_of_the_engine_and_of_the_spooler(spool: Spo
 
 
 def test_p4_a_job_that_keeps_killing_the_engine_fails_and_the_queue_goes_on(spool: Spool) -> None:
-    with spooler(spool, "--max-attempts", "2", "--stall-s", "20") as running:
+    with spooler(spool, "--max-attempts", "2", "--stall-s", "10") as running:
         drop(spool, "poison.json", LONG)
         drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4, "width": 72})  # not in its company: see test_company.py
         place = wait_running(spool, "poison")

@@ -96,15 +96,15 @@ def cut_off(dripping: socket.socket) -> bool:
 def test_a_head_that_never_ends_is_cut_off(server: Server, connect: Connect) -> None:
     """Whether it sends nothing or a byte now and then, which to waitress alone is a sign of life."""
     silent, dripping = connect(), connect(b"GET / HTTP/1.1\r\n")
-    wait_for(lambda: cut_off(dripping), "the dripping one to be closed", 20)
-    wait_for(lambda: is_closed(silent), "the silent one to be closed", 20)
-    wait_for(lambda: not server.active_channels, "nothing to be left", 20)
+    wait_for(lambda: cut_off(dripping), "the dripping one to be closed")
+    wait_for(lambda: is_closed(silent), "the silent one to be closed")
+    wait_for(lambda: not server.active_channels, "nothing to be left")
     assert ask(server, body=b"x") == (200, b"x")
 
 
 def test_a_body_that_drips_is_cut_off(server: Server, connect: Connect) -> None:
     slow = connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
-    wait_for(lambda: cut_off(slow), "it to be closed", 20)
+    wait_for(lambda: cut_off(slow), "it to be closed")
 
 
 def test_a_large_body_that_comes_steadily_is_taken(server: Server, connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -28,10 +29,13 @@ def main() -> int:
 
     # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along.
     commands = Commands(sys.stdin.buffer)
+    gc.disable()  # imports make a million objects that stay: to look among them for garbage is a fifth of the time
     try:
         from spooler.engine.worker import Engine
     except ImportError as error:
         return refuse(f"The engine's packages are not installed ({error}): pip install 'sdspool[engine]'.")
+    gc.freeze()
+    gc.enable()
 
     # 3. Confirm the device before anything is read; load once; let the filters say now if they cannot work.
     from spooler.engine.device import UnusableError

@@ -13,5 +13,6 @@ hostile     the files: whole ones, damaged ones, giants
 traces      programs write into pending/ while the spooler looks, and what becomes of it
 writers     the programs, system call by system call
 fuzz        requests drawn from the APIs' own documents against the real web app (fuzz_hooks: what schemathesis is told of it)
+cluster     workers on other hosts, Redis and the store are killed at random while jobs go through them
 parser_atheris  one kind of them under atheris, in a process of its own
 """

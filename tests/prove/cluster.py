@@ -1,133 +1,172 @@
-"""A cluster under fire: workers, the spooler, Redis and the store are killed at random while jobs come in (P2, P4).
+"""Jobs that are drawn on other hosts while every part is killed at random: what goes in comes out, each job once.
 
-Everything is the real thing but the engine, which only sleeps: redis-server, moto's S3 server, Celery workers, spoolers. In the
-end each job that went in lies in one folder, once, and none has used up more tries than it may.
+A real spooler sends to real workers (whose engine only sleeps) through a real Redis and a real S3 server. Every moment one of
+them meets its fate: a worker or the spooler is killed by SIGKILL, Redis is killed and starts again with what it had written, or
+with nothing (FLUSHALL), or the store is away for a while.
 """
 
 from __future__ import annotations
 
-import collections
 import json
+import logging
 import os
 import random
-import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from spooler.record import Record
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+from cluster import BUCKET, S3, Redis, free_port
+
+from spooler import fsck
 from spooler.spool import Spool
-from tests.cluster import Cluster, Worker, cluster
-from tests.house import Spooler, wait_for
-from tests.prove.fire import scratch
-from tests.prove.report import ROOT, Figure, cannot_run, main, report
+from tests.prove.report import ROOT, Figure, main, report
 
 NAME = "cluster"
-SLEEP_S = 0.05
 WORKERS = 3
-ATTEMPTS = 6
-ENDS = ("done", "failed", "cancelled")
-#: What is done to whom, and how many times as often as the others.
-FAULTS = {"worker": 3, "spooler": 1, "redis": 1, "flush": 1, "store": 1}
+SLEEP_S = 0.1
+MAX_ATTEMPTS = 5
+JOB = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1}
+#: Seconds between two fates, and for which a part stays away at most.
+LONG_PAUSE_S, SHORT_PAUSE_S = 3.0, 2.0
+AWAY_S = 3.0
+FATES = ("worker", "worker", "spooler", "redis", "flush", "store")
+#: Waiting jobs beyond which none is submitted for a while: the proof is about what is under way.
+DEPTH = 60
+#: No job ended for so long, in seconds: something is stuck.
+STUCK_S = 240.0
 
 
-class Storm:
-    """One cluster, its spool, and the hand that kills."""
+class Farm:
+    """The parts, and what befalls them."""
 
-    def __init__(self, made: Cluster, folder: Path, seed: int):
-        self.made, self.random = made, random.Random(seed)
-        self.spool = Spool(folder / "spool")
+    def __init__(self, root: Path, seed: int):
+        self.root = root
+        self.spool = Spool(root / "spool")
         self.spool.create()
-        self.workers = [self._worker() for _ in range(WORKERS)]
-        self.spooler = self._spooler()
-        self.faults: collections.Counter[str] = collections.Counter()
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the store's, with each request
+        self.redis, self.s3 = Redis(root / "redis"), S3()
+        self.s3.client().create_bucket(Bucket=BUCKET)
+        self.fates: Counter[str] = Counter()
+        self._rng = random.Random(seed)
+        self._back: list[tuple[float, str]] = []  # when, and which part that is away
+        common = ["--dispatch", self.redis.url, "--dispatch-password-file", str(self.redis.password_file)]
+        common += ["--store", self.s3.url, "--cache", str(root / "cache")]
+        where = ["--spool", str(self.spool.root), "--spooler", "prove", "--floor-mib", "0", f"--max-attempts={MAX_ATTEMPTS}"]
+        self._commands = {"spooler": ["-m", "spooler", *where, *common]}
+        for number in range(WORKERS):
+            self._commands[f"worker{number}"] = ["-m", "bench.sleeping_worker", str(SLEEP_S), *common, "--together=2"]
+        self._processes = {name: self._start(name) for name in self._commands}
 
-    def _worker(self) -> Worker:
-        script = [str(ROOT / "bench" / "sleeping_worker.py"), str(SLEEP_S)]
-        return self.made.add_worker("--together", "4", program=script)
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, **self.s3.env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with (self.root / f"{name}.log").open("ab") as log:
+            return subprocess.Popen([sys.executable, *self._commands[name]], cwd=ROOT, env=env, stdout=log, stderr=log)
 
-    def _spooler(self) -> Spooler:
-        bound = ["--max-attempts", str(ATTEMPTS), "--rescan-s", "1"]
-        return Spooler(self.spool, *self.made.options, *bound, env=self.made.s3.env)
+    def strike(self, now: float) -> None:
+        """One fate, at random; what is away already is left there."""
+        fate = self._rng.choice(FATES)
+        away = {name for _, name in self._back}
+        name = f"worker{self._rng.randrange(WORKERS)}" if fate == "worker" else fate
+        if name in away or (fate == "flush" and "redis" in away):
+            return
+        self.fates[fate] += 1
+        if fate == "flush":
+            self.redis.client.flushall()
+            return
+        if fate == "redis":
+            self.redis.kill()
+        elif fate == "store":
+            self.s3.stop()
+        else:
+            self._processes[name].kill()
+            self._processes[name].wait()
+        self._back.append((now + self._rng.uniform(0, AWAY_S), name))
 
-    def drop(self, name: str) -> None:
-        draft = self.spool.tmp / name
-        draft.write_text(json.dumps({"prompt": f"a red circle, {name}", "seed": 1, "steps": 1}))
-        draft.rename(self.spool.pending / f"{name}.json")
+    def mend(self, now: float) -> None:
+        """Bring back what was away for long enough, and what ended by itself."""
+        for due, name in [each for each in self._back if each[0] <= now]:
+            self._back.remove((due, name))
+            if name == "redis":
+                self.redis.start()
+            elif name == "store":
+                self.s3.start()
+            else:
+                self._processes[name] = self._start(name)
+        away = {name for _, name in self._back}
+        for name, process in self._processes.items():
+            if name not in away and process.poll() is not None:  # a supervisor would
+                self.fates["ended by itself"] += 1
+                self._back.append((now + 1.0, name))
 
-    def strike(self) -> None:
-        fault = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
-        self.faults[fault] += 1
-        match fault:
-            case "worker":
-                number = self.random.randrange(WORKERS)
-                self.workers[number].kill()
-                self.workers[number] = self._worker()
-            case "spooler":
-                self.spooler.kill()
-                self.spooler = self._spooler()
-            case "redis":
-                self.made.redis.kill()
-                time.sleep(self.random.uniform(0, 2))
-                self.made.redis.start()
-            case "flush":
-                self.made.redis.client.flushall()
-            case "store":
-                self.made.s3.stop()
-                time.sleep(self.random.uniform(0, 2))
-                self.made.s3.start()
+    def run(self, jobs: int, pause_s: float) -> list[str]:
+        """Submit and strike until all has ended; returns the ids that were acknowledged."""
+        given: list[str] = []
+        ended, moved, next_fate = 0, time.monotonic(), time.monotonic() + pause_s
+        while ended < jobs:
+            now = time.monotonic()
+            while len(given) < jobs and len(given) - ended < DEPTH:
+                given.append(self.spool.submit(json.dumps(JOB).encode(), f"job-{len(given):05d}"))
+            if now >= next_fate and ended < jobs * 0.95:
+                self.strike(now)
+                next_fate = now + pause_s
+            self.mend(now)
+            time.sleep(0.05)
+            if (finished := len(self.out())) != ended:
+                ended, moved = finished, now
+            if now - moved > STUCK_S:
+                break
+        return given
 
-    def ended(self) -> int:
-        return sum(len(os.listdir(self.spool.root / state)) for state in ENDS)  # noqa: PTH208 - quick, and often
+    def out(self) -> list[str]:
+        return [place.id for state in ("done", "failed", "cancelled") for place in self.spool.walk(state)]  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.redis.kill()
+        if "store" not in {name for _, name in self._back}:
+            self.s3.stop()
 
 
 def prove(short: bool) -> list[Figure]:
-    number, faults = (60, 6) if short else (int(os.environ.get("STORM", "2000")), 120)
-    target, figure = "0", "jobs lost, shown twice, or tried too often in a cluster under fire"
-    if not shutil.which("redis-server"):
-        return [cannot_run(NAME, figure, target, "needs redis-server")]
-    names = [f"job{index}" for index in range(number)]
-    with scratch() as folder, cluster(folder / "cluster") as made:
-        storm = Storm(made, folder, seed=7)
+    jobs, pause_s = (60, SHORT_PAUSE_S) if short else (2_000, LONG_PAUSE_S)
+    with tempfile.TemporaryDirectory() as folder:
+        farm = Farm(Path(folder), seed=free_port() if not short else 4)
+        began = time.monotonic()
         try:
-            began = time.monotonic()
-            for index, name in enumerate(names):
-                storm.drop(name)
-                if index % (number // faults) == number // faults - 1:
-                    storm.strike()
-                    time.sleep(storm.random.uniform(0, 3))
-            wait_for(lambda: storm.ended() >= number, f"{number} jobs to end", deadline_s=1800)
-            took_s = time.monotonic() - began
+            given = farm.run(jobs, pause_s)
         finally:
-            storm.spooler.stop()
-        wrong = violations(storm.spool, names)
-    for each in wrong[:20]:
-        print(each)
-    said = ", ".join(f"{count} {fault}" for fault, count in sorted(storm.faults.items()))
-    details = f"{number} jobs in {took_s:.0f} s; killed or emptied: {said}"
-    return [report(NAME, figure, target, len(wrong), not wrong, details, folder=folder)]
-
-
-def violations(spool: Spool, names: list[str]) -> list[str]:
-    """What is not as promised, in sentences."""
-    wrong = []
-    places = collections.Counter(path.name for state in ENDS for path in (spool.root / state).iterdir() if path.is_dir())
-    for name in names:
-        if places[name] != 1:
-            wrong.append(f"{name}: in {places[name]} folders")
-            continue
-        place = spool.find(name)
-        record = spool.read_record(place) if place else None
-        if not place or not isinstance(record, Record):
-            wrong.append(f"{name}: has no record")
-        elif place.state == "done" and [image.file for image in record.images if (place.path / image.file).is_file()] != [
-            "0.png"
-        ]:
-            wrong.append(f"{name}: is done, with {record.images}")
-        elif record.attempts_used > ATTEMPTS or (place.state != "done" and record.attempts_used < ATTEMPTS):
-            wrong.append(f"{name}: {place.state} after {[attempt.outcome for attempt in record.attempts]}")
-    wrong += [f"{name}: nobody sent it" for name in places if name not in names]
-    return wrong
+            farm.close()
+        took_s = time.monotonic() - began
+        out = Counter(farm.out())
+        lost, doubled = sorted((Counter(given) - out).elements()), sorted((out - Counter(given)).elements())
+        places = [place for state in ("done", "failed") for place in farm.spool.walk(state)]  # type: ignore[arg-type]
+        records = [record for place in places if (record := farm.spool.read_record(place))]
+        tries = max((record.attempts_used for record in records), default=0)
+        failed = [f"{each.id}: {each.failure.reason}" for each in records if each.failure]
+        found = [each for each in fsck.examine(farm.spool, deep=True) if not each.can_be_mended]
+        broken = [f"{each.path.name}: {each.sentence}" for each in found]
+        fates = ", ".join(f"{name} {number}" for name, number in sorted(farm.fates.items()))
+        details = f"{took_s:.0f} s; {fates}; attempts {sum(len(each.attempts) for each in records)}, failed {len(failed)}"
+        place = Path(folder)
+        return [
+            report(NAME, "jobs in and out", f">= {jobs}", sum(out.values()), sum(out.values()) >= jobs, details, folder=place),
+            report(NAME, "jobs lost", "0", len(lost), not lost, "; ".join(lost[:5]), folder=place),
+            report(NAME, "jobs shown twice", "0", len(doubled), not doubled, "; ".join(doubled[:5]), folder=place),
+            report(NAME, "most attempts of a job that count", f"<= {MAX_ATTEMPTS}", tries, tries <= MAX_ATTEMPTS, folder=place),
+            report(NAME, "findings of fsck afterwards", "0", len(broken), not broken, "; ".join(broken[:5]), folder=place),
+        ]
 
 
 if __name__ == "__main__":
