@@ -215,6 +215,7 @@ def test_redis_that_is_killed_and_started_again_costs_no_job(house: House) -> No
         lambda: "cannot be used just now" in str((house.spooler.status() or "") and house.spooler.status()),
         "the trouble to be told",
     )
+    wait_for(lambda: "job aof: finished" in house.cluster.workers[0].log, "the worker to have drawn it meanwhile")
     house.cluster.redis.start()
     for name in ("aof", "aof-waits"):
         assert outcomes(house.done(name)) == ["done"]

@@ -5,6 +5,7 @@
     bench.py      ... around one local engine, with the deadlines that the spooler has for its own
     wire.py       what the two say to each other, all of it JSON
     broker.py     Redis: where it is, how Celery is to use it, and the names of what is kept there
+    transport.py  ... and what Celery does when a connection to it is gone
     store.py      the object store (fsspec): pictures in and out, each with its SHA-256
 
 The spool stays the record: what Redis and the store hold may all be lost, and costs no more than another try (P2). One key a

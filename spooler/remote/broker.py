@@ -128,6 +128,7 @@ class Broker:
             task_reject_on_worker_lost=True,
             worker_prefetch_multiplier=1,
             task_default_queue=COMMON,
+            broker_transport="spooler.remote.transport:Transport",
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
             broker_transport_options={

@@ -106,7 +106,7 @@ class Worker:
                 quiet=True,
             )
             worker.start()
-            return self._farewell()
+            return self._farewell() or worker.exitcode or 0
         finally:
             self._closed.set()
             self._bench.close()
@@ -336,8 +336,9 @@ def serve(settings: Settings, start: Start = Child) -> int:
     """
     logs.begin("worker", settings.log_format)
     setup_logging.connect(_leave_logging, weak=False)
-    for told_here in ("celery.app.trace", "celery.worker.strategy"):  # each job, with the whole of its result
-        logging.getLogger(told_here).setLevel(logging.WARNING)
+    for wordy in ("celery.app.trace", "celery.worker.strategy"):  # each job, with the whole of its result
+        logging.getLogger(wordy).setLevel(logging.WARNING)
+    logging.getLogger("celery.backends.base").setLevel(logging.ERROR)  # each second, while Redis is away
     try:
         broker, store = Broker.of(settings), Store(settings.store)
         found = library.scan(settings.models, settings.model)
