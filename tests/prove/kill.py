@@ -36,8 +36,7 @@ def points(run: Run) -> list[Call]:
     return [*run.calls, Call(MARK, 2)]
 
 
-def kill(call: Call) -> str:
-    return f"{call.name}:signal=SIGKILL:when={call.number}"
+KILL = "signal=SIGKILL"
 
 
 def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
@@ -52,7 +51,7 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
         chosen = spread(points(run), most)
         for call in chosen[part::parts]:
             where = f"{name}, killed before {call}"
-            root, killed = target.fire(kill(call))
+            root, killed = target.fire(call, KILL)
             tally.points += 1
             if killed.ended != "killed":
                 tally.missed += 1
@@ -76,7 +75,7 @@ def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, most: i
     run = recover(target.copy(killed), log=True)
     for number, call in enumerate(spread(points(run), most)):
         root = target.copy(killed)
-        again = recover(root, kill(call))
+        again = recover(root, f"{call.name}:{KILL}:when={call.number}")
         tally.points += 1
         tally.nested += 1
         tally.missed += again.ended != "killed"
