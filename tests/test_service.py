@@ -170,7 +170,7 @@ def test_a_half_written_drop_is_waited_for(warm: Spooler) -> None:
 
 def test_a_waiting_and_a_running_job_can_be_cancelled(warm: Spooler) -> None:
     drop(warm.spool, "run.json", LONG | {"count": 9})
-    drop(warm.spool, "wait.json", LONG)
+    drop(warm.spool, "wait.json", LONG | {"width": 72})  # of another size: it would join the other one's last pictures
     running = wait_running(warm.spool, "run")
     assert warm.spool.cancel("wait").state == "cancelled"  # type: ignore[union-attr]
     assert warm.spool.cancel("run") == running
