@@ -138,7 +138,7 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
     tally = Tally()
     with scratch() as folder:
         target = Range(operation, folder)
-        clean, problems = target.counted()
+        clean, problems = target.counted() if most > SHORT else target.counted(["going on"])  # the rest is in kill's short form
         if part == 0:
             tally.note(f"{name}, no fault", problems)
         chosen = spread(list(faults(clean.calls, name in LONG)), most)
@@ -154,7 +154,8 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
             if (call.name, errno) != HELD_BY_ANOTHER:
                 looked_at = clean if and_on else of_its_kind(clean, call)
                 found += (lie for lie in lies(looked_at, run) if not excused(name, lie))
-            for heir in ("going on", AFTER_DEATH[number % len(AFTER_DEATH)]):
+            after = AFTER_DEATH[number % len(AFTER_DEATH)]
+            for heir in ("going on", after) if most > SHORT or number % 2 else (after,):
                 found += target.rest(root, ledger, heir)
             tally.note(where, (f"{name}: {call.name}: {problem}" for problem in found))
             shutil.rmtree(root)

@@ -120,14 +120,14 @@ class Range:
         calls = (replace(each, of=each.of.removeprefix(f"{root}/")) for each in run.calls)
         return root, replace(run, calls=tuple(in_order(list(calls))))
 
-    def counted(self) -> tuple[Run, list[str]]:
-        """The deed without a fault: its calls, and what is wrong even so."""
+    def counted(self, heirs: Iterable[str] = HEIRS) -> tuple[Run, list[str]]:
+        """The deed without a fault: its calls, and what is wrong even so, afterwards with each of these."""
         root, run = self.fire(log=True)
         assert not any(each.of.startswith("/") for each in run.calls), "a thread is busy elsewhere"
         problems = [] if run.answer == self.operation.answer else [f"without a fault it answers {run.answer}: {run.text}"]
         ledger = self.operation.acknowledged(self.ledger, run.value) if run.ended == "returned" else self.ledger
         problems += violations(root, ledger, rested=False)
-        for heir in HEIRS:
+        for heir in heirs:
             problems += self.rest(root, ledger, heir)
         shutil.rmtree(root)
         return run, problems
