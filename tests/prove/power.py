@@ -187,13 +187,16 @@ def _fill(said_by: list[int], disk: Disk) -> None:
 def check(tree: Tree, ledger: Ledger, one_of: Sequence[bytes], folder: Path, heirs: Sequence[str]) -> Iterator[str]:
     """What is wrong with a spool that was found so, as it lies and after each heir has run it to its end."""
     root = folder / "spool"
+    laid = False
     if all(name in tree for name in FOLDERS):  # else the power went before all of them were made
         lay(tree, root)
         yield from violations(root, ledger, rested=False)
         yield from _neither(root, one_of)
-        shutil.rmtree(root)
+        laid = True
     for heir in heirs:
-        lay(tree, root)
+        if not laid:
+            lay(tree, root)
+        laid = False
         told: list[tuple[bytes, int]] = []
 
         def hear(raw: bytes, number: int, told: list[tuple[bytes, int]] = told) -> None:
