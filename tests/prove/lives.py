@@ -340,6 +340,9 @@ NEW = "new"
 def scripts(seeds: int) -> list[Script]:
     """All of them; with so many choices of who goes on when, where several are at work."""
     table = {each.name: each for each in operations.operations()}
+    edits = [_edit(state, folder) for state in ("pending", "held") for folder in (False, True)]
+    for each in edits:  # they ask for more than those of the table
+        del table[each.name]
     return [
         Script("restart after a crash", table.pop("restart after a crash").stage, _restart),
         Script("whole lives", _ungiven(("cat", CAT), ("dog", WITH_INPUTS), ("fox", FOX)), _whole_lives, (ME,)),
@@ -349,7 +352,7 @@ def scripts(seeds: int) -> list[Script]:
         Script("the first start", _nothing, _first_start),
         Script("taking over", _taken_over, _take_over),
         Script("a dropped file of many jobs", table["take rows"].stage, _restart),
-        *(_edit(state, folder) for state in ("pending", "held") for folder in (False, True)),
+        *edits,
         *(_busy(seed) for seed in range(seeds)),
         *(of_operation(each) for each in table.values()),
     ]
