@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spooler.distilled import LCM_PIPELINE
 from spooler.job import Job
 from spooler.mistakes import Mistake
 
@@ -49,7 +50,14 @@ _UNET = frozenset(KINDS) - {"refiner"}
 _DIT = frozenset({"img2img", "inpaint", "hires", "loras", "negative_prompt", "guidance_cutoff"})
 
 FAMILIES: tuple[Family, ...] = (
-    Family("sd1", "Stable Diffusion 1.x", ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"), 512, _UNET),
+    Family(
+        "sd1",
+        "Stable Diffusion 1.x",
+        # LCM's own pipeline is this one with LCM's sampler, for a UNet that is told the guidance: which all here do.
+        ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", LCM_PIPELINE),
+        512,
+        _UNET,
+    ),
     Family("sd2", "Stable Diffusion 2.x", (), 768, _UNET),  # told from 1.x by the width of its text encoder
     Family(
         "sdxl",
