@@ -9,7 +9,7 @@
     Hyper       the name (Hyper-SD)                                           8       1             Euler, SGM Uniform
     Schnell     Flux whose transformer is not told the guidance               4       1             its own
 
-A name that says for how many steps it was made, "..._8step...", counts. Guidance of 1 is none: the network is asked once a step.
+A name that says for how many steps it was made, "..._8step...", counts. With guidance of 1 the network is asked once a step.
 SGM Uniform is diffusers' "trailing" spacing, which Turbo and Lightning were trained with; where the folder's own scheduler is
 Euler's ancestral one, that is kept.
 
