@@ -10,7 +10,7 @@ Each is the diffusers pipeline of that task, called with the job's parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,6 +70,16 @@ def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
     if job.upscale:
         drawn = [_upscale(picture, job.upscale.upscaler, job.upscale.scale, studio) for picture in drawn]
     return drawn
+
+
+@torch.inference_mode()
+def in_one_call(jobs: Sequence[Job], seeds: list[int], studio: Studio, output_type: str = "pil") -> Any:
+    """A picture of each job with its seed, by one call of the pipeline; or their latents. The jobs have one key that says that
+    their model is called whole (spooler/company.py), so they differ in prompts and seeds alone.
+
+    Raises as `pictures` does.
+    """
+    return _call(jobs[0], seeds, studio, "txt2img", output_type, jobs)
 
 
 def _txt2img(job: Job, seeds: list[int], studio: Studio) -> Any:
@@ -214,8 +224,19 @@ def _size(job: Job) -> tuple[int, int]:
     return job.width or 0, job.height or 0
 
 
-def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: str = "pil", **more: Any) -> Any:
-    """Call the job's model for one stage: a list of pictures, or latents (len(seeds), channels, h, w)."""
+def _call(
+    job: Job,
+    seeds: list[int],
+    studio: Studio,
+    task: Task,
+    output_type: str = "pil",
+    others: Sequence[Job] = (),
+    **more: Any,
+) -> Any:
+    """Call the job's model for one stage: a list of pictures, or latents (len(seeds), channels, h, w).
+
+    `others`: where the pictures are not all of one job, whose each of them is; only the prompts are taken from there.
+    """
     model = studio.models.get(job.model)
     model.dress(job)
     pipe = model.pipeline(task, tuple(control.model for control in job.controls), job.vae)
@@ -223,8 +244,12 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     known = parameters(pipe)
 
     # 1. The prompt, how strongly it steers, and where chance comes from: picture i is that of its own seed.
-    arguments = model.encode(pipe, job) | model.guidance(pipe, job) | more
-    arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds), "output_type": output_type}
+    texts = [model.encode(pipe, each) for each in others] or [model.encode(pipe, job)]
+    is_one_text = all(each == texts[0] for each in texts)
+    arguments: dict[str, Any] = texts[0] if is_one_text else _side_by_side(texts)
+    arguments = arguments | model.guidance(pipe, job) | more
+    arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds) if is_one_text else 1}
+    arguments["output_type"] = output_type
     # On the CPU whatever the device is: the same seed draws the same noise everywhere.
     arguments["generator"] = generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     arguments |= {name: value for name, value in (("width", job.width), ("height", job.height)) if name in known}
@@ -267,6 +292,11 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
         model.compiled.paused = model.is_dressed or studio.is_warm_up
     with cutoff.at_the_door() if cutoff else nullcontext():
         return pipe(**arguments).images
+
+
+def _side_by_side(texts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The texts of several jobs as lists; who has no negative prompt has an empty one, which is the same."""
+    return {name: [each.get(name, "") for each in texts] for name in dict.fromkeys(name for each in texts for name in each)}
 
 
 @dataclass(frozen=True)
