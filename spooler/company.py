@@ -3,7 +3,7 @@
 There are two ways. Those of a family whose UNet we call ourselves share each call of it: the key tells what they must have in
 common (model with LoRAs, VAE, size); whatever else they ask for (sampler, schedule, steps, guidance, seed, prompts, from noise,
 over a picture, within a mask) is each one's own, and one may join at any step. Those of a family that is called whole share one
-call of its pipeline from its first step to its last, so steps and guidance are in their key too; their own are prompts and seeds.
+call of its pipeline from its first step to its last: steps and guidance are in their key too, their own are prompts and seeds.
 A job that has no key is drawn alone, by the pipeline of its kind.
 """
 

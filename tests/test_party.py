@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from house import drop, picture, spooler, wait_for, wait_state
+from house import drop, picture, spooler, wait_for, wait_running, wait_state
 
 from bench.direct import Direct
 from spooler import company, families, messages
@@ -299,6 +299,21 @@ def test_waiting_jobs_share_a_call_and_nobody_joins_one_that_has_begun(
             records[job_id] = record
     shared = {job_id: record.engine.shared for job_id, record in records.items() if record.engine}
     assert shared["first"] == 1 and max(shared[name] for name in "0123") > 1, shared
+
+
+def test_p2_a_call_that_is_stopped_ends_nobody_s_job_and_all_of_it_is_drawn_by_the_next_spooler(
+    shelf: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    options = ("--device", "cpu", "--model", str(shelf("sd3")), "--cache", str(tmp_path / "cache"))
+    with spooler(spool, *options):
+        drop(spool, "long.json", BASE | {"steps": 150, "prompt": "a star", "count": 4, "width": 128, "height": 128})
+        wait_running(spool, "long")
+    place = spool.find("long")
+    assert place and place.state in ("claimed", "done"), place
+    with spooler(spool, *options):
+        assert wait_state(spool, "long", "done", "failed", "cancelled").state == "done"
 
 
 def test_a_lone_job_waits_for_company_for_a_small_part_of_its_own_time_and_not_at_all_where_that_is_unknown(

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL.Image import Image as Picture
 
+from spooler.engine.alone import UnwantedError
 from spooler.engine.company import SOON_TICKS, Drawn
 from spooler.engine.draw import OnStep
 from spooler.engine.knee import Knee
@@ -30,17 +31,13 @@ from spooler.job import Job
 
 #: The part of a call's time that it may begin later for others to join it: so much slower is a lone job at the most.
 GATHER_PART = 0.02
-#: Seconds before its end from which on a call is as good as over when the spooler is told what room there is: it claims meanwhile.
+#: Seconds before its end from which on a call is as good as over when the spooler is told what room there is.
 SOON_S = 0.5
 #: In knee.py's terms a picture is two rows, whether it has guidance or not: those of one key have all or none.
 ROWS = 2
 
 #: Draws a picture for each cell with its seed, telling each step.
 Draw = Callable[[Sequence[Job], list[int], OnStep], list[Picture]]
-
-
-class EmptyError(Exception):
-    """All that had seats have left: raised at a step to get out of the call."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Seat:
 class Party:
     """Jobs of one key. It is `closed` to further ones when somebody waits who is of another.
 
-    `between_steps` is called at each step, and may have jobs leave.
+    `between_steps` is called at each step, and may have jobs leave, or raise UnwantedError to end the call at once.
     """
 
     def __init__(
@@ -152,7 +149,7 @@ class Party:
         self.works.remove(work)
 
     def call(self) -> list[Drawn]:
-        """Draw all that have seats. When it raises, they still have them; those that left meanwhile are not drawn."""
+        """Draw all that have seats; of those that left meanwhile nothing is returned. When it raises, they still have them."""
         seats = list(self._seats)
         works = {id(seat.work): seat.work for seat in seats}.values()
         for work in works:
@@ -168,7 +165,7 @@ class Party:
         self.model.on_decoded = decoded
         pictures: list[Picture] = []
         try:
-            with suppress(EmptyError):
+            with suppress(UnwantedError):
                 cells, seeds = [seat.piece.cell for seat in seats], [seat.piece.seed for seat in seats]
                 pictures = self._draw(cells, seeds, self._stepped(len(seats), began))
         finally:
@@ -178,6 +175,8 @@ class Party:
             work.clock.denoise += time.perf_counter() - began - decode_s
             work.clock.decode += decode_s
             work.shared = max(work.shared, len(seats))
+        if not pictures:
+            self._rise()
         drawn = [
             Drawn(seat.work, seat.piece, picture)
             for seat, picture in zip(seats, pictures, strict=bool(pictures))
@@ -191,10 +190,14 @@ class Party:
         self._knee.met_full_memory(ROWS * len(self._seats))
         most = len(self._seats)
         self._most = max(1, most // 2)
+        self._rise()
+        return most > 1
+
+    def _rise(self) -> None:
+        """Nobody has a seat any more: their pictures are again to be drawn."""
         for seat in reversed(self._seats):
             seat.work.left.appendleft(seat.piece)
         self._seats = []
-        return most > 1
 
     def _stepped(self, pictures: int, began: float) -> OnStep:
         def on_step(step: int, steps: int, latents: Any, model: Model) -> None:
@@ -206,7 +209,7 @@ class Party:
                 self._on_step(work, step, steps)
             self._between_steps()
             if not self._seats:
-                raise EmptyError
+                raise UnwantedError
             self._begun = self._knee.begin()
 
         return on_step

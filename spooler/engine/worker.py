@@ -452,7 +452,12 @@ class Engine:
                 self._voice.send(work.ended)
 
     def between_steps(self) -> None:
-        """In the middle of a call of a pipeline: let go who is not wanted any more, and tell of others that have ended."""
+        """In the middle of a call of a pipeline: let go who is not wanted any more, and tell of others that have ended.
+
+        Raises UnwantedError when the engine is told to stop: then nobody is told an end, whoever was at work is tried again.
+        """
+        if self._commands.stopped:
+            raise UnwantedError
         for work in self._company.works[:] if self._company else ():
             if self._commands.unwanted(work.id):
                 self._quit(work, UnwantedError())
