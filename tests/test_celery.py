@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import PASSWORD, SECRET_KEY, Cluster, cluster
-from house import ROOT, Spooler, drop, picture, spooler, wait_for, wait_running, wait_state
+import redis
+from cluster import PASSWORD, SECRET_KEY, Cluster, cluster, free_port
+from house import ROOT, Spooler, drop, missing, picture, spooler, wait_for, wait_running, wait_state
 from PIL import Image
 
 from spooler.place import Place
@@ -128,8 +130,11 @@ def test_progress_and_previews_are_shown_and_cancel_reaches_a_running_job_and_a_
     place = wait_running(house.spool, "run1")
     wait_for(lambda: (place.path / "preview.jpg").exists(), "a preview")
     house.taken("run2")
-    redis = house.cluster.redis.client
-    wait_for(lambda: str(redis.get(key("test", "queued"))).endswith("|waiting|"), "the third to wait for a worker")
+    client = house.cluster.redis.client
+    wait_for(lambda: str(client.get(key("test", "queued"))).endswith("|waiting|"), "the third to wait for a worker")
+    app = Broker.of(house.cluster.redis.settings).celery(60)
+    active = wait_for(lambda: app.control.inspect(timeout=2).active(), "Celery's own tools to be answered")
+    assert {task["id"].split(".")[0] for tasks in active.values() for task in tasks} == {"run1", "run2"}
     for name in reversed(names):
         house.spool.cancel(name)
     for name in names:
@@ -141,8 +146,8 @@ def test_progress_and_previews_are_shown_and_cancel_reaches_a_running_job_and_a_
 
 def test_what_no_spooler_wrote_is_not_drawn(house: House, tmp_path: Path) -> None:
     """P9: JSON and nothing else, only models of the catalogue, and no picture but the job's own."""
-    redis, app = house.cluster.redis.client, Broker.of(house.cluster.redis.settings).celery(60)
-    ears = redis.pubsub(ignore_subscribe_messages=True)
+    client, app = house.cluster.redis.client, Broker.of(house.cluster.redis.settings).celery(60)
+    ears = client.pubsub(ignore_subscribe_messages=True)
     ears.subscribe(channel("stranger"))
     ears.get_message(timeout=1)
 
@@ -174,29 +179,29 @@ def test_what_no_spooler_wrote_is_not_drawn(house: House, tmp_path: Path) -> Non
     ]
     for task_id, given, inputs, said in strange:
         task = Task.model_validate({"spooler": "stranger", "run": given, "inputs": inputs})
-        redis.set(key("stranger", "x"), f"{task_id}|waiting|")
+        client.set(key("stranger", "x"), f"{task_id}|waiting|")
         app.send_task(TASK, args=[task.model_dump(mode="json")], task_id=task_id, queue=COMMON)
         wait_for(lambda: ears.get_message(timeout=1), "the worker to answer")
-        answer = json.loads(str(redis.get(f"celery-task-meta-{task_id}")))
+        answer = json.loads(str(client.get(f"celery-task-meta-{task_id}")))
         assert answer["status"] == "SUCCESS" and said in answer["result"]["end"]["reason"]
     # One that is nobody's: the key is another's, so it is not drawn and has no result.
     app.send_task(TASK, args=[task.model_dump(mode="json")], task_id="x.1.00000000000c", queue=COMMON)
     app.send_task(TASK, args=[{"spooler": "../.."}], task_id="x.1.00000000000d", queue=COMMON)
     house.drop("after", SHORT)
     house.done("after")
-    assert not redis.exists("celery-task-meta-x.1.00000000000c") and not redis.exists("celery-task-meta-x.1.00000000000d")
+    assert not client.exists("celery-task-meta-x.1.00000000000c") and not client.exists("celery-task-meta-x.1.00000000000d")
 
 
 def test_redis_that_forgets_everything_costs_no_job(house: House) -> None:
     """FLUSHALL while two are being drawn and one waits: each is done once, at its first try."""
-    redis = house.cluster.redis.client
+    client = house.cluster.redis.client
     for name in ("flush0", "flush1", "flush-waits"):
         house.drop(name, (SHORT if name == "flush-waits" else LONG))
-        wait_for(lambda name=name: redis.get(key("test", name)), f"{name} to be sent")  # type: ignore[misc]
+        wait_for(lambda name=name: client.get(key("test", name)), f"{name} to be sent")  # type: ignore[misc]
     house.taken("flush1")
     wait_running(house.spool, "flush0")
-    assert str(redis.get(key("test", "flush-waits"))).endswith("|waiting|")
-    redis.flushall()
+    assert str(client.get(key("test", "flush-waits"))).endswith("|waiting|")
+    client.flushall()
     for name in ("flush0", "flush1", "flush-waits"):
         assert outcomes(house.done(name)) == ["done"]
 
@@ -216,10 +221,23 @@ def test_redis_that_is_killed_and_started_again_costs_no_job(house: House) -> No
     wait_for(lambda: (status := house.spooler.status()) and not status.reason, "the trouble to be over")
 
 
+def test_a_message_that_got_lost_is_sent_again(house: House) -> None:
+    """As when a worker is killed that has fetched it from Redis and not begun it."""
+    client = house.cluster.redis.client
+    house.drop("first", LONG)
+    house.drop("second", LONG)
+    house.taken("second")
+    house.drop("mislaid", SHORT)
+    wait_for(lambda: str(client.get(key("test", "mislaid"))).endswith("|waiting|"), "it to wait for a worker")
+    queues = [str(name) for name in client.scan_iter("sdspool.[09]*", _type="list")]
+    assert sum(bool(client.delete(queue)) for queue in queues) == 1
+    assert outcomes(house.done("mislaid")) == ["done"]
+
+
 def test_a_store_that_is_away_for_a_while_costs_no_job(house: House) -> None:
     house.drop("store", SHORT)
     house.cluster.s3.stop()
-    wait_for(lambda: "the object store" in house.cluster.workers[0].log, "the worker to wait for the store")
+    wait_for(lambda: "The workers wait: the object store" in str(house.spooler.status()), "the spooler to say what is wrong")
     house.cluster.s3.start()
     assert outcomes(house.done("store")) == ["done"]
 
@@ -274,6 +292,38 @@ def test_sigterm_ends_a_worker_once_its_jobs_have_ended(house: House) -> None:
 
 
 # -- without any process ---------------------------------------------------------------------------------------------
+
+
+def test_tls_is_spoken_with_a_server_whose_certificate_is_good_and_with_no_other(tmp_path: Path) -> None:
+    server = shutil.which("redis-server") or missing("redis-server")
+    keys = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"), "-subj", "/CN=redis", "-days", "2"]
+    extra = ["-addext", "subjectAltName=IP:127.0.0.1", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    subprocess.run(["openssl", "req", "-x509", "-nodes", *extra, *keys], check=True, capture_output=True)
+    port = free_port()
+    tls = ["--tls-port", str(port), "--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-auth-clients", "no"]
+    process = subprocess.Popen(
+        [server, "--port", "0", "--bind", "127.0.0.1", "--save", "", *tls], cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    try:
+        url = f"rediss://127.0.0.1:{port}/0"
+        broker = Broker.of(Settings(dispatch=f"{url}?ssl_ca_certs={tmp_path}/cert.pem"))
+
+        def answers() -> bool:
+            try:
+                return bool(broker.client().ping())
+            except redis.ConnectionError:
+                return False
+
+        wait_for(answers, "Redis to answer")
+        app = broker.celery(60)
+        app.send_task(TASK, args=[{}], task_id="x", queue=COMMON, priority=3)
+        assert broker.client().llen(f"{COMMON}\x06\x163") == 1
+        app.close()
+        with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+            Broker.of(Settings(dispatch=url)).client().ping()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ class Dispatch(Child):
         self._app = self._broker.celery(redises.deadline_s(self._settings))
         self._swap, self._drop = self._redis.register_script(redises.SWAP), self._redis.register_script(redises.DROP)
         log.info("jobs go to workers by %s, pictures by %s", self._broker.shown, self._store.url)
+        try:
+            self._watch()
+        except Exception as error:
+            log.exception("the jobs that were sent are given up")
+            self._tell(Gone(f"it stumbled: {error!r}"))
+        else:
+            self._leave()
+
+    def _watch(self) -> None:
+        """Hear and look until it is told to stop."""
         ears, next_poll, was_well = None, 0.0, True
         while not self._closed.is_set():
             try:
@@ -212,7 +222,6 @@ class Dispatch(Child):
                     ears.close()
                 ears = None
                 self._closed.wait(RETRY_S)
-        self._leave()
 
     def _leave(self) -> None:
         """Have the workers stop what nobody will hear of."""
@@ -343,6 +352,8 @@ class Dispatch(Child):
                 self._submit(self._errands, self._show, sent, said.preview)
 
     def _show(self, sent: Sent, preview: str) -> None:
+        if not self._is_current(sent) or sent.state == "ending":  # its folder is no longer ours to write to
+            return
         try:
             durable.replace_lightly(Path(sent.run.folder) / "preview.jpg", base64.b64decode(preview, validate=True))
         except (OSError, binascii.Error) as error:
@@ -439,7 +450,10 @@ class Dispatch(Child):
             log.error("job %s: a worker's result that is none: %s", run.id, ascii(str(error))[:500])
             self._end(sent, messages.Lost(id=run.id, how="its worker sent back what is no result"))
             return
-        if not isinstance(result.end, messages.Finished):
+        if isinstance(result.end, messages.Failed):  # what else it says is of the worker's own process and disk
+            self._end(sent, result.end.model_copy(update={"fatal": False, "no_room": False}))
+            return
+        if isinstance(result.end, messages.Lost):
             self._end(sent, result.end)
             return
         try:
@@ -543,8 +557,11 @@ class Dispatch(Child):
         if not self._ready and able and able[0].facts:
             self._ready = True
             self._tell(messages.Ready(facts=able[0].facts))
+        ailing = [beat.trouble for beat in able if beat.trouble]
         if not able and "broker" not in self._troubles:
             self._troubles["workers"] = f"No worker is there that draws what goes by {self._broker.shown}."
+        elif ailing and len(ailing) == len(able):
+            self._troubles["workers"] = f"The workers wait: {ailing[0]}"
         else:
             self._troubles.pop("workers", None)
         trouble = " ".join(self._troubles[what] for what in sorted(self._troubles)) or None

@@ -60,6 +60,7 @@ class Held:
     folder: Path
     told: messages.Progress | None = None
     previewed: float = 0.0  # time of change of the preview that was told last
+    trouble: str | None = None  # why it cannot go on just now
 
 
 class Worker:
@@ -74,7 +75,6 @@ class Worker:
         self._bench = Bench(_engine_settings(settings), start)
         self._name = f"{_host()}.{secrets.token_hex(4)}"
         self._held: dict[str, Held] = {}  # by the tasks' ids
-        self._trouble: str | None = None
         self._queue = ""
         self._closed = threading.Event()
         self._work = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
@@ -239,11 +239,11 @@ class Worker:
             except (*BROKER_ERRORS, StoreError) as error:
                 if time.monotonic() > until and isinstance(error, StoreError):
                     raise
-                if self._trouble is None:
+                if held.trouble is None:
                     log.warning("job %s: waits: %s", held.task.run.id, error)
-                self._trouble = str(error)
+                held.trouble = str(error)
             else:
-                self._trouble = None
+                held.trouble = None
                 return done
             if held.seat.unwanted or self._closed.wait(RETRY_S):
                 raise UnwantedError
@@ -275,7 +275,7 @@ class Worker:
             slots=self._settings.together,
             tasks=tuple(self._held),
             facts=self._bench.facts,
-            trouble=self._trouble,
+            trouble=next((each.trouble for each in list(self._held.values()) if each.trouble), None),
         )
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(redises.beat_key(self._name), beat.model_dump_json(), ex=redises.BEAT_TTL_S)
