@@ -10,6 +10,7 @@ The way of the data, which is also the order to read the files in:
     tokens.py     how many tokens a prompt is, counted without a library
     samplers.py   the samplers and schedules that a job may name
     families.py   what each family of models can do
+    distilled.py  models that need few steps, and the defaults that suit them
     catalogue.py  the models that a job may name, their defaults, what may be laid over them: the rules
     library.py    those that lie on this machine, and their files
     checkpoint.py what a safetensors file tells of itself

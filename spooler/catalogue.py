@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from spooler import checkpoint, families, samplers
+from spooler.distilled import Kind
 from spooler.job import Job, Lora
 from spooler.mistakes import JobError, Mistake, did_you_mean, show
 from spooler.prompt import extract_loras, written
@@ -49,6 +50,7 @@ class ModelCard(BaseModel):
     text_width: int | None = Field(None, description="Width of the text embeddings that its UNet reads.")
     vocabulary: str | None = Field(None, description="By which its prompts are counted, where that is known: clip or demo.")
     inpainting: bool = Field(False, description="Whether it was trained to repaint: its UNet sees the mask.")
+    distilled: Kind | None = Field(None, description="How it was made to need few steps; its defaults are of that.")
     prediction_type: str | None = Field(None, description="For a single file that does not say: epsilon or v_prediction.")
 
 

@@ -62,7 +62,9 @@ class Claims(Moves):
             try:
                 failed = {each: error for each in claims if (error := self._make_room(each, state))}
                 if any(each.is_file for each in claims):
-                    durable.sync_folder(mine)  # first of all: what is moved into a folder would be lost with its name
+                    # First of all: what is moved into a folder would be lost with its name. And a spooler that has no folder of
+                    # its own, where none could be made, hears so here: it has not lost a race.
+                    durable.sync_folder(mine)
                 for name, job_id, each in zip(names, ids, claims, strict=True):
                     try:
                         if error := failed.get(each):
@@ -92,8 +94,7 @@ class Claims(Moves):
     def _make_room(self, claim: _Claim, state: str) -> OSError | None:
         """Make the folder that a file is moved into, or see to it that there is none where a folder is moved to.
 
-        If there is one, it has no job.json, for the id is free: left by one that was killed. Raises FileNotFoundError when the
-        spooler has no folder of its own, which must not be taken for a lost race.
+        If there is one, it has no job.json, for the id is free: left by one that was killed. Returns what kept it from that.
         """
         try:
             if claim.is_file:
@@ -106,8 +107,6 @@ class Claims(Moves):
                     durable.write_new_if_missing(Path(claim.folder) / "hold", b"")
             elif durable.exists(claim.folder):
                 self._discard(Path(claim.folder))
-        except FileNotFoundError:
-            raise
         except OSError as error:
             return error
         return None

@@ -1,7 +1,10 @@
-"""Which jobs may be drawn together, sharing each call of the model's network: those that have one key.
+"""Which jobs may be drawn together: those that have one key.
 
-The key tells what they must have in common; whatever else they ask for (sampler, schedule, steps, guidance, seed, prompts, from
-noise, over a picture, within a mask) is each one's own. A job that has no key is drawn alone, by the pipeline of its kind.
+There are two ways. Those of a family whose UNet we call ourselves share each call of it: the key tells what they must have in
+common (model with LoRAs, VAE, size); whatever else they ask for (sampler, schedule, steps, guidance, seed, prompts, from noise,
+over a picture, within a mask) is each one's own, and one may join at any step. Those of a family that is called whole share one
+call of its pipeline from its first step to its last: steps and guidance are in their key too, their own are prompts and seeds.
+A job that has no key is drawn alone, by the pipeline of its kind.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from spooler.job import Job
 
 #: Families whose network is the UNet that engine/batch.py calls.
 FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
+#: Families whose pipeline is called once for several prompts and seeds.
+CALLED_WHOLE = frozenset({"sd3", "flux", "pixart", "sana", "z-image", "qwen-image"})
 #: No job has it: nothing is like a job that is drawn alone.
 ALONE = ""
 
@@ -22,14 +27,21 @@ def key(job: Job, card: ModelCard | None) -> str:
 
     A job over a picture takes the picture's size unless it names one: until that is looked at, nobody can say whom it is like.
     """
-    if card is None or card.family not in FAMILIES or _is_apart(job):
+    if card is None or card.family not in FAMILIES | CALLED_WHOLE or _is_apart(job):
+        return ALONE
+    is_whole = card.family in CALLED_WHOLE
+    if is_whole and job.image:
         return ALONE
     known = (None, None) if job.image else (card.width, card.height)
     width, height = job.width or known[0], job.height or known[1]
     if not (width and height):
         return ALONE
     loras = ",".join(sorted(f"{lora.name}:{lora.weight:g}" for lora in loras_of(job) if lora.weight))
-    return " ".join([card.name, f"{width}x{height}", f"vae={job.vae}", f"loras={loras}"])
+    shared = [card.name, f"{width}x{height}", f"vae={job.vae}", f"loras={loras}"]
+    if is_whole:
+        guidance = card.guidance_scale if job.guidance_scale is None else job.guidance_scale
+        shared += [f"steps={job.steps or card.steps}", f"guidance={guidance:g}", f"cutoff={job.guidance_cutoff:g}"]
+    return " ".join(shared)
 
 
 def key_of_all(cells: Sequence[Job], card: ModelCard | None) -> str:

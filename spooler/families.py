@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spooler.distilled import LCM_PIPELINE
 from spooler.job import Job
 from spooler.mistakes import Mistake
 
@@ -26,6 +27,7 @@ KINDS: dict[str, str] = {
     "variation": "variation seed",
     "sampler": "choice of the sampler",
     "negative_prompt": "negative prompt",
+    "guidance_cutoff": "guidance that ends early",
     "preview": "live preview",
 }
 
@@ -45,10 +47,17 @@ class Family:
 
 
 _UNET = frozenset(KINDS) - {"refiner"}
-_DIT = frozenset({"img2img", "inpaint", "hires", "loras", "negative_prompt"})
+_DIT = frozenset({"img2img", "inpaint", "hires", "loras", "negative_prompt", "guidance_cutoff"})
 
 FAMILIES: tuple[Family, ...] = (
-    Family("sd1", "Stable Diffusion 1.x", ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"), 512, _UNET),
+    Family(
+        "sd1",
+        "Stable Diffusion 1.x",
+        # LCM's own pipeline is this one with LCM's sampler, for a UNet that is told the guidance: which all here do.
+        ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", LCM_PIPELINE),
+        512,
+        _UNET,
+    ),
     Family("sd2", "Stable Diffusion 2.x", (), 768, _UNET),  # told from 1.x by the width of its text encoder
     Family(
         "sdxl",
@@ -59,13 +68,20 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("sdxl-refiner", "SDXL refiner", ("StableDiffusionXLImg2ImgPipeline",), 1024, frozenset()),
     Family("sd3", "Stable Diffusion 3.x", ("StableDiffusion3Pipeline",), 1024, _DIT, 28, 7.0, 16),
-    Family("flux", "Flux.1", ("FluxPipeline",), 1024, _DIT - {"negative_prompt"}, 28, 3.5, 16),
+    Family("flux", "Flux.1", ("FluxPipeline",), 1024, _DIT - {"negative_prompt", "guidance_cutoff"}, 28, 3.5, 16),
     Family(
-        "pixart", "PixArt", ("PixArtAlphaPipeline", "PixArtSigmaPipeline"), 1024, frozenset({"negative_prompt"}), 20, 4.5, 16
+        "pixart",
+        "PixArt",
+        ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+        1024,
+        frozenset({"negative_prompt", "guidance_cutoff"}),
+        20,
+        4.5,
+        16,
     ),
-    Family("sana", "Sana", ("SanaPipeline",), 1024, frozenset({"loras", "negative_prompt"}), 20, 4.5, 32),
+    Family("sana", "Sana", ("SanaPipeline",), 1024, frozenset({"loras", "negative_prompt", "guidance_cutoff"}), 20, 4.5, 32),
     Family("z-image", "Z-Image", ("ZImagePipeline",), 1024, _DIT, 9, 5.0, 16),
-    Family("qwen-image", "Qwen-Image", ("QwenImagePipeline",), 1024, _DIT, 30, 4.0, 16),
+    Family("qwen-image", "Qwen-Image", ("QwenImagePipeline",), 1024, _DIT - {"guidance_cutoff"}, 30, 4.0, 16),
 )
 
 #: A pipeline that AutoPipelineForText2Image knows and this table does not: it runs through the library's own call.
@@ -104,6 +120,7 @@ def mistakes(job: Job, model: str, family: Family) -> Iterator[Mistake]:
         "variation": ("variation_strength", job.variation_strength > 0),
         "sampler": ("sampler", job.sampler is not None),
         "negative_prompt": ("negative_prompt", bool(job.negative_prompt)),
+        "guidance_cutoff": ("guidance_cutoff", job.guidance_cutoff < 1),
     }
     for kind, (field, wanted) in asked.items():
         if wanted and kind not in family.kinds:

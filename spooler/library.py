@@ -19,14 +19,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from spooler import checkpoint, families
+from spooler import checkpoint, distilled, families
 from spooler.catalogue import ADD_ONS, BUILT_IN_UPSCALERS, DEFAULTS, AddOn, Catalogue, ModelCard
 from spooler.job import Job
 from spooler.mistakes import did_you_mean, show
@@ -34,7 +34,7 @@ from spooler.mistakes import did_you_mean, show
 DEMO = Path(__file__).parent / "demo_model"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 #: The fields of a card that a model's own JSON file may set.
-OWN = frozenset({*DEFAULTS, "family", "prediction_type", "inpainting"})
+OWN = frozenset({*DEFAULTS, "family", "prediction_type", "inpainting", "distilled"})
 #: What the file of an add-on looks like inside.
 LOOKS: dict[AddOn, str] = {"loras": "lora", "embeddings": "embedding", "vaes": "vae", "upscalers": "upscaler"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -122,10 +122,12 @@ def read(path: Path, name: str) -> Entry:
     """The model in that folder or file. Raises ModelError for one that the engine could not load."""
     _check_name(name)
     fields = _of_file(path) if path.is_file() else _of_folder(path)
+    own_fields: dict[str, Any] = {}
     beside = path.with_suffix(".json") if path.is_file() else path.with_name(f"{path.name}.json")
     for own in (path / "sdspool.json", beside):
         if own.is_file():
-            fields |= _own_fields(own, name)
+            own_fields |= _own_fields(own, name)
+    fields |= _of_distilled(path, name, str(own_fields.get("family", fields["family"])), own_fields) | own_fields
     try:
         card = ModelCard.model_validate({"name": name} | fields)
         defaults = {field: getattr(card, field) for field in DEFAULTS}
@@ -135,6 +137,18 @@ def read(path: Path, name: str) -> Entry:
         what = f"`{'.'.join(map(str, detail['loc']))}`: {detail['msg']}, but is {show(detail['input'])}"
         raise ModelError(f"The defaults of the model {name!r} are wrong: {what if detail['loc'] else detail['msg']}") from error
     return Entry(card, path)
+
+
+def _of_distilled(path: Path, name: str, family: str, own_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a model that needs few steps, by what the operator says of it (null: it is none) or by its looks."""
+    found = distilled.Marks()
+    if path.is_dir():
+        parts = [path / part for part in ("model_index.json", "unet/config.json", "transformer/config.json")]
+        found = distilled.marks(*(_read_json(part, f"The model {name!r}") if part.exists() else {} for part in parts))
+    kind = own_fields["distilled"] if "distilled" in own_fields else distilled.recognised(name, family, found)
+    if kind not in distilled.KINDS:  # none; or none that there is, which its card will tell
+        return {}
+    return distilled.defaults(kind, name, family, found, path.is_file())
 
 
 def _check_name(name: str) -> None:

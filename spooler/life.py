@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from filelock import FileLock
 
 from spooler import durable
 from spooler.spool import Spool
+from spooler.states import FOLDERS
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,13 @@ class Life:
             raise
 
     def goes_on(self) -> bool:
-        """Whether nobody took over since: asked before each commit. Raises OSError when the spool cannot be read."""
-        return self._spool.epoch(self._spooler) == self._epoch
+        """Whether nobody took over since: asked before each commit. Raises OSError when the spool cannot be read or is away."""
+        if self._spool.epoch(self._spooler) == self._epoch:
+            return True
+        if not any(durable.exists(self._spool.root / name) for name in FOLDERS):
+            # Renamed, or not mounted: when it is back, it tells.
+            raise FileNotFoundError(errno.ENOENT, "The spool is not there", str(self._spool.root))
+        return False
 
     def end(self) -> None:
         self._lock.release()

@@ -88,6 +88,8 @@ class S3:
 
     def stop(self) -> None:
         self.server.stop()
+        # moto leaves the socket open: who connects then would wait for an answer until the next server, and after.
+        self.server._server.server_close()
 
     def client(self):  # type: ignore[no-untyped-def]
         import boto3

@@ -45,6 +45,21 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 
 
+#: Files that take longest, the longest first: of two processes neither is to begin one when the other is about to end.
+LONGEST = (
+    *("service", "demo_model", "continuous", "follow_browser", "faults", "pages_browser", "company", "cli", "form_browser"),
+    *("prove_kill", "prove_errno", "run_sh", "prove_power", "ladder", "sdapi_waits", "pixels", "prove_fuzz", "openai"),
+    *("strangers", "kinds", "browser", "style", "prove_mutants", "prove_parser", "examples", "bench_gpu", "metrics", "deploy"),
+    *("log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others as they come; within a file nothing changes."""
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     """An empty spool in which the spooler `me` may claim; a file that needs another has a fixture of its own."""

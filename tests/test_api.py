@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -187,6 +188,28 @@ def test_cancel_and_retry(client: FlaskClient, spool: Spool) -> None:
     assert client.post("/api/v1/jobs/none/retry").status_code == 404
     back = client.post("/api/v1/jobs/fail/retry").json
     assert back and back["status"] == "waiting" and back["retried"] and (spool.pending / "fail" / "job.json").exists()
+
+
+def test_a_picture_that_was_told_of_is_given_while_its_job_ends(
+    client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the removal of its progress and its record's last writing: the request waits for the end."""
+    spool.submit(json.dumps(PROMPT).encode(), "cat")
+    place = spool.claim("cat.json", "me")
+    assert place
+    record = Record(id="cat", queued=utc_now())
+    spool.prepare(place, record)
+    (place.path / "0.png").write_bytes(b"\x89PNG picture")
+    sleep = time.sleep
+
+    def end(seconds: float) -> None:
+        monkeypatch.setattr("time.sleep", sleep)
+        assert spool.publish(place, record.finish((Image(file="0.png", seed=1, width=8, height=8),), Timings()), "done")
+
+    assert client.get("/api/v1/jobs/cat/images/1.png").status_code == 404
+    monkeypatch.setattr("time.sleep", end)
+    with client.get("/api/v1/jobs/cat/images/0.png") as answer:
+        assert answer.status_code == 200 and answer.data == b"\x89PNG picture"
 
 
 def test_p9_only_a_job_s_own_pictures_are_served(client: FlaskClient, spool: Spool) -> None:

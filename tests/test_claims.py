@@ -341,14 +341,15 @@ def test_an_edit_of_many_claims_several_in_one_go_and_gives_all_back(spool: Spoo
 def test_an_edit_that_fails_in_the_middle_leaves_no_job_out_of_the_queue(spool: Spool) -> None:
     for name in THREE:
         drop(spool, name, CAT)
-    with failing_for("open", "b", errno.EIO), pytest.raises(OSError, match="Input/output"):
+    first, middle, last = (place.id for place in spool.walk("pending"))  # in the file system's own order
+    with failing_for("open", middle, errno.EIO), pytest.raises(OSError, match="Input/output"):
         edit.apply(spool, edit.replacing("cat", "dog"))
     prompts = {place.id: spool.read_job(place).prompt for place in spool.walk("pending")}
-    assert prompts == {"a": "a dog", "b": "a cat", "c": "a cat"}
-    with failing_for("rename", "b", errno.EIO), pytest.raises(OSError, match="Input/output"):
+    assert prompts == {first: "a dog", middle: "a cat", last: "a cat"}
+    with failing_for("rename", middle, errno.EIO), pytest.raises(OSError, match="Input/output"):
         edit.apply(spool, edit.replacing("cat", "dog"))
     prompts = {place.id: spool.read_job(place).prompt for place in spool.walk("pending")}
-    assert prompts == {"a": "a dog", "b": "a cat", "c": "a dog"}, "the others are edited before the error is told"
+    assert prompts == {first: "a dog", middle: "a cat", last: "a dog"}, "the others are edited before the error is told"
 
 
 def test_one_go_waits_for_the_claim_lock_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

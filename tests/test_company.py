@@ -86,9 +86,9 @@ def test_a_job_of_several_stages_or_of_an_unknown_size_is_alone(fields: dict[str
     assert key(**fields) == company.ALONE
 
 
-def test_a_family_without_a_unet_has_no_key_and_a_picture_s_size_gives_one() -> None:
+def test_an_unknown_family_has_no_key_and_a_picture_s_size_gives_one() -> None:
     job = from_fields({"prompt": "x"})
-    assert company.key(job, CARD.model_copy(update={"family": "flux"})) == company.ALONE == company.key(job, None)
+    assert company.key(job, CARD.model_copy(update={"family": "KolorsPipeline"})) == company.ALONE == company.key(job, None)
     assert key(image="in.png", width=128, height=128) == key()
     cells = from_fields({"prompt": "x", "steps": [4, 5]}).cells()
     assert company.key_of_all(cells, CARD) == key()

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +92,7 @@ class Studio:
             more = {"image": asked.image, "strength": asked.strength}
         if asked.mask:
             more |= {"mask_image": asked.mask, "width": asked.size, "height": asked.size}
-        with _SameNoise():
+        with _SameNoise() if self.pipe.dtype == torch.float64 else nullcontext():
             return self.ready(asked)(
                 asked.prompt,
                 negative_prompt=asked.negative or None,

@@ -246,6 +246,7 @@ def asked(kind: str, family: str) -> dict[str, Any]:
         "variation": {"variation_strength": 0.5, "variation_seed": 9},
         "sampler": {"sampler": "Euler a"},
         "negative_prompt": {"negative_prompt": "a small green ring"},
+        "guidance_cutoff": {"guidance_cutoff": 0.25, "guidance_scale": 20},
         "preview": {"steps": 8},
         "upscale": {"upscale": {"scale": 2.0}},
         "sweep": {"steps": [2, 4], "guidance_scale": [4, 6]},
@@ -394,6 +395,23 @@ def sweep(desk: Desk, family: str) -> None:
     assert sheet.width > 2 * SIDE and sheet.height > 2 * SIDE
 
 
+def guidance_cutoff(desk: Desk, family: str) -> None:
+    """In every kind of work that a family can do. What is asked of the network is counted in tests/test_cutoff.py."""
+    job = asked("guidance_cutoff", family)
+    drawn, whole = desk.draw(**job), desk.draw(**job | {"guidance_cutoff": 1.0})
+    assert apart(drawn.image, whole.image) > 1
+    parameters = drawn.record.parameters
+    assert parameters and parameters.guidance_cutoff == 0.25
+    with Image.open(drawn.folder / "0.png") as image:
+        assert "Guidance cutoff: 0.25" in image.info["parameters"]
+    for kind in {"img2img", "inpaint", "hires", "controls", "refiner"} & families.get(family).kinds:
+        controlled = {"controls": asked("controls", family)["controls"]} if family in UNETS and kind == "inpaint" else None
+        for extra in ({}, controlled) if controlled else ({},):
+            job = asked(kind, family) | extra | {"steps": 8, "guidance_scale": 20}
+            one, other = (desk.draw(**job | {"guidance_cutoff": part}).image for part in (1.0, 0.2))
+            assert one.shape == other.shape and apart(one, other) > 1, (kind, extra)
+
+
 def differs(kind: str) -> Callable[[Desk, str], None]:
     """The check of a kind that promises no more than another picture."""
 
@@ -420,6 +438,7 @@ CHECKS: dict[str, Callable[[Desk, str], None]] = {
     "variation": variation,
     "sampler": sampler,
     "negative_prompt": differs("negative_prompt"),
+    "guidance_cutoff": guidance_cutoff,
     "preview": preview,
     "upscale": upscale,
     "sweep": sweep,

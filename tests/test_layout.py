@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 from house import ROOT
 
 from spooler import families, samplers, settings, states
@@ -69,3 +70,7 @@ def test_options_win_over_the_environment_and_bad_values_are_named(capsys: pytes
     assert ended.value.code == 2
     assert "--drop-grace-s: must be a number above 0, but is -3" in capsys.readouterr().err
     assert all(row.metadata["sentence"].endswith(".") for row in fields(settings.Settings))
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / f"test_{name}.py").exists()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,29 @@ def test_n8_who_adopts_begins_an_epoch_of_the_dead_one_first(tmp_path: Path) -> 
     life.end()
     assert [place.id for place in spool.recover("me")] == ["cat"]
     assert not life.goes_on()
+
+
+def test_n8_a_spool_that_is_away_for_a_while_was_not_taken_over(desk: Desk) -> None:
+    spool, aside = desk.spool, desk.spool.root.with_name("aside")
+    spool.root.rename(aside)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="The spool is not there"):
+            desk.turn()
+        spool.root.mkdir(exist_ok=True)  # as where nothing is mounted
+    spool.root.rmdir()
+    aside.rename(spool.root)
+    drop(spool, "cat.json", CAT)
+    desk.turn()
+    assert (desk.state(), desk.service.fenced) == ("claimed", False)
+
+
+def test_n8_a_spooler_whose_folder_was_taken_away_has_no_life_left(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    life = Life.begin(spool, "me")
+    shutil.rmtree(spool.claimed)
+    assert not life.goes_on(), "the spool is there, and this spooler is none of it"
+    life.end()
 
 
 def test_the_living_keep_their_jobs_and_their_name(tmp_path: Path) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import house
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.prove import errno_, fire
+import house
+import pytest
+
+from spooler import durable
+from tests.prove import errno_, fire, operations
 from tests.prove.fire import Call, Run
+from tests.prove.firing_range import Range
 
 
 def test_p1_to_p5_and_w5_hold_when_any_system_call_fails() -> None:
@@ -13,6 +20,30 @@ def test_p1_to_p5_and_w5_hold_when_any_system_call_fails() -> None:
         house.missing(reason)
     figures = errno_.prove(short=True)
     assert all(figure.ok for figure in figures), "\n".join(figure.line for figure in figures)
+
+
+@pytest.mark.parametrize("careless", [False, True])
+def test_w5_what_fails_in_a_writer_s_thread_is_not_lost_there(careless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the proof sees it when nobody asks what became of the threads."""
+    if reason := fire.usable():
+        house.missing(reason)
+
+    def write(files: Sequence[tuple[durable.StrPath, bytes]]) -> None:
+        with ThreadPoolExecutor(durable.AT_ONCE) as pool:
+            pool.map(lambda file: durable.write_new(*file), files)
+
+    if careless:
+        monkeypatch.setattr(durable, "write_all_new", write)
+    (operation,) = (each for each in operations.operations() if each.name == "submit rows, several at a time")
+    with fire.scratch() as folder:
+        target = Range(operation, folder)
+        clean, _ = target.counted(())
+        theirs = [call for call in clean.calls if call.of]
+        assert Counter(call.name for call in theirs) == dict.fromkeys(("openat", "write", "fsync", "close"), operations.MANY)
+        call = next(call for call in reversed(theirs) if call.name == "fsync")
+        _, run = target.fire(call, "error=EIO", log=True)
+    assert any(each.answer.endswith("(INJECTED)") for each in run.calls)
+    assert bool(list(errno_.lies(errno_.of_its_kind(clean, call), run))) == careless
 
 
 def test_an_ok_after_a_failed_fsync_is_seen() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.prove import fire, power
+from tests.prove import fire, operations, power
 from tests.prove.disk import Disk, Tree, lay, seen
+from tests.prove.kernel import replay
 
 
 def _needs_strace() -> None:
@@ -36,6 +38,51 @@ def test_p1_each_single_fsync_of_a_submit_is_missed() -> None:
         (recording,) = power.recorded(["submit"], leave_out={number})
         assert recording.syncs == 2
         assert power.tried([recording], 20).found, f"nobody misses fsync {number}"
+
+
+def test_p1_a_single_fsync_of_a_writer_s_thread_is_missed() -> None:
+    _needs_strace()
+    (recording,) = power.recorded(["submit rows, several at a time"], leave_out={4})
+    assert recording.syncs == operations.MANY + 3  # pending/ and the batch's folder, and in it `queued`
+    assert power.tried([recording], 4, 6).found
+
+
+def _trace(root: Path, *lines: str) -> str:
+    """A trace as strace writes it, with {root} and "texts" in hexadecimal."""
+
+    def hexadecimal(match: re.Match[str]) -> str:
+        return '"' + "".join(f"\\x{byte:02x}" for byte in match[1].replace("ROOT", str(root)).encode()) + '"'
+
+    return "\n".join(re.sub('"([^"]*)"', hexadecimal, line) for line in ("1 getppid() = 0", *lines, "1 getppid() = 0"))
+
+
+def test_of_two_threads_an_fsync_keeps_what_was_there_when_it_began(tmp_path: Path) -> None:
+    disk = Disk.of(tmp_path)
+    new = "O_WRONLY|O_CREAT|O_EXCL, 0644"
+    lines = [
+        '1 openat(AT_FDCWD, "ROOT", O_RDONLY|O_DIRECTORY) = 3',
+        f'1 openat(AT_FDCWD, "ROOT/before", {new}) = 4',
+        "1 fsync(3 <unfinished ...>",
+        f'2 openat(AT_FDCWD, "ROOT/meanwhile", {new}) = 5',
+        "1 <... fsync resumed>) = 0",
+    ]
+    assert replay(_trace(tmp_path, *lines), tmp_path, disk, lambda said: None) == 1
+    assert sorted(map(sorted, _found(disk))) == [["before"], ["before", "meanwhile"]]
+
+
+def test_of_two_threads_one_gets_the_descriptor_that_the_other_has_not_heard_to_be_free(tmp_path: Path) -> None:
+    disk = Disk.of(tmp_path)
+    new = "O_WRONLY|O_CREAT|O_EXCL, 0644"
+    lines = [
+        f'1 openat(AT_FDCWD, "ROOT/one", {new}) = 3',
+        "1 close(3 <unfinished ...>",
+        f'2 openat(AT_FDCWD, "ROOT/two", {new} <unfinished ...>',
+        "2 <... openat resumed>) = 3",
+        "1 <... close resumed>) = 0",
+        '2 write(3, "x", 1) = 1',
+    ]
+    replay(_trace(tmp_path, *lines), tmp_path, disk, lambda said: None)
+    assert {name: bytes(disk.files[disk.find(name) or 0]) for name in ("one", "two")} == {"one": b"", "two": b"x"}
 
 
 # -- the model of disk.py ----------------------------------------------------------------------------------------------------

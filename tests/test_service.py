@@ -268,7 +268,7 @@ def test_p2_a_job_survives_the_death_of_the_engine_and_of_the_spooler(spool: Spo
 
 
 def test_p4_a_job_that_keeps_killing_the_engine_fails_and_the_queue_goes_on(spool: Spool) -> None:
-    with spooler(spool, "--max-attempts", "2", "--stall-s", "10") as running:
+    with spooler(spool, "--max-attempts", "2", "--stall-s", "15") as running:
         drop(spool, "poison.json", LONG)
         drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4, "width": 72})  # not in its company: see test_company.py
         place = wait_running(spool, "poison")

@@ -23,7 +23,7 @@ CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps
 #: A size that no test brings out of memory.
 QUICK = CIRCLE | {"steps": 2, "width": 72, "height": 72}
 #: A hang is found after this long: far above what a step takes here, however busy the machine is.
-STALL_S = 10.0
+STALL_S = 15.0
 END = ("done", "failed", "cancelled")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -35,6 +36,8 @@ blueprint = Blueprint("api", __name__)
 MAX_LIMIT = 200
 #: Of one request that waits for a job's end.
 MAX_WAIT_S = 60
+#: Seconds that a picture is waited for whose job is ending, between two of its files.
+BETWEEN_S = 5.0
 STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
 #: Those that may still change come first, then those that ended.
 ALL: tuple[State, ...] = ("claimed", "pending", "held", *ENDED)
@@ -233,12 +236,20 @@ def retry(job_id: str) -> Response:
 @blueprint.get("/api/v1/jobs/<job_id>/images/<name>")
 def image(job_id: str, name: str) -> Response:
     """One picture, as PNG. Only names that the job's own record lists are ever opened."""
+    end = time.monotonic() + BETWEEN_S
     while True:
         report = _report(job_id)
         place = office().spool.find(job_id)
         listed = {each.file for each in report.images} | ({"sheet.png"} if report.sheet else set())
-        if place is None or name not in listed or not RESULT.fullmatch(name):
+        if place is None or not RESULT.fullmatch(name):
             abort(404)
+        if name not in listed:
+            # RACE: at a job's end its progress is removed before its record is written: for a moment neither lists the picture.
+            is_between = place.state == "claimed" and report.progress is None and (place.path / name).exists()
+            if not is_between or time.monotonic() > end:
+                abort(404)
+            time.sleep(0.01)
+            continue
         try:
             if "format" in request.args:
                 return _send_recoded(place.path / name, f"{job_id}-{name}", final=report.status == "done")

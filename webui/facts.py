@@ -19,6 +19,7 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
         ("width", gettext("Size"), sized and gettext("%(w)s × %(h)s pixels", w=used.width, h=used.height)),  # noqa: RUF001
         ("steps", gettext("Steps"), used.steps),
         ("guidance_scale", gettext("Guidance scale"), None if used.guidance_scale is None else f"{used.guidance_scale:g}"),
+        ("guidance_cutoff", gettext("Guidance until"), None if used.guidance_cutoff == 1 else f"{used.guidance_cutoff:g}"),
         ("sampler", gettext("Sampler"), _sampler(used)),
         ("seed", gettext("Seed"), None if used.seed == -1 else _span(used.seed, used.count)),
         ("kind", gettext("Kind"), None if used.kind == "txt2img" else used.kind),

@@ -267,6 +267,7 @@ _FIELDS_OF = {
     "controls": ("controls",),
     "vae": ("vae",),
     "clip_skip": ("clip_skip",),
+    "guidance_cutoff": ("guidance_cutoff",),
     "variation": ("variation",),
     "sampler": ("sampler", "scheduler"),
     "negative_prompt": ("negative_prompt",),

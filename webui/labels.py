@@ -56,6 +56,7 @@ LABELS = {
     "sweep": msgid("Sweep"),
     "vae": msgid("VAE"),
     "clip_skip": msgid("Clip skip"),
+    "guidance_cutoff": msgid("Guidance until"),
     "owner": msgid("Your name"),
     "priority": msgid("Priority"),
     "not_before": msgid("Not before"),

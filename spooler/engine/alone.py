@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import wait
 from functools import partial
 from typing import Any, Protocol
@@ -149,6 +150,19 @@ class Alone:
             is_warm_up=quiet,
         )
 
+    def in_one_call(self, model: Model, cells: Sequence[Job], seeds: list[int], on_step: draw.OnStep) -> list[Picture]:
+        """A picture of each cell with its seed, by one call of the model's pipeline. Raises as `draw.pictures` does."""
+        studio = draw.Studio(
+            models=_One(model),
+            upscalers=self._upscalers,
+            inputs={},
+            on_stage=lambda phase, steps: None,
+            on_step=on_step,
+            on_tile=lambda tile, tiles: None,
+        )
+        drawn: list[Picture] = draw.in_one_call(cells, seeds, studio)
+        return drawn
+
     def _on_stage(self, phase: str, steps: int) -> None:
         assert self.work  # noqa: S101 - a stage is of a job
         self._check_wanted(self.work)
@@ -198,6 +212,16 @@ class Alone:
             advice = "a smaller model may fit"
         short = f"There is too little memory for {size} with the model {cell.model!r}, with the thriftiest settings too"
         return f"{short}: {advice} ({what})."
+
+
+class _One:
+    """A shelf with the one model that is at work."""
+
+    def __init__(self, model: Model):
+        self._model = model
+
+    def get(self, name: str) -> Model:
+        return self._model
 
 
 class _Shelf:

@@ -104,10 +104,11 @@ class Batch:
             after[:, 0] = (1 - masks) * kept + masks * after[:, 0]
         laid.state = after
         laid.at += 1
+        guided = [row.is_guided for row in self._rows]
         for row in self._rows:
             row.tick += 1
         done = [row for row in self._rows if row.is_done]
-        if done:
+        if done or guided != [row.is_guided for row in self._rows]:  # a row's guidance has ended: it is one UNet row less
             self._settle()
             self._rows = [row for row in self._rows if not row.is_done]
         return done

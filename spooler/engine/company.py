@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ class Company:
         self._desk = desk
         self._most_jobs = most_jobs
         self._most_pictures = most_pictures
+        # A network that is told the guidance is asked once.
+        self._most_asked = 1 if model.backbone.config.time_cond_proj_dim else 2
         self._drawing: dict[str, Drawing] = {}  # by the names of their rows
         self._before: Any = None  # the moment at which the device will have done the last call
         self._batch = Batch(model.backbone, model.device, model.dtype, SIZES if model.compiled else ())
@@ -88,9 +91,13 @@ class Company:
         if self.closed:
             return 0
         soon = [each.row for each in self._drawing.values() if each.row.table.ticks - each.row.tick > SOON_TICKS]
-        queued = sum(min(len(work.left), self._most_pictures) for work in self.works)
-        free_rows = self._knee.rows - sum(map(_rows, soon)) - 2 * queued
-        return max(0, min(free_rows // 2, self._most_jobs - sum(self._stays(work) for work in self.works)))
+        queued = sum(self._asks(each) for work in self.works for each in islice(work.left, self._most_pictures))
+        free_rows = self._knee.rows - sum(map(_rows, soon)) - queued
+        return max(0, min(free_rows // self._most_asked, self._most_jobs - sum(self._stays(work) for work in self.works)))
+
+    def _asks(self, piece: Piece) -> int:
+        """The UNet's rows that a picture begins with."""
+        return min(self._most_asked, 1 + ((piece.cell.guidance_scale or 0) > 1))
 
     def _stays(self, work: Work) -> bool:
         return bool(work.left) or any(
@@ -125,9 +132,8 @@ class Company:
         if not ready or not there:
             return ready[0] if ready else None
         chosen = min(ready, key=lambda work: there[work.id])
-        guided = (chosen.left[0].cell.guidance_scale or 0) > 1
         has_place = chosen.id in there or len(there) < self._most_jobs
-        if has_place and self.rows + 1 + guided <= self._knee.rows:
+        if has_place and self.rows + self._asks(chosen.left[0]) <= self._knee.rows:
             return chosen
         return ready[0] if ready[0] is self.works[0] else None
 

@@ -10,7 +10,8 @@ Each is the diffusers pipeline of that task, called with the job's parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image as Picture
 
+from spooler.engine.cutoff import Cutoff
 from spooler.engine.model import Model, Task, parameters
 from spooler.engine.row import Desk, Row
 from spooler.engine.upscale import Upscalers
@@ -70,6 +72,16 @@ def pictures(job: Job, seeds: list[int], studio: Studio) -> list[Picture]:
     return drawn
 
 
+@torch.inference_mode()
+def in_one_call(jobs: Sequence[Job], seeds: list[int], studio: Studio, output_type: str = "pil") -> Any:
+    """A picture of each job with its seed, by one call of the pipeline; or their latents. The jobs have one key that says that
+    their model is called whole (spooler/company.py), so they differ in prompts and seeds alone.
+
+    Raises as `pictures` does.
+    """
+    return _call(jobs[0], seeds, studio, "txt2img", output_type, jobs)
+
+
 def _txt2img(job: Job, seeds: list[int], studio: Studio) -> Any:
     # The first pass of a latent hires fix is not decoded.
     return _call(job, seeds, studio, "txt2img", output_type="latent" if _latent_hires(job) else "pil")
@@ -78,10 +90,21 @@ def _txt2img(job: Job, seeds: list[int], studio: Studio) -> Any:
 def _base_and_refiner(job: Job, seeds: list[int], studio: Studio) -> Any:
     """SDXL's ensemble of denoisers: the base hands its latents over, still noisy, and the refiner goes on from there."""
     assert job.refiner  # noqa: S101 - for the type checker
-    latents = _call(job, seeds, studio, "txt2img", denoising_end=job.refiner.switch_at, output_type="latent")
-    refined = job.model_copy(update={"model": job.refiner.model, "loras": [], "refiner": None, "vae": ""})
+    first, second = _cut(job)
+    base = job.model_copy(update=first)
+    latents = _call(base, seeds, studio, "txt2img", denoising_end=job.refiner.switch_at, output_type="latent")
+    refined = job.model_copy(update={"model": job.refiner.model, "loras": [], "refiner": None, "vae": ""} | second)
     part = {"image": latents, "denoising_start": job.refiner.switch_at}
     return _call(refined, seeds, studio, "img2img", **part, output_type="latent" if _latent_hires(job) else "pil")
+
+
+def _cut(job: Job) -> tuple[dict[str, float], dict[str, float]]:
+    """What the cut-off of guidance comes to for the base and for the refiner, of whose own steps each takes a part."""
+    assert job.refiner  # noqa: S101 - for the type checker
+    part, switch = job.guidance_cutoff, job.refiner.switch_at
+    if part <= switch:
+        return {"guidance_cutoff": part / switch}, {"guidance_scale": 1.0}
+    return {"guidance_cutoff": 1.0}, {"guidance_cutoff": (part - switch) / (1 - switch) if switch < 1 else 1.0}
 
 
 def _hires(job: Job, seeds: list[int], first: Any, studio: Studio) -> Any:
@@ -201,8 +224,19 @@ def _size(job: Job) -> tuple[int, int]:
     return job.width or 0, job.height or 0
 
 
-def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: str = "pil", **more: Any) -> Any:
-    """Call the job's model for one stage: a list of pictures, or latents (len(seeds), channels, h, w)."""
+def _call(
+    job: Job,
+    seeds: list[int],
+    studio: Studio,
+    task: Task,
+    output_type: str = "pil",
+    others: Sequence[Job] = (),
+    **more: Any,
+) -> Any:
+    """Call the job's model for one stage: a list of pictures, or latents (len(seeds), channels, h, w).
+
+    `others`: where the pictures are not all of one job, whose each of them is; only the prompts are taken from there.
+    """
     model = studio.models.get(job.model)
     model.dress(job)
     pipe = model.pipeline(task, tuple(control.model for control in job.controls), job.vae)
@@ -210,8 +244,12 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     known = parameters(pipe)
 
     # 1. The prompt, how strongly it steers, and where chance comes from: picture i is that of its own seed.
-    arguments = model.encode(pipe, job) | model.guidance(pipe, job) | more
-    arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds), "output_type": output_type}
+    texts = [model.encode(pipe, each) for each in others] or [model.encode(pipe, job)]
+    is_one_text = all(each == texts[0] for each in texts)
+    arguments: dict[str, Any] = texts[0] if is_one_text else _side_by_side(texts)
+    arguments = arguments | model.guidance(pipe, job) | more
+    arguments |= {"num_inference_steps": job.steps, "num_images_per_prompt": len(seeds) if is_one_text else 1}
+    arguments["output_type"] = output_type
     # On the CPU whatever the device is: the same seed draws the same noise everywhere.
     arguments["generator"] = generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     arguments |= {name: value for name, value in (("width", job.width), ("height", job.height)) if name in known}
@@ -228,24 +266,37 @@ def _call(job: Job, seeds: list[int], studio: Studio, task: Task, output_type: s
     # 2. A sign of life at each step, where the job can also be stopped.
     steps = _expected_steps(job.steps or 1, more)
     studio.on_stage("denoise", steps)
+    cutoff = Cutoff(pipe, job.guidance_cutoff, len(seeds)) if job.guidance_cutoff < 1 else None
+
+    def moved_on(index: int, all_steps: int, latents: Any) -> None:
+        if cutoff:
+            cutoff.ticked(index + 1, all_steps)
+        studio.on_step(index + 1, all_steps, latents, model)
+
     if "callback_on_step_end" in known:
 
         def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            studio.on_step(index + 1, getattr(pipe, "num_timesteps", None) or steps, tensors.get("latents"), model)
+            moved_on(index, getattr(pipe, "num_timesteps", None) or steps, tensors.get("latents"))
             return {}
 
         arguments["callback_on_step_end"] = step_end
     else:  # PixArt's older way
 
         def step(index: int, timestep: Any, latents: Any) -> None:
-            studio.on_step(index + 1, steps, latents, model)
+            moved_on(index, steps, latents)
 
         arguments |= {"callback": step, "callback_steps": 1}
 
     # 3. Draw.
     if model.compiled:
         model.compiled.paused = model.is_dressed or studio.is_warm_up
-    return pipe(**arguments).images
+    with cutoff.at_the_door() if cutoff else nullcontext():
+        return pipe(**arguments).images
+
+
+def _side_by_side(texts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The texts of several jobs as lists; who has no negative prompt has an empty one, which is the same."""
+    return {name: [each.get(name, "") for each in texts] for name in dict.fromkeys(name for each in texts for name in each)}
 
 
 @dataclass(frozen=True)
@@ -273,15 +324,18 @@ def begin(job: Job, seed: int, name: str, model: Model, desk: Desk, inputs: Mapp
     texts = model.texts(pipe, job)
     generator = torch.Generator("cpu").manual_seed(seed)
     common = (pipe, name, texts, job.guidance_scale or 0.0, job.steps or 1)
+    finish = as_it_is
     if window:
-        strength = _strength(job, job.strength)
-        return Begun(desk.within_mask(*common, window.start, window.area, strength, generator), window.laid_over)
-    if job.image:
+        strength, finish = _strength(job, job.strength), window.laid_over
+        row = desk.within_mask(*common, window.start, window.area, strength, generator)
+    elif job.image:
         row = desk.over_picture(*common, _fitted(job, inputs), _strength(job, job.strength), generator)
-        return Begun(row, as_it_is)
-    noise = model.noise(job, [seed])
-    torch.randn(noise.shape, generator=generator)  # as far on as if the noise had been drawn from it
-    return Begun(desk.from_noise(*common, noise, generator), as_it_is)
+    else:
+        noise = model.noise(job, [seed])
+        torch.randn(noise.shape, generator=generator)  # as far on as if the noise had been drawn from it
+        row = desk.from_noise(*common, noise, generator)
+    row.guidance_cutoff = job.guidance_cutoff
+    return Begun(row, finish)
 
 
 def as_it_is(picture: Picture) -> Picture:

@@ -66,6 +66,10 @@ class Knee:
         knee = most_rows(self._found, most)
         return min(2 * knee, most) if self._calls % AGAIN >= AGAIN - RETRIED else knee
 
+    def seconds(self, rows: int) -> float | None:
+        """What the fastest call of so many rows took; None where it was not measured yet."""
+        return self._found.get(rows)
+
     def begin(self) -> Any:
         """The moment at which a call begins, for `end`."""
         if not self._is_cuda:

@@ -13,6 +13,7 @@ import transformers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
+from spooler.distilled import LCM_PIPELINE
 from spooler.engine import single_file
 from spooler.engine.device import UnusableError
 from spooler.engine.notes import Notes
@@ -61,6 +62,8 @@ def _load_folder(entry: Entry, dtype: torch.dtype) -> Any:
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if entry.card.family == "sdxl-refiner":
         return diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(entry.path, **options)
+    if index.get("_class_name") == LCM_PIPELINE:
+        return diffusers.StableDiffusionPipeline.from_pretrained(entry.path, **options)
     return diffusers.AutoPipelineForText2Image.from_pretrained(entry.path, **options)
 
 

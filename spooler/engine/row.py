@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL.Image import Image as Picture
 
+from spooler.engine.cutoff import guided_ticks
 from spooler.engine.table import Table, Tables
 
 
@@ -76,6 +77,8 @@ class Row:
     told_guidance: torch.Tensor | None = None
     #: Takes the steps of a sampler that is not linear.
     scheduler: Any = None
+    #: The part of the ticks after which guidance ends; 1 for never.
+    guidance_cutoff: float = 1.0
     #: The ticks that are over.
     tick: int = 0
 
@@ -90,8 +93,9 @@ class Row:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the UNet is asked twice, with the prompt and with the negative one."""
-        return self.guidance_scale > 1 and self.told_guidance is None
+        """Whether the UNet is asked twice at this tick, with the prompt and with the negative one."""
+        asks_twice = self.guidance_scale > 1 and self.told_guidance is None
+        return asks_twice and (self.guidance_cutoff >= 1 or self.tick < guided_ticks(self.table.ticks, self.guidance_cutoff))
 
 
 class Desk:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-import threading
 import time
 import traceback
 from collections import deque
@@ -14,13 +13,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 import torch
 from PIL.Image import Image as Picture
 
 from spooler import messages, pictures
-from spooler.company import ALONE, key_of_all
+from spooler.company import ALONE, CALLED_WHOLE, key_of_all
 from spooler.engine import device as devices
 from spooler.engine import draw, preview
 from spooler.engine.album import Album
@@ -28,26 +27,29 @@ from spooler.engine.alone import FILES_S, Alone, MemoryShortError, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
 from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
+from spooler.engine.growth import Growth
 from spooler.engine.helpers import helpers
 from spooler.engine.knee import Knees
 from spooler.engine.memory import Rung
+from spooler.engine.party import Party
 from spooler.engine.preview import Previews
 from spooler.engine.residents import Residents
 from spooler.engine.row import Desk
 from spooler.engine.safety import Safety, SafetyError, SafetyOptions
 from spooler.engine.upscale import UpscalerError
+from spooler.engine.voice import Voice
 from spooler.engine.work import Work
 from spooler.job import Job
 from spooler.library import Library
-from spooler.messages import FromEngine
 from spooler.record import EngineFacts, Timings
 from spooler.settings import Settings
 from spooler.status import Phase
 
 log = logging.getLogger(__name__)
 
-#: Between signs of life while a job runs; more would only fill the pipe.
-SIGN_S = 0.05
+#: Between looks for those who are about to join a party's first call.
+GATHER_S = 0.002
+T = TypeVar("T")
 WARM_UP = Job(
     prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
 )
@@ -61,8 +63,7 @@ class Engine:
         self._residents = residents
         self._safety = safety
         self._commands = commands
-        self._out = out
-        self._send_lock = threading.Lock()
+        self._voice = Voice(out)
         self._device = residents.device
         # Previews would show what a filter is there to withhold.
         self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
@@ -71,12 +72,10 @@ class Engine:
         self._desk = Desk()
         self._files = helpers(2)
         self._waiting: deque[Work] = deque()  # jobs that are not at work yet, in the order in which they are to be
-        self._company: Company | None = None
+        self._company: Company | Party | None = None
         self._ending: list[Work] = []  # of which nothing is to be drawn any more, but something to be written
         self._heard = 0
-        self._told_room = (0, 0)
-        self._resident_then = 0  # bytes, when a model was last loaded
-        self._loaded_then: list[str] = []
+        self._growth = Growth(residents)
 
     @classmethod
     def make(cls, settings: Settings, library: Library, commands: Commands, out: IO[bytes]) -> Engine:
@@ -115,7 +114,7 @@ class Engine:
                 )
             rung = lower
             self._residents.use(name, rung.tricks)
-        self._note_memory()
+        self._growth.note()
         return self._facts(name, rung, time.perf_counter() - begun)
 
     def _too_much(self, name: str) -> str | None:
@@ -134,7 +133,7 @@ class Engine:
 
     def serve(self, facts: EngineFacts) -> None:
         """Run jobs as they come, until told to stop."""
-        self._send(messages.Ready(facts=facts))
+        self._voice.send(messages.Ready(facts=facts))
         while not self._commands.stopped:
             run = self._commands.next_run(wait=not self._is_busy)
             while run is not None:
@@ -167,12 +166,13 @@ class Engine:
         """A job came in: its pictures are read while others are being drawn."""
         self._heard += 1
         work = Work.of(run, self._album(run), self._key(run))
-        work.reading = self._files.submit(_read, run)
+        if run.job.inputs:
+            work.reading = self._files.submit(_read, run)
         self._waiting.append(work)
         return work
 
     def _album(self, run: messages.Run) -> Album:
-        return Album(run, self._safety, self._files, self._send, self._residents.hash_of)
+        return Album(run, self._safety, self._files, self._voice.send, self._residents.hash_of)
 
     @torch.inference_mode()
     def _turn(self) -> None:
@@ -188,10 +188,13 @@ class Engine:
         self._read()
 
         # 2. One step.
-        moved = self._company is not None and self._step(self._company)
+        gathers = isinstance(self._company, Party) and self._company.gathers
+        moved = self._company is not None and not gathers and self._step(self._company)
         self._conclude()
         self._tell_room()
-        if not moved and (files := self._files_at_work()):
+        if gathers:
+            time.sleep(GATHER_S)
+        elif not moved and (files := self._files_at_work()):
             wait(files, FILES_S, FIRST_COMPLETED)
 
     def _begin(self) -> None:
@@ -247,7 +250,7 @@ class Engine:
             return False
         return fits and tricks.offload == "none" and tricks.attention == "sdpa"
 
-    def _gathered(self, first: Work) -> Company:
+    def _gathered(self, first: Work) -> Company | Party:
         """The company of that job and of those that are like it."""
         devices.forget_peak(self._device)
         cell, begun = first.run.cells[0], time.perf_counter()
@@ -262,43 +265,53 @@ class Engine:
         compiled = "" if self._settings.compile == "off" else f", compiled {self._settings.compile}"
         precision = str(model.dtype).removeprefix("torch.")
         knee = self._knees.get(" | ".join([*about, precision + compiled]), 2 * self._settings.together)
+        if model.family.name in CALLED_WHOLE:
+            draw_all = partial(self._alone.in_one_call, model)
+            most = self._settings.together, self._settings.batch
+            return Party(first.key, model, knee, draw_all, self._called, self.between_steps, *most, cell.steps or 1)
         return Company(first.key, model, cell.vae, knee, self._desk, self._settings.together, self._settings.batch)
 
-    def _step(self, company: Company) -> bool:
-        """Whoever has room joins, all move on by one step, what is done goes to be written. False: there was nothing to do."""
+    def _step(self, company: Company | Party) -> bool:
+        """Whoever has room joins, all move on by one step, or the whole call; what is done goes to be written. False: there was
+        nothing to do."""
         while work := company.next_to_join():
             self._try(work, partial(self._join, company, work))
         if not company.pictures:
             self._end_drawn(company)
             return False
-        done = self._ticked(company)
+        if isinstance(company, Party):
+            for drawn in self._tried(company, company.call):
+                self._keep(drawn)
+            self._end_drawn(company)
+            return True
+        done = self._tried(company, company.tick)
         for work in company.works:
             self._show(company, work)
         self._deliver(company, done)
         self._end_drawn(company)
         return True
 
-    def _join(self, company: Company, work: Work) -> None:
+    def _join(self, company: Company | Party, work: Work) -> None:
         if drawn := company.join(work):
             self._keep(drawn)
 
-    def _ticked(self, company: Company) -> list[Drawing]:
-        """One call of the UNet. When it cannot be, those in it are drawn alone, where what is wrong with whom will show."""
+    def _tried(self, company: Company | Party, draw_on: Callable[[], list[T]]) -> list[T]:
+        """What one call came to. When it cannot be, those in it are drawn alone, where what is wrong with whom will show."""
         try:
-            return company.tick()
+            return draw_on()
         except JOB_ERRORS as error:
             short, what = devices.is_out_of_memory(error), first_line(error)
             if devices.is_fatal(error):
                 self._die(company, error)
         # Only out here, where the traceback no longer holds the tensors, is there anything to free.
         devices.release(self._device)
-        works = [work for work in company.works if company.pictures_of(work)]
+        works, pictures = [work for work in company.works if company.pictures_of(work)], company.pictures
         if not short:
             log.warning("%d jobs are drawn alone, what they were drawn by met: %s", len(works), what)
         elif len(works) == 1:
             self._go_down(works[0], what)
         elif company.be_thrifty():
-            log.warning("out of memory (%s): %d pictures together, in smaller calls from now on", what, company.pictures)
+            log.warning("out of memory (%s): %d pictures together, in smaller calls from now on", what, pictures)
             return []
         else:
             works = works[-1:]
@@ -343,7 +356,7 @@ class Engine:
         piece = drawn.piece
         drawn.work.album.add(piece.cell, piece.seed, piece.index, piece.at, drawn.picture, drawn.finish)
 
-    def _end_drawn(self, company: Company) -> None:
+    def _end_drawn(self, company: Company | Party) -> None:
         """Those of whom all pictures are drawn."""
         for work in [work for work in company.works if not work.left and not company.pictures_of(work)]:
             company.works.remove(work)
@@ -397,7 +410,7 @@ class Engine:
         log.info("job %s: drawn alone: %s", work.id, what)
         self._leave(work)
 
-    def _die(self, company: Company, error: Exception) -> NoReturn:
+    def _die(self, company: Company | Party, error: Exception) -> NoReturn:
         """A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
 
         A job that was alone fails with it. Of several nobody knows which one it was: then the spooler tries each by itself.
@@ -436,17 +449,31 @@ class Engine:
             self._ending.remove(work)
             work.ended = work.ended or work.failed
             if work.ended:
-                self._send(work.ended)
+                self._voice.send(work.ended)
 
     def between_steps(self) -> None:
-        """Tell of others that have ended while one is drawn alone."""
+        """In the middle of a call of a pipeline: let go who is not wanted any more, and tell of others that have ended.
+
+        Raises UnwantedError when the engine is told to stop: then nobody is told an end, whoever was at work is tried again.
+        """
+        if self._commands.stopped:
+            raise UnwantedError
+        for work in self._company.works[:] if self._company else ():
+            if self._commands.unwanted(work.id):
+                self._quit(work, UnwantedError())
         self._conclude()
+        self._tell_room()
+
+    def _called(self, work: Work, step: int, steps: int) -> None:
+        """A job's call is at that step."""
+        work.planned = steps
+        self.sign(work, "denoise", step, always=step == steps)
 
     def _finished(self, work: Work, sheet_name: str | None) -> messages.Finished:
         work.clock.encode = time.perf_counter() - work.drawn
         timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
         facts = self._facts(work.run.cells[-1].model, work.rung, 0.0).model_copy(update={"shared": work.shared})
-        return messages.Finished(id=work.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._grown())
+        return messages.Finished(id=work.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._growth.bytes())
 
     def _end_by(self, work: Work, error: Exception) -> messages.Failed:
         """How a job ends that met this."""
@@ -490,10 +517,10 @@ class Engine:
         failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details=details, fatal=fatal)
         if not fatal and run.cells[0].model in self._residents.library.models:
             facts = self._facts(run.cells[-1].model, work.rung, 0.0)
-            failed = failed.model_copy(update={"facts": facts, "grown_bytes": self._grown()})
+            failed = failed.model_copy(update={"facts": facts, "grown_bytes": self._growth.bytes()})
         if fatal:
             # A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
-            self._send(failed)
+            self._voice.send(failed)
             os._exit(3)
         return failed
 
@@ -519,38 +546,12 @@ class Engine:
             swaps=self._residents.swaps,
         )
 
-    def _note_memory(self) -> None:
-        self._resident_then, self._loaded_then = devices.resident_bytes(), self._residents.names
-
-    def _grown(self) -> int:
-        """Bytes by which the process grew since the loaded models changed; a model that could not be freed counts as all."""
-        if self._residents.leaked:
-            return 1 << 62
-        if sorted(self._residents.names) != sorted(self._loaded_then):
-            self._note_memory()
-        return max(0, devices.resident_bytes() - self._resident_then)
-
     def sign(self, work: Work, phase: Phase, step: int, always: bool = False) -> None:
-        """Tell how far a job is; the more are at work, the less often each."""
-        now, others = time.monotonic(), len(self._company.works) if self._company else 1
-        if always or now - work.last_sign >= SIGN_S * others:
-            work.last_sign = now
-            progress = {"image": work.image, "batch": work.batch, "step": step, "steps": work.planned}
-            self._send(messages.Progress(id=work.id, phase=phase, **progress))
+        """Tell how far a job is."""
+        self._voice.sign(work, phase, step, len(self._company.works) if self._company else 1, always)
 
     def _tell_room(self) -> None:
-        """Tell how many more jobs may be given, when that is another number than the spooler thinks."""
-        room = self._heard, self._company.room if self._company else 0
-        if room != self._told_room:
-            self._told_room = room
-            self._send(messages.Room(heard=room[0], jobs=room[1]))
-
-    def _send(self, message: FromEngine) -> None:
-        try:
-            with self._send_lock:
-                self._out.write(message.line())
-        except BrokenPipeError:  # the spooler is dead
-            os._exit(0)
+        self._voice.tell_room(self._heard, self._company.room if self._company else 0)
 
 
 def _read(run: messages.Run) -> dict[str, Picture]:

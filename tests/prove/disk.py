@@ -171,9 +171,10 @@ class Disk:
             file[at : at + len(data)] = data
         self.changes.append(Bytes(number, at, data))
 
-    def sync(self, number: int) -> None:
-        """The disk has what was changed in that file, or that folder, and what came before it in the same slots."""
-        for index, change in enumerate(self.changes):
+    def sync(self, number: int, before: int | None = None) -> None:
+        """The disk has what was changed in that file, or that folder, and what came before it in the same slots; of the first
+        `before` changes, where others were made while it went on."""
+        for index, change in enumerate(self.changes[:before]):
             if isinstance(change, Bytes):
                 if change.number == number:
                     self._kept.add(index)

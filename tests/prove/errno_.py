@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def durable(run: Run) -> tuple[Counter[str], list[str]]:
             spoiled.add(call.paths[0])
             good[_plain(call.paths[0])] -= 1
     return good, broken
+
+
+def of_its_kind(clean: Run, call: Call) -> Run:
+    """The run with those of its calls that are noted, too, when that call fails: its thread's, or those about its path."""
+    return replace(clean, calls=tuple(each for each in clean.calls if (call.of in each.paths if call.of else not each.of)))
 
 
 def _plain(path: str) -> str:
@@ -132,13 +138,13 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
     tally = Tally()
     with scratch() as folder:
         target = Range(operation, folder)
-        clean, problems = target.counted()
+        clean, problems = target.counted() if most > SHORT else target.counted(["going on"])  # the rest is in kill's short form
         if part == 0:
             tally.note(f"{name}, no fault", problems)
         chosen = spread(list(faults(clean.calls, name in LONG)), most)
         for number, (call, errno, and_on) in list(enumerate(chosen))[part::parts]:
             where = f"{name}: {errno} at {call}{' and every one after it' if and_on else ''}"
-            root, run = target.fire(f"{call.name}:error={errno}:when={call.number}{'+' if and_on else ''}", log=True)
+            root, run = target.fire(call, f"error={errno}", and_on, log=True)
             tally.points += 1
             tally.missed += not any(each.answer.endswith("(INJECTED)") for each in run.calls)
             ledger = target.ledger
@@ -146,8 +152,10 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
                 ledger = operation.acknowledged(ledger, run.value)
             found = violations(root, ledger, rested=False)
             if (call.name, errno) != HELD_BY_ANOTHER:
-                found += (lie for lie in lies(clean, run) if not excused(name, lie))
-            for heir in ("going on", AFTER_DEATH[number % len(AFTER_DEATH)]):
+                looked_at = clean if and_on else of_its_kind(clean, call)
+                found += (lie for lie in lies(looked_at, run) if not excused(name, lie))
+            after = AFTER_DEATH[number % len(AFTER_DEATH)]
+            for heir in ("going on", after) if most > SHORT or number % 2 else (after,):
                 found += target.rest(root, ledger, heir)
             tally.note(where, (f"{name}: {call.name}: {problem}" for problem in found))
             shutil.rmtree(root)
@@ -157,12 +165,15 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
 
 def faults(calls: Iterable[Call], long: bool) -> Iterator[tuple[Call, str, bool]]:
     """A call, its errno, and whether every later call of that name fails too."""
+    known = set()
     for number, call in enumerate(calls):
         if long:
             yield call, ERRNOS[number % len(ERRNOS)], False
             continue
         yield from ((call, errno, False) for errno in ERRNOS)
-        yield call, "EIO", True
+        if (point := (call.name, call.number)) not in known:  # another thread's: then it is every one in each of them
+            known.add(point)
+            yield call, "EIO", True
 
 
 def units(short: bool) -> Iterator[tuple[str, int, int, int]]:

@@ -3,6 +3,9 @@
 The process is forked from this one, so that no point costs a start of Python. It stops itself when it is ready; strace takes
 hold of it, and only then does it go on: the calls are counted from there. strace counts them for each name of its own, so a
 point is a name and a number. A call before which the process is killed is not made; a call that fails is not made either.
+
+strace counts for each thread of its own too, and which thread of a pool makes a call is chance: so a point of any thread but
+the first is a name, a number and the path that the call is about.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +40,9 @@ MARK = "getppid"
 DEADLINE_S = 100.0
 
 CALL = re.compile(r"(\w+)\((.*)\)\s+= (-?\w+|\?)(.*)")
+THREAD = re.compile(r"(\d+) +(.*)")
+UNFINISHED = "<unfinished ...>"
+RESUMED = re.compile(r"<\.\.\. \w+ resumed>(.*)")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Call:
     number: int
     arguments: str = ""
     answer: str = ""
+    of: str = ""  #: for a call of any thread but the first: the path that it is about, and it is counted among those calls
 
     @property
     def failed(self) -> bool:
@@ -99,10 +106,13 @@ def fire(
     inject: str = "",
     log: bool = False,
     data: bool = False,
+    threads: bool = False,
+    about: str = "",
 ) -> Run:
     """Do the deed in a process of its own. `inject` is strace's, as `fsync:signal=SIGKILL:when=2`; `log`: note the calls;
     `data`: keep the trace with every byte that was written, all strings in hexadecimal.
 
+    Only its first thread is looked at; with `threads` all are, and with `about` all are, but only at calls about that path.
     `ready` is done before strace looks; what it returns is kept until the process ends.
     """
     ours, theirs = socket.socketpair()
@@ -118,8 +128,9 @@ def fire(
                 raise RuntimeError("the process ended before it was ready")
             # Traced are only calls of that name where no log is wanted: a stop at each of the others would cost its time.
             traced = "all" if log or data else inject.partition(":")[0]
-            strings = ["-f", "-xx", "-s", str(1 << 24)] if data else ["-s", "0"]
-            options = ["-y", *strings, "-o", trace.name, "-e", f"trace={traced}", "-e", "signal=none"]
+            strings = ["-xx", "-s", str(1 << 24)] if data else ["-s", "0"]
+            followed = [*(["-f"] if data or threads or about else []), *(["-P", about] if about else [])]
+            options = ["-y", *strings, *followed, "-o", trace.name, "-e", f"trace={traced}", "-e", "signal=none"]
             strace = subprocess.Popen(
                 ["strace", *options, *(["-e", f"inject={inject}"] if inject else []), "-p", str(pid)], stderr=subprocess.PIPE
             )
@@ -140,7 +151,7 @@ def fire(
                 os.waitpid(pid, 0)
             raise
         written = trace.read()
-        calls = tuple(_calls(written.splitlines())) if log else ()
+        calls = tuple(_calls(written.splitlines(), str(pid), bool(about))) if log else ()
         kept = written if data else ""
     if hung:
         return Run("hung", calls=calls, trace=kept)
@@ -175,18 +186,41 @@ def _read(answer: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def _calls(lines: Sequence[str]) -> Iterator[Call]:
-    """The calls of a trace that are points: from the first mark to the second, numbered each for its name."""
-    numbers: Counter[str] = Counter()
+def whole_lines(lines: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+    """The lines of a trace: the thread (empty where only one was looked at), the call, and whether it only began there.
+
+    strace cuts a call in two when another thread does something meanwhile; its second line is given as the whole call.
+    """
+    begun: dict[str, str] = {}
     for line in lines:
-        if not (match := CALL.match(line)):
+        match = THREAD.fullmatch(line)
+        thread, text = (match[1], match[2]) if match else ("", line)
+        if text.endswith(UNFINISHED):
+            begun[thread] = text.removesuffix(UNFINISHED).rstrip()
+            yield thread, begun[thread], True
+        else:
+            resumed = RESUMED.match(text)
+            yield thread, begun.pop(thread) + resumed[1] if resumed else text, False
+
+
+def _calls(lines: Iterable[str], first: str, about: bool) -> Iterator[Call]:
+    """The calls of a trace that are points: from the first mark to the second (all of them, where it tells `about` one path
+    only), numbered each for its name; those of any thread but the first for the path too."""
+    numbers: Counter[tuple[str, str]] = Counter()
+    marks = 1 if about else 0
+    for thread, line, begins in whole_lines(lines):
+        if begins or not (match := CALL.match(line)):
             continue
         name, arguments, answer, rest = match.groups()
-        numbers[name] += 1
-        if name == MARK and numbers[MARK] == 2:
-            return
-        if numbers[MARK] == 1 and not NOISE.fullmatch(name):
-            yield Call(name, numbers[name], arguments, f"{answer}{rest}")
+        call = Call(name, 0, arguments, f"{answer}{rest}")
+        of = call.paths[0] if thread not in ("", first) and call.paths else ""
+        numbers[name, of] += 1
+        if name == MARK and thread in ("", first):
+            marks += 1
+            if marks == 2:
+                return
+        elif marks == 1 and not NOISE.fullmatch(name) and (of or thread in ("", first)):
+            yield replace(call, number=numbers[name, of], of=of)
 
 
 def shared_memory() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -10,15 +11,16 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from spooler import fsck
+from spooler import durable, fsck
 from spooler.spool import Spool
 from tests.prove import stages
-from tests.prove.fire import Run, fire, forked
+from tests.prove.fire import Call, Run, fire
 from tests.prove.operations import Operation
 from tests.prove.promises import Ledger, look, violations
 from tests.prove.restart import restart
@@ -98,19 +100,35 @@ class Range:
         restart(root, ME)
         shutil.rmtree(root)
 
-    def fire(self, inject: str = "", log: bool = False) -> tuple[Path, Run]:
-        """Do the deed on a fresh copy of the stage. Returns the copy and how it went."""
+    def fire(self, at: Call | None = None, what: str = "", and_on: bool = False, log: bool = False) -> tuple[Path, Run]:
+        """Do the deed on a fresh copy of the stage, with `what` (strace's) injected at that call; `and_on`: and at every later
+        one of its name, in each thread from that number on. Returns the copy and how it went.
+
+        `log`: with the calls; where one is injected at, with those of the first thread, or those about the path that it is of.
+        """
         root = self.copy(self._stage)
         spool = Spool(root)
-        return root, fire(lambda: self.operation.deed(spool), lambda: self.operation.ready(spool), inject, log)
 
-    def counted(self) -> tuple[Run, list[str]]:
-        """The deed without a fault: its calls, and what is wrong even so."""
+        def ready() -> ExitStack:
+            numbers = count(1)
+            # In turn, for a draft that a thread writes is told by its name.
+            durable.unique_name = lambda: f"1.{next(numbers):024x}"
+            return self.operation.ready(spool)
+
+        inject = f"{at.name}:{what}:when={at.number}{'+' if and_on else ''}" if at else ""
+        about = str(root / at.of) if at and at.of and not and_on else ""
+        run = fire(lambda: self.operation.deed(spool), ready, inject, log, threads=and_on or not at, about=about)
+        calls = (replace(each, of=each.of.removeprefix(f"{root}/")) for each in run.calls)
+        return root, replace(run, calls=tuple(in_order(list(calls))))
+
+    def counted(self, heirs: Iterable[str] = HEIRS) -> tuple[Run, list[str]]:
+        """The deed without a fault: its calls, and what is wrong even so, afterwards with each of these."""
         root, run = self.fire(log=True)
+        assert not any(each.of.startswith("/") for each in run.calls), "a thread is busy elsewhere"
         problems = [] if run.answer == self.operation.answer else [f"without a fault it answers {run.answer}: {run.text}"]
         ledger = self.operation.acknowledged(self.ledger, run.value) if run.ended == "returned" else self.ledger
         problems += violations(root, ledger, rested=False)
-        for heir in HEIRS:
+        for heir in heirs:
             problems += self.rest(root, ledger, heir)
         shutil.rmtree(root)
         return run, problems
@@ -133,19 +151,26 @@ class Range:
     def _run(self, root: Path, ledger: Ledger, heir: str) -> list[str]:
         name, recover_first = HEIRS[heir]
         lies = self.copy(root)
-
-        def work() -> list[str]:
-            told: list[tuple[bytes, int]] = []
+        told: list[tuple[bytes, int]] = []
+        before = logging.root.manager.disable
+        logging.disable()  # of what is mended: thousands of lines
+        try:
             restart(lies, name, lambda raw, number: told.append((raw, number)), recover_first)
             found = violations(lies, ledger.heard(told), rested=True)
-            return found + _released(lies, ledger, name) + _examined(lies)
-
-        try:
-            found: list[str] = forked(work)
-        except RuntimeError as error:
-            found = [f"P2: it cannot be run to its end: {error}"]
+            found += _released(lies, ledger, name) + _examined(lies)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the spool is stuck
+            found = [f"P2: it cannot be run to its end: {type(error).__name__}: {error}"]
+        finally:
+            logging.disable(before)
         shutil.rmtree(lies)
         return [f"{problem} [{heir}]" for problem in found]
+
+
+def in_order(calls: Sequence[Call]) -> list[Call]:
+    """The calls with those of the other threads, which come in any order, path after path where the first of them was."""
+    begin = next((number for number, each in enumerate(calls) if each.of), 0)
+    theirs = sorted((each for each in calls if each.of), key=lambda each: each.of)
+    return [*calls[:begin], *theirs, *(each for each in calls[begin:] if not each.of)]
 
 
 def spread(points: Sequence[T], most: int) -> list[T]:

@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,19 +55,15 @@ EXCLUDED = "use_after_free,ensure_resource_availability"
 
 def prove(short: bool) -> list[Figure]:
     examples = SHORT_EXAMPLES if short else int(os.environ.get("FUZZ_EXAMPLES", LONG_EXAMPLES))
-    cases = failures = documents = 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         spool = prepared(Path(folder))
         with served(spool) as (url, log), kept_small(spool):
-            for document in DOCUMENTS:
-                if not is_there(url + document):
-                    continue
-                # The edges of every rule are some thousand requests: in the suite only those of the smaller document.
-                phases = "examples,fuzzing" if short and document == DOCUMENTS[0] else "examples,coverage,fuzzing"
-                documents += 1
-                made, failed = fuzz(url + document, examples, phases, Path(folder))
-                cases, failures = cases + made, failures + failed
+            there = [document for document in DOCUMENTS if is_there(url + document)]
+            # Side by side, each in a process of schemathesis' own.
+            with ThreadPoolExecutor(len(DOCUMENTS)) as pool:
+                done = list(pool.map(lambda document: fuzz(url + document, examples, phases(document, short)), there))
             errors = server_errors(log)
+    cases, failures, documents = sum(made for made, _ in done), sum(failed for _, failed in done), len(there)
     target = ">= 100,000" if not short else "some"
     enough = cases >= (100_000 if not short else 100)
     return [
@@ -74,6 +71,11 @@ def prove(short: bool) -> list[Figure]:
         report(NAME, "of them answered with a server error, or otherwise than the document says", "0", failures, not failures),
         report(NAME, "tracebacks in the server's log", "0", errors, not errors),
     ]
+
+
+def phases(document: str, short: bool) -> str:
+    """The edges of every rule are some thousand requests: in the suite only those of the smaller documents."""
+    return "examples,fuzzing" if short and document == DOCUMENTS[0] else "examples,coverage,fuzzing"
 
 
 def prepared(folder: Path) -> Spool:
@@ -152,8 +154,13 @@ def is_there(url: str) -> bool:
         return False
 
 
-def fuzz(document: str, examples: int, phases: str, folder: Path) -> tuple[int, int]:
+def fuzz(document: str, examples: int, phases: str) -> tuple[int, int]:
     """Run schemathesis over one document: how many requests it made, and how many failures it found. Prints those."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _fuzz(document, examples, phases, Path(folder))
+
+
+def _fuzz(document: str, examples: int, phases: str, folder: Path) -> tuple[int, int]:
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG.format(more=MORE.get(urlsplit(document).path, "")))
     told = folder / "report.json"

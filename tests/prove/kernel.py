@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.prove.disk import Disk
-from tests.prove.fire import MARK, NOISE
+from tests.prove.fire import MARK, NOISE, whole_lines
 
 #: A deed tells that it has acknowledged something by looking for /acknowledged/<number>, which does not exist.
 SAID = "/acknowledged/"
@@ -23,10 +23,9 @@ HARMLESS = re.compile(
     "readlinkat|recvfrom|recvmsg|set_tid_address|stat|statfs|statx|umask|utimensat|wait4|getrusage|sigaltstack|rseq|getpgrp|"
     "sched_getaffinity|tgkill|epoll_.*|eventfd2|socket|connect"
 )
-LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)\)\s+= (-?\d+|\?|0x[0-9a-f]+)(.*)")
-UNFINISHED = re.compile(r"(\d+) +(.*) <unfinished \.\.\.>")
-RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
-QUIET = re.compile(r"(\d+ +)?(---|\+\+\+) ")  # signals and ends
+LINE = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+|\?|0x[0-9a-f]+)(.*)")
+BEGUN = re.compile(r"(\w+)\((.*)")
+QUIET = re.compile(r"(---|\+\+\+) ")  # signals and ends
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Call:
     name: str
     arguments: Sequence[str]
     value: int
+    thread: str = ""
+    begins: bool = False  #: another thread does something before it is done
 
     def number(self, index: int) -> int:
         """An argument that is a number or a descriptor."""
@@ -49,15 +50,14 @@ class Call:
 
 
 def calls(trace: str) -> Iterator[Call]:
-    """The successful calls between the two marks, and the failed look that says that something was acknowledged."""
+    """The successful calls between the two marks, and the failed look that says that something was acknowledged. One that takes
+    while another thread does something comes twice."""
     marks = 0
-    begun: dict[str, str] = {}  # by thread, for strace cuts a call in two when another thread does something meanwhile
-    for line in trace.splitlines():
-        if match := UNFINISHED.fullmatch(line):
-            begun[match[1]] = match[2]
+    for thread, line, begins in whole_lines(trace.splitlines()):
+        if begins:
+            if marks == 1 and (match := BEGUN.match(line)) and not NOISE.fullmatch(match[1]):
+                yield Call(match[1], match[2].split(", "), 0, thread, begins=True)
             continue
-        if match := RESUMED.match(line):
-            line = begun.pop(match[1]) + match[2]
         match = LINE.match(line)
         if match is None:
             assert QUIET.match(line) or marks != 1 or "exit" in line, f"not understood: {line[:200]}"
@@ -66,7 +66,7 @@ def calls(trace: str) -> Iterator[Call]:
         if name == MARK:
             marks += 1
         elif marks == 1 and not NOISE.fullmatch(name) and value != "?":
-            call = Call(name, arguments.split(", "), int(value, 0))
+            call = Call(name, arguments.split(", "), int(value, 0), thread)
             if call.value >= 0 or name == "access":
                 yield call
     assert marks == 2, f"{marks} marks in the trace"
@@ -89,9 +89,14 @@ class _Replay:
         self._files: dict[int, tuple[int | None, int]] = {}  # descriptor: file (None: not below root) and place in it
         self._paths: dict[int, str] = {}  # of descriptors of folders
         self._syncs = 0
+        self._closing: set[str] = set()  # threads that are in the middle of a close
+        self._before_sync: dict[str, int] = {}  # by thread that is in the middle of an fsync: how many changes there were
 
     def run(self, trace: str) -> int:
         for call in calls(trace):
+            if call.begins:
+                self._begin(call)
+                continue
             method = getattr(self, f"_{call.name}", None)
             if method:
                 before = len(self._disk.changes), self._syncs
@@ -101,6 +106,14 @@ class _Replay:
             else:
                 assert HARMLESS.fullmatch(call.name), f"the model does not know {call.name}{tuple(call.arguments)}"
         return self._syncs
+
+    def _begin(self, call: Call) -> None:
+        """What must be known of a call as soon as it begins; anything else is taken to be done when it ends."""
+        if call.name == "close":  # another thread may get the descriptor before we are told that it is free
+            self._close(call)
+            self._closing.add(call.thread)
+        elif call.name in ("fsync", "fdatasync"):  # it promises nothing of what is written meanwhile
+            self._before_sync[call.thread] = len(self._disk.changes)
 
     # -- names ---------------------------------------------------------------------------------------------------------------
 
@@ -165,6 +178,9 @@ class _Replay:
         return ""
 
     def _close(self, call: Call) -> str:
+        if call.thread in self._closing:
+            self._closing.remove(call.thread)
+            return ""
         self._files.pop(call.number(0), None)
         self._paths.pop(call.number(0), None)
         return ""
@@ -200,9 +216,10 @@ class _Replay:
 
     def _fsync(self, call: Call) -> str:
         number, _ = self._files.get(call.number(0), (None, 0))
+        before = self._before_sync.pop(call.thread, None)
         if number is not None:
             if self._syncs not in self._leave_out:
-                self._disk.sync(number)
+                self._disk.sync(number, before)
             self._syncs += 1
         return self._paths.get(call.number(0), "")
 

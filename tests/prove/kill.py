@@ -27,7 +27,7 @@ WORKERS = 2
 NESTED = 4
 #: The operations with the most points.
 LONG = frozenset({"restart after a crash", "recover"})
-#: Points of each operation in the short form.
+#: Points of each operation in the short form. After each, one of the heirs comes, in turn.
 SHORT = 4
 
 
@@ -36,8 +36,7 @@ def points(run: Run) -> list[Call]:
     return [*run.calls, Call(MARK, 2)]
 
 
-def kill(call: Call) -> str:
-    return f"{call.name}:signal=SIGKILL:when={call.number}"
+KILL = "signal=SIGKILL"
 
 
 def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
@@ -50,20 +49,25 @@ def try_operation(name: str, part: int, parts: int, most: int) -> Tally:
         if part == 0:
             tally.note(f"{name}, no fault", problems)
         chosen = spread(points(run), most)
-        for call in chosen[part::parts]:
+        for number, call in list(enumerate(chosen))[part::parts]:
             where = f"{name}, killed before {call}"
-            root, killed = target.fire(kill(call))
+            root, killed = target.fire(call, KILL)
             tally.points += 1
             if killed.ended != "killed":
                 tally.missed += 1
             tally.note(where, violations(root, target.ledger, rested=False))
-            for heir in AFTER_DEATH:
+            for heir in AFTER_DEATH if most > SHORT else (in_turn(name, number),):
                 tally.note(f"{where}, then {heir}", target.rest(root, target.ledger, heir))
             if name == "recover" or (most > SHORT and call in spread(chosen, NESTED)):
                 kill_recovery(target, root, where, tally, most)
             shutil.rmtree(root)
         tally.runs = target.runs
     return tally
+
+
+def in_turn(name: str, number: int) -> str:
+    """Who comes after that point: over all operations, each after each of them."""
+    return AFTER_DEATH[(number + len(name)) % len(AFTER_DEATH)]
 
 
 def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, most: int) -> None:
@@ -76,7 +80,7 @@ def kill_recovery(target: Range, killed: Path, where: str, tally: Tally, most: i
     run = recover(target.copy(killed), log=True)
     for number, call in enumerate(spread(points(run), most)):
         root = target.copy(killed)
-        again = recover(root, kill(call))
+        again = recover(root, f"{call.name}:{KILL}:when={call.number}")
         tally.points += 1
         tally.nested += 1
         tally.missed += again.ended != "killed"

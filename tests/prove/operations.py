@@ -359,25 +359,32 @@ def _edit(spool: Spool) -> list[edit.Edited]:
 
 # -- batches -----------------------------------------------------------------------------------------------------------------
 
-ROWS = "".join(f'{{"prompt": "a red circle, row {number}", "steps": 2}}\n' for number in range(3)).encode()
+FEW = 3
+#: So many that they are written several at a time, and one of the writers has two of them.
+MANY = durable.AT_ONCE + 1
+assert FEW < durable.MANY <= MANY
 
 
-def _dropped_rows(spool: Spool) -> Ledger:
+def _dropped_rows(spool: Spool, number: int = FEW) -> Ledger:
     ledger = new(spool)
-    write(spool.pending / "rows.jsonl", ROWS)
-    jobs = [row.job.model_copy(update={"batch": "rows", "owner": OWNER}) for row in read_rows("rows.jsonl", ROWS)]
+    raw = "".join(f'{{"prompt": "a red circle, row {row}", "steps": 2}}\n' for row in range(number)).encode()
+    write(spool.pending / "rows.jsonl", raw)
+    jobs = [row.job.model_copy(update={"batch": "rows", "owner": OWNER}) for row in read_rows("rows.jsonl", raw)]
     rows = (Entry(f"rows.{number:04d}", encode(each), given=False, due=True) for number, each in enumerate(jobs, 1))
     return having(ledger, *rows)
 
 
-def _taken_rows(spool: Spool) -> Ledger:
-    ledger = _dropped_rows(spool)
-    assert _take(spool)
-    return ledger
+def _taken_rows(number: int) -> Callable[[Spool], Ledger]:
+    def stage(spool: Spool) -> Ledger:
+        ledger = _dropped_rows(spool, number)
+        assert Batches(spool).take("rows.jsonl", number, OWNER)
+        return ledger
+
+    return stage
 
 
 def _take(spool: Spool) -> bool | None:
-    return True if Batches(spool).take("rows.jsonl", 3, OWNER) else None
+    return True if Batches(spool).take("rows.jsonl", FEW, OWNER) else None
 
 
 def _submit_rows(spool: Spool) -> bool:
@@ -579,7 +586,8 @@ def operations() -> list[Operation]:
             for folder in (False, True)
         ),
         Operation("take rows", _dropped_rows, _take, _unchanged, lives=(ME,)),
-        Operation("submit rows", _taken_rows, _submit_rows, _all_rows, lives=(ME,)),
+        Operation("submit rows", _taken_rows(FEW), _submit_rows, _all_rows, lives=(ME,)),
+        Operation("submit rows, several at a time", _taken_rows(MANY), _submit_rows, _all_rows, lives=(ME,)),
         Operation("recover", _after_a_crash, lambda spool: spool.recover(ME), _unchanged, lives=(ME,)),
         Operation("prune", _to_prune(), _prune, _unchanged, lives=(ME,)),
         Operation("prune, starred", _to_prune(starred=True), _prune, _unchanged, lives=(ME,)),

@@ -9,6 +9,7 @@ was not is there whole or not at all. States are counted without what is in tmp/
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -47,7 +48,7 @@ LONG = 40  # changes
 #: Times, random parts of names, and ids that are made of both: no two runs share them.
 TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 UNIQUE = re.compile(rb"\d+\.[0-9a-f]{24}")
-NEW_ID = re.compile(rb"\d{8}-\d{6}-\d{3}-[0-9a-f]{10}")
+NEW_ID = re.compile(rb"(\d{8}-\d{6}-\d{3}-[0-9a-f]{10})")
 #: States that one task of a worker checks.
 AT_ONCE = 40
 
@@ -88,29 +89,40 @@ class Recording:
         """Those that differ outside tmp/, or in what was acknowledged by then, by a digest of both."""
         kept: dict[bytes, State] = {}
         seen: set[tuple[object, ...]] = set()
+        ledgers = [repr(each) for each in self.ledgers]
         for number, cut in list(enumerate(self.disk.cuts))[:: every if len(self.disk.cuts) > LONG else 1]:
             if (key := (cut.made, cut.kept, self.said_by[number])) in seen:
                 continue  # as after the change before
             seen.add(key)
             # The first changes of a seed are the same whatever else is recorded.
             rng = random.Random(f"{self.name} {number}")
+            known: set[tuple[object, ...]] = set()
             for chosen, found in self.disk.states(cut, most, rng):
-                state = State(number, chosen, found)
-                kept.setdefault(_digest(self.tree(state), self.ledger(state)), state)
+                if (key := (chosen, *sorted(found.items()))) not in known:
+                    known.add(key)
+                    state = State(number, chosen, found)
+                    kept.setdefault(_digest(self.tree(state), ledgers[self.said_by[number]]), state)
         return kept
 
 
-def _digest(tree: Tree, ledger: Ledger) -> bytes:
+def _digest(tree: Tree, ledger: str) -> bytes:
     """Two states have the same one when they differ in nothing but what is in tmp/, the times, and names that are random."""
-    text = bytearray(repr(ledger).encode())
-    for path in sorted(tree):
-        if not path.startswith("tmp/"):
-            data = tree[path]
-            text += path.encode(errors="surrogateescape") + (b"/" if data is None else b"=" + data) + b"\0"
+    digest = hashlib.blake2b(digest_size=16)
     ids: dict[bytes, bytes] = {}
-    plain = TIME.sub(b"time", UNIQUE.sub(b"unique", text))
-    plain = NEW_ID.sub(lambda match: ids.setdefault(match[0], b"id %d" % len(ids)), plain)
-    return hashlib.blake2b(plain, digest_size=16).digest()
+    pieces = [_plain(ledger, b"")]
+    pieces += [_plain(path, b"/" if data is None else data) for path, data in sorted(tree.items()) if path[:4] != "tmp/"]
+    for text, *others in pieces:
+        digest.update(text)
+        for number, each in enumerate(others):
+            digest.update(each if number % 2 else ids.setdefault(each, b"id %d" % len(ids)))
+    return digest.digest()
+
+
+@functools.lru_cache(1 << 16)
+def _plain(path: str, data: bytes) -> list[bytes]:
+    """A file's path and bytes without times and random names; the ids in them, which are random too, are every second piece."""
+    text = b"%s=%s\0" % (path.encode(errors="surrogateescape"), data)
+    return NEW_ID.split(TIME.sub(b"time", UNIQUE.sub(b"unique", text)))
 
 
 def record(
@@ -175,13 +187,16 @@ def _fill(said_by: list[int], disk: Disk) -> None:
 def check(tree: Tree, ledger: Ledger, one_of: Sequence[bytes], folder: Path, heirs: Sequence[str]) -> Iterator[str]:
     """What is wrong with a spool that was found so, as it lies and after each heir has run it to its end."""
     root = folder / "spool"
+    laid = False
     if all(name in tree for name in FOLDERS):  # else the power went before all of them were made
         lay(tree, root)
         yield from violations(root, ledger, rested=False)
         yield from _neither(root, one_of)
-        shutil.rmtree(root)
+        laid = True
     for heir in heirs:
-        lay(tree, root)
+        if not laid:
+            lay(tree, root)
+        laid = False
         told: list[tuple[bytes, int]] = []
 
         def hear(raw: bytes, number: int, told: list[tuple[bytes, int]] = told) -> None:
