@@ -1,7 +1,7 @@
 """kombu's transport for Redis, but for what it says over a connection that is gone for good.
 
-A worker whose task ends just after Redis went away acknowledges a message on a channel whose connection was given up meanwhile:
-kombu 5.7 then meets an AttributeError, which Celery takes for the end of the worker. Nothing is lost by leaving it unsaid. Redis
+A worker whose task ends just after Redis went away acknowledges a message on a channel whose connection was given up: kombu
+5.7 then meets an AttributeError, which Celery takes for the end of the worker. Nothing is lost by leaving it unsaid. Redis
 delivers the message anew some day, and the key of its try tells that it is nobody's any more (broker.py).
 """
 
