@@ -318,8 +318,8 @@ SCENARIOS: tuple[Callable[[Listener, bool], Arrivals], ...] = (
 )
 
 
-#: Through the spooler itself, which takes its time over each file: those with few.
-SPOOLER_SCENARIOS = (renamed, replaced, moved_away, unreadable, exhausted)
+#: Through the spooler itself, which takes its time over each file: those with few. The shortened form has the first two.
+SPOOLER_SCENARIOS = (moved_away, replaced, renamed, unreadable, exhausted)
 
 
 def prove(short: bool) -> Iterator[Figure]:
