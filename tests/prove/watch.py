@@ -45,7 +45,11 @@ class Listener:
         for name in FOLDERS:
             (self.root / name).mkdir(parents=True)
         self._begin(folder, overlay)
-        self.wait_mode("events")
+        try:
+            self.wait_mode("events")
+        except RuntimeError:
+            self.close()  # or its threads go on for ever
+            raise
 
     def _begin(self, folder: Path, overlay: bool) -> None:
         self._log = folder / "log"
