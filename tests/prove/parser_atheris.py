@@ -39,9 +39,7 @@ def main() -> None:
         if tally.inputs % NOTED_EVERY == 0 or tally.inputs >= runs:
             note()
         if tally.inputs >= runs:
-            signal.setitimer(
-                signal.ITIMER_REAL, 0
-            )  # libFuzzer's, which outlives its handler when the process takes long to end
+            signal.setitimer(signal.ITIMER_REAL, 0)  # libFuzzer's: it may outlive its handler when the process ends
 
     atheris.Setup([sys.argv[0], *libfuzzer], one)
     atheris.Fuzz()
