@@ -76,7 +76,7 @@ class Image(_Part):
     pixels: str | None = Field(None, description="SHA-256 over the RGB bytes, row by row: what `sdspool replay` compares.")
     cell: tuple[int, ...] = Field((), description="Of a sweep: index of the value on each of its axes.")
     flagged: Flag | None = Field(None, description="Set when a safety filter flagged it; withheld, it has no file.")
-    url: str | None = Field(
+    stored: str | None = Field(
         None,
         max_length=4096,
         description="Where it lies in the object store too, when it came from another host by way of one.",

@@ -158,7 +158,10 @@ class Service:
             self._leave(running)
         self.running.clear()
         self._told = None
-        self._tell(time.monotonic(), stopped=True)
+        try:
+            self._tell(time.monotonic(), stopped=True)
+        except OSError as error:
+            log.warning("it cannot be told that the spooler stops: %s", error)
 
     def _leave(self, running: Running) -> None:
         """Note how a job is left when the spooler stops."""

@@ -114,7 +114,7 @@ def test_p8_a_picture_from_a_worker_is_that_of_the_engine_here(house: House, tmp
         assert here.read_bytes() == there.read_bytes()
         record = house.done(name)
         assert outcomes(record) == ["done"] and record.engine and record.engine.model == "demo"
-        url = record.images[0].url
+        url = record.images[0].stored
         assert url and url.startswith(f"{house.cluster.s3.url}/test/{name}/1.") and url.endswith("/0.png")
         assert house.cluster.s3.client().get_object(Bucket="pictures", Key=url.removeprefix("s3://pictures/"))[
             "Body"
@@ -257,8 +257,8 @@ def test_the_spooler_is_killed_and_its_next_life_does_not_hear_the_try_of_the_on
     house.spooler.ready()
     record = house.done("orphan")
     assert outcomes(record) == ["worker-died", "done"] and Name.parse(before).attempt == 1
-    assert [url for image in record.images if (url := image.url) and "/orphan/2." in url] == [
-        image.url for image in record.images
+    assert [url for image in record.images if (url := image.stored) and "/orphan/2." in url] == [
+        image.stored for image in record.images
     ]
     assert first in house.cluster.beats(), "the worker lives, and was told to stop the first try"
     wait_for(lambda: before not in [task for beat in house.cluster.beats().values() for task in beat.tasks], "the first to end")

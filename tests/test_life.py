@@ -129,3 +129,9 @@ def test_the_living_keep_their_jobs_and_their_name(tmp_path: Path) -> None:
     assert not spool.alive("me")
     Life.begin(spool, "me", wait_s=0.0).end()
     assert not life.goes_on()
+
+
+def test_a_spool_that_goes_away_while_the_spooler_stops_is_no_error(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.spool.root.rename(desk.spool.root.with_name("away"))
+    desk.service.close()
+    assert "cannot be told that the spooler stops" in caplog.text

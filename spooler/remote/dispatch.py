@@ -602,4 +602,4 @@ def _check_files(result: Result, end: messages.Finished) -> None:
 
 
 def _with_address(image: Image, store: Store, folder: str) -> Image:
-    return image.model_copy(update={"url": store.address(folder, image.file)}) if image.file else image
+    return image.model_copy(update={"stored": store.address(folder, image.file)}) if image.file else image

@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import random
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,8 @@ def main() -> None:
         tally.judge(target, hostile.png_of(rng, data) if target == ".png" and len(data) % 2 else data)
         if tally.inputs % NOTED_EVERY == 0 or tally.inputs >= runs:
             note()
+        if tally.inputs >= runs:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # libFuzzer's: it may outlive its handler when the process ends
 
     atheris.Setup([sys.argv[0], *libfuzzer], one)
     atheris.Fuzz()
