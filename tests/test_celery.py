@@ -236,9 +236,13 @@ def test_a_message_that_got_lost_is_sent_again(house: House) -> None:
 
 
 def test_a_store_that_is_away_for_a_while_costs_no_job(house: House) -> None:
-    house.drop("store", SHORT)
     house.cluster.s3.stop()
+    for name in ("store", "store-unwanted"):
+        house.drop(name, SHORT)
+        house.taken(name)
     wait_for(lambda: "The workers wait: the object store" in str(house.spooler.status()), "the spooler to say what is wrong")
+    house.spool.cancel("store-unwanted")
+    house.record(wait_state(house.spool, "store-unwanted", "cancelled", "done", "failed"), "cancelled")
     house.cluster.s3.start()
     assert outcomes(house.done("store")) == ["done"]
 

@@ -441,11 +441,8 @@ class Dispatch(Child):
             result = Result.model_validate(meta.result)
             if result.end.id != run.id:
                 raise ValueError(f"it is of job {result.end.id!a}")
-            made = {image.file for image in result.images if image.file} | ({_sheet(result)} - {None})
-            if made != {file.name for file in result.files} or not all(RESULT.fullmatch(str(name)) for name in made):
-                raise ValueError(
-                    f"it has the files {sorted(file.name for file in result.files)}, and tells of {sorted(map(str, made))}"
-                )
+            if isinstance(result.end, messages.Finished):
+                _check_files(result, result.end)
         except ValueError as error:  # pydantic's too
             log.error("job %s: a worker's result that is none: %s", run.id, ascii(str(error))[:500])
             self._end(sent, messages.Lost(id=run.id, how="its worker sent back what is no result"))
@@ -458,6 +455,10 @@ class Dispatch(Child):
             return
         try:
             self._write_down(sent, result)
+        except UnwantedError:
+            if sent.cancelling:
+                reason = "Cancelled while its pictures were on their way."
+                self._end(sent, messages.Failed(id=run.id, code="cancelled", reason=reason))
         except DamagedError as error:
             self._end(sent, messages.Lost(id=run.id, how=str(error)))
         except FileNotFoundError:  # RACE: adopted; the spooler sees it
@@ -490,7 +491,8 @@ class Dispatch(Child):
         name = sent.name
         while True:
             with self._lock:
-                if not self._is_current(sent) or sent.name != name or self._closed.is_set():
+                unwanted = not self._is_current(sent) or sent.name != name or self._closed.is_set()
+                if unwanted or (sent.cancelling and sent.state == "ending"):
                     raise UnwantedError
             try:
                 done = do()
@@ -591,8 +593,12 @@ def _cancelled(sent: Sent) -> messages.Failed:
     return messages.Failed(id=sent.run.id, code="cancelled", reason="Cancelled before a worker began it.")
 
 
-def _sheet(result: Result) -> str | None:
-    return result.end.sheet if isinstance(result.end, messages.Finished) else None
+def _check_files(result: Result, end: messages.Finished) -> None:
+    """Raises ValueError unless the files are those of the pictures and the sheet that it tells of, under our own names."""
+    told = {image.file for image in result.images if image.file} | ({end.sheet} if end.sheet else set())
+    sent = {file.name for file in result.files}
+    if told != sent or not all(RESULT.fullmatch(name) for name in told):
+        raise ValueError(f"it has the files {sorted(sent)}, and tells of {sorted(told)}")
 
 
 def _with_address(image: Image, store: Store, folder: str) -> Image:
