@@ -17,6 +17,8 @@ usage() {
 ./run.sh [option ...]            set up when needed, then serve; the options are the settings below
 ./run.sh setup                   only set up
 ./run.sh key add NAME            make a key, for people who are to come in over the network; also: key ls, key rm NAME
+./run.sh worker [option ...]     draw jobs that a spooler elsewhere sends (docs/scale.md)
+./run.sh demo-cluster            Redis, a store, two workers, spooler and page on this machine, to look at
 ./run.sh test [pytest argument]  set up with the development tools and a browser, then run the tests
 ./run.sh bench [name]            list the benchmarks, or run one
 ./run.sh prove [name ...]        run the slow proofs, or some, and write docs/reliability.md anew
@@ -40,9 +42,14 @@ base_python() {
 
 what_from() { echo "$root [$1]" && cat "$root/pyproject.toml" "$root/constraints.txt"; }
 
-is_set_up() { # serving is content with what a test has set up
+is_set_up() { # serving is content with what a test has set up, which has a cluster's packages too
   [ ! -e "$unfinished" ] && "$python" -c 'import pip' 2>/dev/null || return 1
-  what_from "$1" | cmp -s - "$made_from" || what_from engine,dev | cmp -s - "$made_from"
+  local made more=
+  case $1 in engine) more="engine,celery engine,dev" ;; engine,celery) more=engine,dev ;; esac
+  for made in "$1" $more; do
+    what_from "$made" | cmp -s - "$made_from" && return
+  done
+  return 1
 }
 
 set_up() ( # a subshell, so that the lock ends with it
@@ -167,6 +174,16 @@ case ${1-} in
     set_up engine
     PYTHONSAFEPATH=1 exec "$python" -m spooler.cli "$@"
     ;;
+  worker)
+    export PYTHONSAFEPATH=1
+    set_up engine,celery
+    exec "$python" -m spooler.cli "$@"
+    ;;
+  demo-cluster)
+    set_up engine,dev
+    get_test_tools
+    cd "$root" && exec "$python" tools/demo_cluster.py "${@:2}"
+    ;;
   test)
     set_up engine,dev
     get_test_tools
@@ -179,7 +196,11 @@ case ${1-} in
   bench)
     cd "$root"
     [ $# -gt 1 ] || exec awk 'FNR == 1 { gsub(/.*\/|\.py$/, "", FILENAME); sub(/^"+/, ""); print FILENAME ": " $0 }' bench/*.py
-    case ${2%.py} in spool | serve) set_up engine,bench ;; *) set_up engine ;; esac
+    case ${2%.py} in
+      spool | serve) set_up engine,bench ;;
+      cluster | growth) set_up engine,dev && get_test_tools ;;
+      *) set_up engine ;;
+    esac
     exec "$python" "bench/${2%.py}.py" "${@:3}"
     ;;
   prove)
@@ -192,7 +213,9 @@ case ${1-} in
     export PYTHONSAFEPATH=1 SDSPOOL_SPOOL=${SDSPOOL_SPOOL:-$root/spool}
     case " $* " in *" -h "* | *" --help "*) usage && check_options --help && exit ;; esac
     check_options "$@"
-    set_up engine
+    what=engine
+    case "${SDSPOOL_DISPATCH-} $* " in redis*:* | *" --dispatch"[=\ ]*) what=engine,celery ;; esac
+    set_up "$what"
     serve "$@"
     ;;
 esac
