@@ -136,6 +136,7 @@ class Service:
         if now >= self._next_recover:
             self._recover()
             self._next_recover = now + RECOVER_S
+        self._end_unwanted(now)
         self._feed(now)
         if now >= self._next_retention:
             more = self._retention.turn(LOOK_S / 4, clock_steady=self.intake.clock.now() is not None)
@@ -405,6 +406,14 @@ class Service:
             end = self._examiner.hopeless(place, waiting.name, why)
             self._hopeless.popleft()  # from here on it is what runs, until it is shown
             self._end(place, end, now)
+
+    def _end_unwanted(self, now: float) -> None:
+        """End the jobs that wait for another try and are not wanted any more: there may be no room for one for long."""
+        for place in [place for place in self._recovered if (place.path / "cancel").exists()]:
+            if any(running.outcome for running in self.running.values()) or not self._goes_on():
+                return
+            self._recovered.remove(place)
+            self._begin_or_fail(place, now)
 
     def _goes_on(self) -> bool:
         """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""

@@ -130,6 +130,17 @@ def test_a_cancel_reaches_the_engine_that_has_the_job(two: Two) -> None:
     assert not any(isinstance(each, messages.Cancel) for each in two.one.heard)
 
 
+def test_a_job_that_waits_for_another_try_can_be_cancelled_while_no_engine_has_room(two: Two) -> None:
+    two.drop("a")
+    for engine in (two.one, two.two):
+        two.turn(Gone("killed by SIGSEGV"), engine)
+    assert two.place("a")[0] == "claimed"
+    two.spool.cancel("a")
+    two.turn()
+    state, record = two.place("a")
+    assert (state, [each.outcome for each in record.attempts]) == ("cancelled", ["worker-died: killed by SIGSEGV"] * 2)
+
+
 def test_one_engine_that_works_is_enough_and_readers_are_told_of_both(two: Two, tmp_path: Path) -> None:
     two.drop("a")
     for _ in range(3):
