@@ -199,6 +199,8 @@ class Silent:
 
     pid = 1
 
+    is_remote = False
+
     def __init__(self) -> None:
         self.heard: list[messages.ToEngine] = []
         self.killed = False
