@@ -25,8 +25,8 @@ class Lane:
         """`settings`: with this lane's device; `running`: the jobs of all lanes, by id; `start`: of this lane's engine."""
         self.settings = settings
         self.warden = Warden(settings, start)
-        #: The id of a job that must be begun here and may not be drawn with those at work: nothing joins them any more.
-        self.waited_for: str | None = None
+        #: Whether a job is to be begun here that may not be drawn with those at work: nothing joins them any more.
+        self.reserved = False
         self._running = running
         self._shared_out = 0.0  # monotonic seconds, see share_out
 
@@ -56,11 +56,14 @@ class Lane:
         if self.is_remote:
             return self.warden.room(busy=True)
         at_work = self.at_work
-        if not at_work:
-            self.waited_for = None
-        elif self.waited_for or self.key == company.ALONE:
+        if self.is_draining or self.key == company.ALONE:
             return 0
         return self.warden.room(bool(at_work))
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the end of those at work is waited for."""
+        return self.reserved and bool(self.at_work)
 
     def takes(self, key: str) -> bool:
         """Whether a job of that key may be begun here now."""

@@ -373,7 +373,7 @@ class Service:
                 return
             if not self._floor.has_room(now) or not self._goes_on():
                 return
-            if self._recovered and not any(lane.waited_for for lane in self.lanes):
+            if self._recovered and not any(lane.is_draining for lane in self.lanes):
                 self._begin_or_fail(self._recovered.pop(0), now)
             elif self.spool.paused or not self._claim_next(now):
                 return
@@ -464,12 +464,12 @@ class Service:
                     self._start(lane, place, job, now, work)
                 else:  # it is its turn, but it may not be drawn with those that are at work
                     self._recovered.insert(0, place)
-                    least = min(self.lanes, key=lambda lane: len(lane.at_work))
-                    least.waited_for = place.id
+                    min(self.lanes, key=lambda lane: len(lane.at_work)).reserved = True
 
     def _start(self, lane: Lane, place: Place, job: Runs, now: float, work: float) -> None:
         """Give a job to an engine."""
         assert lane.warden.facts  # noqa: S101 - it has room
+        lane.reserved = False  # it is begun where nothing is at work, or joins with the same key
         card = job.card
         now_true = {"model": card.name, "hash": card.hash or "", "family": card.family, "rung": None, "peak_bytes": None}
         facts = lane.warden.facts.model_copy(update=now_true)
