@@ -71,3 +71,4 @@ def test_jobs_in_a_circle_fail_with_a_reason_that_names_it_and_the_others_go_on(
         assert "in a circle: " in told or "is failed" in told, told
     free = desk.spool.find("free")
     assert free and free.state == "pending"
+    desk.close()  # its watch of the folder with it
