@@ -100,12 +100,7 @@ class Lane:
         state = "ready" if self.warden.facts else "failing" if self.warden.failing else "starting"
         ids = tuple(running.place.id for running in self.at_work)
         return LaneStatus(
-            device=self.settings.device,
-            state=state,
-            reason=self.warden.reason,
-            running=ids,
-            engine=self.warden.facts,
-            engines=self.warden.engines,
+            device=self.settings.device, state=state, reason=self.warden.reason, running=ids, engine=self.warden.facts
         )
 
     def _last_sign(self, at_work: Iterable[Running]) -> float:

@@ -71,7 +71,6 @@ class Room(_Message):
     type: Literal["room"] = "room"
     heard: int = Field(description="Number of Run messages that were heard by then: later ones take of the room.")
     jobs: int
-    engines: int = Field(1, description="Number of engines that the jobs go to: of one that sends them on, its workers.")
 
 
 class Trouble(_Message):

@@ -514,7 +514,7 @@ class Service:
             last_turn=self.intake.last_turns(),
             speeds=self._speeds,
             engine=ailing.engine,
-            lanes=told_lanes if len(told_lanes) > 1 or self.lanes[0].is_remote else (),
+            lanes=told_lanes if len(told_lanes) > 1 else (),
             catalogue=self.catalogue,
         )
         if rejected := self.intake.take_rejected():

@@ -55,7 +55,6 @@ class LaneStatus(_Note):
     reason: str | None = None
     running: tuple[str, ...] = ()
     engine: EngineFacts | None = None
-    engines: Whole = Field(1, description="How many there are behind it: of jobs that are sent elsewhere, the workers.")
 
 
 class SpoolerStatus(_Note):

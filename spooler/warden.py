@@ -75,11 +75,6 @@ class Warden:
         if self.child:
             self.child.send(message)
 
-    @property
-    def engines(self) -> int:
-        """How many engines its jobs go to."""
-        return self._room.engines
-
     def make_room(self, room: messages.Room) -> None:
         """The engine said how many more jobs it may be given."""
         self._room = room

@@ -13,12 +13,11 @@ import pytest
 from desk import Desk, Engine
 from house import Spooler, drop, wait_for, wait_state
 
-from spooler import estimate, messages
+from spooler import messages
 from spooler.catalogue import Catalogue, ModelCard
 from spooler.child import Gone
 from spooler.life import Life
 from spooler.record import Record, Timings
-from spooler.schedule import Waiting
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.status import SpoolerStatus
@@ -164,21 +163,6 @@ def test_a_spooler_of_one_engine_is_told_of_in_the_same_form(tmp_path: Path) -> 
     (status, _), *_ = desk.spool.spoolers()
     assert not status.lanes and [each.state for each in status.engines] == ["ready"]
     desk.close()
-
-
-def test_estimates_count_the_workers_behind_one_that_sends_jobs_elsewhere(two: Two, tmp_path: Path) -> None:
-    two.turn(messages.Room(heard=0, jobs=1, engines=4), two.two)
-    (status, _), *_ = two.spool.spoolers()
-    assert [each.engines for each in status.engines] == [1, 4]
-    learnt = status.model_copy(update={"speeds": {"none": 10.0}})
-    jobs = [Waiting(f"{number}.json", False, number, work=1.0) for number in range(6)]
-    starts = estimate.starts(jobs, "none", learnt.speeds, engines=sum(each.engines for each in status.engines))
-    assert starts == pytest.approx([0, 2, 4, 6, 8, 10])
-    two.spool.write_status(learnt)
-    for job in range(6):
-        two.spool.submit(b'{"prompt": "a cat", "width": 1000, "height": 1000, "steps": 1}', f"w{job}")
-    client = create_app(Settings(spool=two.spool.root, cache=tmp_path / "cache")).test_client()
-    assert client.get("/api/v1/jobs/w5").get_json()["starts_in_s"] == pytest.approx(10.0, abs=0.1)
 
 
 # -- several hosts -------------------------------------------------------------------------------------------------------------

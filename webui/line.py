@@ -165,7 +165,7 @@ class Line:
         """Seconds that a running job probably still needs, with a share of the device; None while no speed was measured."""
         speeds = _speeds(told)
         engines = (each for status, _ in told for each in status.engines)
-        sharing = next((max(1.0, len(each.running) / max(1, each.engines)) for each in engines if place.id in each.running), 1)
+        sharing = next((len(each.running) for each in engines if place.id in each.running), 1)
         return sharing * self._left_s(place, speeds) if speeds else None
 
     def _where(self, job_id: str) -> State | None:
@@ -207,7 +207,7 @@ class Line:
         self._owners = Counter(each.owner for each in (*self._order.jobs, *gated))
         # While the queue is paused nobody knows when anything starts.
         self._speeds = speeds = {} if self._spool.paused else _speeds(told)
-        self._engines = sum(each.engines for status in alive for each in status.engines) or 1
+        self._engines = sum(len(status.engines) for status in alive) or 1
         self._running_s = sum(self._left_s(place, speeds) for place in self._spool.walk("claimed")) if speeds else 0.0
         self._starts = estimate.starts(self._order.jobs, self._catalogue.default, speeds, self._running_s, self._engines)
         self._next_order = time.monotonic() + (time.perf_counter() - started) / ORDER_SHARE

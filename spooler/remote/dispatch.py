@@ -137,7 +137,7 @@ class Dispatch(Child):
         self._sent: dict[str, Sent] = {}  # by the jobs' ids
         self._crew = Crew()
         self._heard = 0
-        self._told_room = messages.Room(heard=0, jobs=0)
+        self._told_room = (0, 0)
         self._troubles: dict[str, str] = {}
         self._told_trouble: str | None = None
         self._ready = False
@@ -572,10 +572,10 @@ class Dispatch(Child):
             log.log(logging.WARNING if trouble else logging.INFO, "%s", trouble or "jobs go to workers again")
             self._tell(messages.Trouble(reason=trouble))
         seats = 0 if trouble else sum(beat.slots + self._settings.dispatch_window for beat in able)
-        room = messages.Room(heard=self._heard, jobs=max(0, seats - len(self._sent)), engines=max(1, len(able)))
+        room = self._heard, max(0, seats - len(self._sent))
         if room != self._told_room:
             self._told_room = room
-            self._tell(room)
+            self._tell(messages.Room(heard=room[0], jobs=room[1]))
 
     def _tell(self, message: FromEngine | Gone) -> None:
         self._hear(self, message)
