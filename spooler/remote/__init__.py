@@ -1,6 +1,9 @@
 """Engines on other hosts, through Celery, Redis and an object store (`pip install 'sdspool[celery]'`, docs/scale.md).
 
     dispatch.py   on the spooler's side: stands where an engine's process would, and sends what it is given to Celery
+    sent.py       ... what was sent, and what is to be made of what Redis has of it
+    crew.py       ... the workers that live
+    freight.py    ... files there and pictures home
     worker.py     on a GPU host: `sdspool worker`, an ordinary Celery worker
     bench.py      ... around one local engine, with the deadlines that the spooler has for its own
     wire.py       what the two say to each other, all of it JSON

@@ -6,17 +6,20 @@ message can lead a worker anywhere else (P9).
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import messages
 from spooler.ids import ID
 from spooler.record import EngineFacts, Image
 from spooler.status import Whole
+
+log = logging.getLogger(__name__)
 
 _TASK = re.compile(r"(?P<job>.+)\.(?P<attempt>[1-9]\d{0,8})\.(?P<token>[0-9a-f]{12})")
 _SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -92,11 +95,21 @@ class Beat(_Told):
     """A worker lives, and this is what it has."""
 
     worker: str
+    number: Whole = Field(description="Of this heartbeat: one that is read twice tells nothing new.")
     host: str
     slots: Whole = Field(description="Most tasks that it has at the same time.")
     tasks: tuple[str, ...] = ()
     facts: EngineFacts | None = Field(None, description="Of the model that ran last; null while the engine loads.")
     trouble: str | None = None
+
+    @classmethod
+    def read(cls, raw: str) -> Beat | None:
+        """What Redis has of it; None for what is no heartbeat."""
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            log.warning("a heartbeat that is none: %s", ascii(str(error))[:300])
+            return None
 
     @property
     def free(self) -> int:

@@ -76,6 +76,7 @@ class Worker:
         self._name = f"{_host()}.{secrets.token_hex(4)}"
         self._held: dict[str, Held] = {}  # by the tasks' ids
         self._queue = ""
+        self._beats = 0
         self._closed = threading.Event()
         self._work = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
         self._app = broker.celery(redises.deadline_s(settings))
@@ -269,8 +270,10 @@ class Worker:
                 return
 
     def _beat(self) -> None:
+        self._beats += 1
         beat = Beat(
             worker=self._name,
+            number=self._beats,
             host=_host(),
             slots=self._settings.together,
             tasks=tuple(self._held),

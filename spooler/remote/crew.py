@@ -1,0 +1,53 @@
+"""The workers that live, as far as their heartbeats tell."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from spooler.remote import broker as redises
+from spooler.remote.wire import Beat
+
+log = logging.getLogger(__name__)
+
+#: Seconds that Redis must have said so before a worker is taken for dead or a try for gone: after a restart the heartbeats come
+#: back one by one.
+UNSEEN_S = 5.0
+
+
+@dataclass
+class Crew:
+    """Of each worker its last heartbeat. Times are monotonic seconds of this process."""
+
+    beats: dict[str, Beat] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)  # when Redis had a heartbeat last, which it keeps for a while
+    _beaten: dict[str, float] = field(default_factory=dict)  # when the last new one was found
+
+    def see(self, beats: list[Beat], now: float) -> None:
+        for beat in beats:
+            before = self.beats.get(beat.worker)
+            if before is None or before.number != beat.number:
+                self._beaten[beat.worker] = now
+            self.beats[beat.worker], self._seen[beat.worker] = beat, now
+        for worker in [worker for worker, seen in self._seen.items() if now - seen > UNSEEN_S]:
+            log.warning("worker %s: gone", worker)
+            del self.beats[worker], self._seen[worker], self._beaten[worker]
+
+    def excuse(self, now: float) -> None:
+        """Nobody could be heard of until now."""
+        self._seen = dict.fromkeys(self._seen, now)
+
+    @property
+    def able(self) -> list[Beat]:
+        return [beat for beat in self.beats.values() if beat.facts]
+
+    def holder(self, task: str) -> str | None:
+        """The worker that has the task."""
+        return next((beat.worker for beat in self.beats.values() if task in beat.tasks), None)
+
+    def has_beaten_since(self, worker: str, when: float) -> bool:
+        """Whether it has told since then what it has: a heartbeat that was on its way at that time does not count."""
+        return self._beaten.get(worker, when) > when + redises.BEAT_S
+
+    def queues(self) -> set[str]:
+        return {redises.queue_of(beat.facts.model) for beat in self.able if beat.facts}

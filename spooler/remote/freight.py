@@ -1,0 +1,147 @@
+"""A job's files on their way to a worker and its pictures on their way home, by the store.
+
+Whole or not at all: what comes is held to its checksums, and to what the worker tells of it, before the spooler hears of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from spooler import durable, messages
+from spooler.reader import RESULT
+from spooler.record import Image
+from spooler.remote.sent import Sent
+from spooler.remote.store import DamagedError, Store
+from spooler.remote.wire import Result, Task
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+End = messages.Finished | messages.Failed | messages.Lost
+FETCHES = 3
+#: What the disk lacks room for is tried again when there is some.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class UnwantedError(Exception):
+    """The try ended otherwise meanwhile: met by a thread that still worked for it."""
+
+
+class Patience(Protocol):
+    """Does it, and again as long as the store does not answer. Raises UnwantedError when it need not be done."""
+
+    def __call__(self, do: Callable[[], T], sent: Sent) -> T: ...
+
+
+class _Meta(BaseModel):
+    """What Celery keeps of a task that ended."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: str
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class Home:
+    """How a try ended, with its pictures in the job's folder."""
+
+    end: End
+    images: tuple[Image, ...] = ()
+
+
+class Freight:
+    """Of one spooler. Its methods are called from several threads."""
+
+    def __init__(self, spooler: str, store: Store, patiently: Patience):
+        self._spooler = spooler
+        self._store = store
+        self._patiently = patiently
+
+    def pack(self, sent: Sent) -> Task:
+        """The try as a message, with its pictures in the store. Raises UnwantedError."""
+        run, files = sent.run, []
+        folder = f"{sent.name.folder(self._spooler)}/inputs"
+        for name in run.job.inputs:
+            try:
+                data = (Path(run.folder) / "inputs" / name).read_bytes()
+            except FileNotFoundError:  # RACE: adopted; the spooler sees it
+                raise UnwantedError from None
+            files.append(self._patiently(lambda name=name, data=data: self._store.put(folder, name, data), sent))  # type: ignore[misc]
+        return Task(spooler=self._spooler, run=run.model_copy(update={"folder": ""}), inputs=tuple(files))
+
+    def unpack(self, sent: Sent, raw: str) -> Home | None:
+        """What a worker's result says, its pictures fetched; None when the job is another's by now. Raises UnwantedError."""
+        run = sent.run
+        try:
+            result = _result(run.id, raw)
+        except ValueError as error:  # pydantic's too
+            log.error("job %s: a worker's result that is none: %s", run.id, ascii(str(error))[:500])
+            return Home(messages.Lost(id=run.id, how="its worker sent back what is no result"))
+        if isinstance(result.end, messages.Failed):  # what else it says is of the worker's own process and disk
+            return Home(result.end.model_copy(update={"fatal": False, "no_room": False}))
+        if isinstance(result.end, messages.Lost):
+            return Home(result.end)
+        try:
+            self._write_down(sent, result)
+        except DamagedError as error:
+            return Home(messages.Lost(id=run.id, how=str(error)))
+        except FileNotFoundError:  # RACE: adopted; the spooler sees it
+            return None
+        except OSError as error:
+            reason = f"The pictures of this job could not be written: {error}"
+            return Home(messages.Failed(id=run.id, code="no_space", reason=reason, no_room=error.errno in NO_ROOM))
+        return Home(result.end, tuple(self._with_address(image, sent) for image in result.images))
+
+    def discard(self, sent: Sent, is_done: bool) -> None:
+        """Leave nothing in the store but a done job's pictures. Raises StoreError."""
+        folder = sent.name.folder(self._spooler)
+        if sent.run.job.inputs or not is_done:
+            self._store.remove(f"{folder}/inputs" if is_done else folder)
+
+    def _write_down(self, sent: Sent, result: Result) -> None:
+        """Have the job's folder hold its pictures, whole and for good."""
+        folder, target = sent.name.folder(self._spooler), Path(sent.run.folder)
+        for file in result.files:
+            for number in range(FETCHES):
+                try:
+                    data = self._patiently(lambda file=file: self._store.get(folder, file), sent)  # type: ignore[misc]
+                    break
+                except DamagedError:
+                    if number == FETCHES - 1:
+                        raise
+            (target / file.name).unlink(missing_ok=True)
+            durable.write_new(target / file.name, data)
+        durable.sync_folder(target)
+
+    def _with_address(self, image: Image, sent: Sent) -> Image:
+        folder = sent.name.folder(self._spooler)
+        return image.model_copy(update={"stored": self._store.address(folder, image.file)}) if image.file else image
+
+
+def _result(job: str, raw: str) -> Result:
+    """What Celery has of it. Raises ValueError for what is no result of this job."""
+    meta = _Meta.model_validate_json(raw)
+    if meta.status != "SUCCESS":
+        raise ValueError(f"Celery has it as {meta.status}: {meta.result}")
+    result = Result.model_validate(meta.result)
+    if result.end.id != job:
+        raise ValueError(f"it is of job {result.end.id!a}")
+    if isinstance(result.end, messages.Finished):
+        _check_files(result, result.end)
+    return result
+
+
+def _check_files(result: Result, end: messages.Finished) -> None:
+    """Raises ValueError unless the files are those of the pictures and the sheet that it tells of, under our own names."""
+    told = {image.file for image in result.images if image.file} | ({end.sheet} if end.sheet else set())
+    sent = {file.name for file in result.files}
+    if told != sent or not all(RESULT.fullmatch(name) for name in told):
+        raise ValueError(f"it has the files {sorted(sent)}, and tells of {sorted(told)}")
