@@ -2,10 +2,9 @@
 
     spooler -> engine   Run, Cancel, Stop
     engine -> spooler   Ready | Refused, then for each job Progress and ImageDone until Finished, Failed or Lost;
-                        Room and Trouble in between
+                        Room, Trouble and Crew in between
 
-All but Stop, Ready, Refused, Room and Trouble carry a job's id: several jobs may run in one engine, when it has said that there
-is room.
+All but Stop and OfItself's carry a job's id: several jobs may run in one engine, when it has said that there is room.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from spooler.job import Job
 from spooler.record import EngineFacts, Image, Timings
-from spooler.status import Phase
+from spooler.status import LaneStatus, Phase
 
 
 class _Message(BaseModel):
@@ -51,21 +50,25 @@ class Stop(_Message):
     type: Literal["stop"] = "stop"
 
 
-class Ready(_Message):
+class OfItself(_Message):
+    """What an engine tells of itself, whatever the job."""
+
+
+class Ready(OfItself):
     """The model is loaded on its device and warm."""
 
     type: Literal["ready"] = "ready"
     facts: EngineFacts
 
 
-class Refused(_Message):
+class Refused(OfItself):
     """The engine cannot work here as configured, and trying again will not help: no weights, no GPU."""
 
     type: Literal["refused"] = "refused"
     reason: str
 
 
-class Room(_Message):
+class Room(OfItself):
     """How many more jobs may be given now that are like those at work (company.py). One that has none may be given one."""
 
     type: Literal["room"] = "room"
@@ -73,11 +76,18 @@ class Room(_Message):
     jobs: int
 
 
-class Trouble(_Message):
+class Trouble(OfItself):
     """Why no job can be drawn just now though the engine itself is well, for people to read; null: that is over."""
 
     type: Literal["trouble"] = "trouble"
     reason: str | None
+
+
+class Crew(OfItself):
+    """Who draws what is sent on, of one that draws nothing itself."""
+
+    type: Literal["crew"] = "crew"
+    workers: tuple[LaneStatus, ...]
 
 
 class Lost(_Message):
@@ -137,7 +147,7 @@ class Failed(_Message):
 
 ToEngine = Annotated[Run | Cancel | Stop, Field(discriminator="type")]
 FromEngine = Annotated[
-    Ready | Refused | Room | Trouble | Progress | ImageDone | Finished | Failed | Lost, Field(discriminator="type")
+    Ready | Refused | Room | Trouble | Crew | Progress | ImageDone | Finished | Failed | Lost, Field(discriminator="type")
 ]
 
 to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)

@@ -224,15 +224,10 @@ class Service:
                 how = lane.warden.gone(message, now, bool(lane.at_work), self.stopping)
                 for running in reversed(lost):
                     self._put_back(running, f"{COMPANY_DIED if len(lost) > 1 else WORKER_DIED}: {how}")
-            case messages.Refused():
-                lane.warden.refuse(message.reason)
-            case messages.Ready():
-                lane.warden.ready(message.facts)
-                self._learn(lane, message.facts)
-            case messages.Room():
-                lane.warden.make_room(message)
-            case messages.Trouble():
-                lane.warden.trouble = message.reason
+            case messages.OfItself():
+                lane.warden.hear(message)
+                if isinstance(message, messages.Ready):
+                    self._learn(lane, message.facts)
             case _:
                 told = self.running.get(message.id)
                 if told and told.lane is lane and not told.outcome:
@@ -498,6 +493,7 @@ class Service:
         """Write spooler.json when it changed, and now and then for its date."""
         told_lanes = tuple(lane.told() for lane in self.lanes)
         first = next((each for each in told_lanes if each.state == "ready" and not each.reason), None)
+        engines = tuple(each for lane in self.lanes for each in lane.warden.workers or (lane.told(),))
         # One engine that works is enough: what ails the others is told with them.
         ailing = first or min(told_lanes, key=lambda each: ("failing", "ready", "starting").index(each.state))
         status = SpoolerStatus(
@@ -514,7 +510,7 @@ class Service:
             last_turn=self.intake.last_turns(),
             speeds=self._speeds,
             engine=ailing.engine,
-            lanes=told_lanes if len(told_lanes) > 1 else (),
+            lanes=engines if len(engines) > 1 or engines[0].name else (),
             catalogue=self.catalogue,
         )
         if rejected := self.intake.take_rejected():

@@ -48,8 +48,9 @@ EngineState = Literal["starting", "ready", "failing"]
 
 
 class LaneStatus(_Note):
-    """One engine of a spooler that has several."""
+    """One engine of a spooler that has several, or a worker elsewhere."""
 
+    name: str = Field("", description="The worker's; an engine of the spooler's own has none.")
     device: str
     state: EngineState
     reason: str | None = None
@@ -75,7 +76,7 @@ class SpoolerStatus(_Note):
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
     speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = Field(None, description="Of several engines, the first that works.")
-    lanes: tuple[LaneStatus, ...] = Field((), description="Its engines, when there are several.")
+    lanes: tuple[LaneStatus, ...] = Field((), description="Its engines, when there are several, or its workers elsewhere.")
     catalogue: Catalogue = Catalogue()
 
     @field_validator("running", mode="before")

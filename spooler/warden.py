@@ -9,6 +9,7 @@ from spooler import messages
 from spooler.child import Child, Gone
 from spooler.record import EngineFacts
 from spooler.settings import Settings
+from spooler.status import LaneStatus
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Warden:
         self.facts: EngineFacts | None = None  # of the model that ran last; set while the engine is warm
         self.refused: str | None = None  # the engine's reason why it can never work here
         self.trouble: str | None = None  # why it draws nothing though it is there, as it says
+        self.workers: tuple[LaneStatus, ...] = ()  # who draws, when it is not the engine itself
         self.load_seconds = 0.0  # of a start that no job has been charged with yet
         self._child_since = 0.0
         self._next_start = 0.0
@@ -75,9 +77,19 @@ class Warden:
         if self.child:
             self.child.send(message)
 
-    def make_room(self, room: messages.Room) -> None:
-        """The engine said how many more jobs it may be given."""
-        self._room = room
+    def hear(self, message: messages.OfItself) -> None:
+        """What the engine tells of itself."""
+        match message:
+            case messages.Ready():
+                self._ready(message.facts)
+            case messages.Refused():
+                self._refuse(message.reason)
+            case messages.Room():
+                self._room = message
+            case messages.Trouble():
+                self.trouble = message.reason
+            case messages.Crew():
+                self.workers = message.workers
 
     def kill(self, why: str) -> None:
         if self.child and not self._killed_for:
@@ -90,13 +102,13 @@ class Warden:
         if grown_bytes > self._settings.recycle_gib * (1 << 30):
             self._recycling = True
 
-    def ready(self, facts: EngineFacts) -> None:
+    def _ready(self, facts: EngineFacts) -> None:
         self.facts = facts
         self.load_seconds = facts.load_seconds
         self._failed_starts, self._last_failure, self._ever_ready = 0, None, True
         log.info("engine %d: ready, %s on %s", self.child.pid if self.child else 0, facts.model, facts.device_name)
 
-    def refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         """It says that it cannot work: for good when it never could."""
         self._last_failure = reason
         if not self._ever_ready:
@@ -108,7 +120,7 @@ class Warden:
         was_ready = self.facts is not None
         pid = self.child.pid if self.child else 0
         recycled, self._recycling = self._recycling, False
-        self.child, self.facts, self.trouble, self._killed_for = None, None, None, None
+        self.child, self.facts, self.trouble, self._killed_for, self.workers = None, None, None, None, ()
         if stopping:
             return how
         if recycled and not busy:

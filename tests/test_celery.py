@@ -27,6 +27,7 @@ from spooler.remote.store import DamagedError, Store, StoreAddressError
 from spooler.remote.wire import File, Name, Task
 from spooler.settings import Settings
 from spooler.spool import Spool
+from spooler.status import LaneStatus
 
 SHORT = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 4}
 #: Long enough to be met in the middle.
@@ -65,6 +66,11 @@ class House:
             path for state in ("done", "failed", "cancelled") for path in [self.spool.root / state / name] if path.exists()
         ]
         return [Place(name, path.parent.name, path) for path in folders]  # type: ignore[arg-type]
+
+    def engines(self) -> tuple[LaneStatus, ...]:
+        """The workers, as readers are told of them."""
+        status = self.spooler.status()
+        return status.engines if status else ()
 
     def taken(self, name: str) -> str:
         """Wait until a worker has the job; the worker's name."""
@@ -269,10 +275,11 @@ def test_p4_a_worker_that_is_killed_costs_its_job_one_try(house: House) -> None:
     wait_running(house.spool, "killed")
     worker = house.taken("killed")
     assert worker == house.cluster.workers[0].name
+    wait_for(lambda: ("killed",) in [each.running for each in house.engines() if each.name == worker], "readers to be told")
     house.cluster.workers[0].kill()
     house.cluster.ready(house.cluster.add_worker("--together", "2"))
     assert outcomes(house.done("killed")) == ["worker-died", "done"]
-    assert worker not in house.cluster.beats()
+    assert worker not in house.cluster.beats() and worker not in [each.name for each in house.engines()]
 
 
 def test_no_secret_is_where_it_can_be_read(house: House) -> None:

@@ -20,7 +20,7 @@ from spooler.life import Life
 from spooler.record import Record, Timings
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.status import SpoolerStatus
+from spooler.status import LaneStatus, SpoolerStatus
 from tests.prove.restart import FACTS
 from webui.app import create_app
 
@@ -163,6 +163,34 @@ def test_a_spooler_of_one_engine_is_told_of_in_the_same_form(tmp_path: Path) -> 
     (status, _), *_ = desk.spool.spoolers()
     assert not status.lanes and [each.state for each in status.engines] == ["ready"]
     desk.close()
+
+
+def test_readers_are_told_of_each_worker_elsewhere_and_estimates_count_them(two: Two, tmp_path: Path) -> None:
+    client = create_app(Settings(spool=two.spool.root, cache=tmp_path / "cache")).test_client()
+    two.drop("a")
+    ready = LaneStatus(name="gpu-1.0f", device="cuda:0", state="ready", running=("a",), engine=OTHER)
+    ailing = ready.model_copy(update={"name": "gpu-2.1e", "running": (), "reason": "the object store is away"})
+    two.turn(messages.Crew(workers=(ready, ailing, ailing.model_copy(update={"name": "gpu-3.2d"}))), two.two)
+    (status, _), *_ = two.spool.spoolers()
+    assert [each.name for each in status.engines] == ["", "gpu-1.0f", "gpu-2.1e", "gpu-3.2d"]
+
+    rows = [row.partition("</div>")[0] for row in client.get("/status").text.partition('id="spoolers"')[2].split("<dt>")[2:4]]
+    assert "gpu-1.0f" in rows[0] and "cuda:0" in rows[0] and "other" in rows[0] and ">a</a>" in rows[0]
+    assert "gpu-2.1e" in rows[1] and "the object store is away" in rows[1]
+    scraped = client.get("/metrics").text
+    assert f'sdspool_engine_running_jobs{{engine="gpu-1.0f",spooler="{status.spooler}"}} 1.0' in scraped
+    assert f'sdspool_engine_running_jobs{{engine="gpu-2.1e",spooler="{status.spooler}"}} 0.0' in scraped
+
+    two.finish("a", two.one)
+    (status, _), *_ = two.spool.spoolers()
+    two.spool.write_status(status.model_copy(update={"speeds": {"none": 10.0}}))
+    for number in range(9):
+        two.spool.submit(b'{"prompt": "a cat", "width": 1000, "height": 1000, "steps": 1}', f"w{number}")
+    assert client.get("/api/v1/jobs/w8").get_json()["starts_in_s"] == pytest.approx(20.0, abs=0.1), "eight before it, four draw"
+
+    two.turn(Gone("it stumbled"), two.two)
+    (status, _), *_ = two.spool.spoolers()
+    assert [each.name for each in status.engines] == ["", ""]
 
 
 # -- several hosts -------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ FAMILIES = {
     **dict.fromkeys(("sdspool_jobs", "sdspool_ready", "sdspool_paused", "sdspool_spooler_up"), "gauge"),
     **dict.fromkeys(("sdspool_disk_free_bytes", "sdspool_disk_size_bytes", "sdspool_disk_floor_bytes"), "gauge"),
     **dict.fromkeys(("sdspool_spooler_ready", "sdspool_spooler_running_jobs", "sdspool_engine_info"), "gauge"),
-    **dict.fromkeys(("sdspool_engine_ready", "sdspool_queue_seconds"), "gauge"),
+    **dict.fromkeys(("sdspool_engine_ready", "sdspool_engine_running_jobs", "sdspool_queue_seconds"), "gauge"),
     **dict.fromkeys(("sdspool_engine_peak_memory_bytes", "sdspool_engine_load_seconds"), "gauge"),
     **dict.fromkeys(("sdspool_engine_model_swaps", "sdspool_batch_pictures", "process_start_time_seconds"), "gauge"),
     **dict.fromkeys(("process_virtual_memory_bytes", "process_resident_memory_bytes"), "gauge"),

@@ -117,14 +117,16 @@ def _spoolers(told: Sequence[tuple[SpoolerStatus, bool]]) -> Iterator[Metric]:
     )
     load = _family("sdspool_engine_load_seconds", "Seconds that it took to load the model that ran last.", "engine")
     swaps = _family("sdspool_engine_model_swaps", "Models that this engine loaded since its start, after the first.", "engine")
-    running = _family("sdspool_spooler_running_jobs", "Jobs on its device now.")
+    at_work = _family("sdspool_engine_running_jobs", "Jobs that this engine or worker has now.", "engine")
+    running = _family("sdspool_spooler_running_jobs", "Jobs on its devices now.")
     for status, alive in told:
         name = [status.spooler]
         up.add_metric(name, alive)
         ready.add_metric(name, alive and status.takes_jobs)
         running.add_metric(name, len(status.running) if alive else 0)
         for number, lane in enumerate(status.engines if alive else ()):
-            of, engine = [*name, str(number)], lane.engine
+            of, engine = [*name, lane.name or str(number)], lane.engine
+            at_work.add_metric(of, len(lane.running))
             working.add_metric(of, lane.state == "ready")
             if not engine:
                 continue
@@ -134,7 +136,7 @@ def _spoolers(told: Sequence[tuple[SpoolerStatus, bool]]) -> Iterator[Metric]:
             swaps.add_metric(of, engine.swaps)
             if engine.peak_bytes is not None:
                 peak.add_metric(of, engine.peak_bytes)
-    yield from (up, ready, running, info, working, peak, load, swaps)
+    yield from (up, ready, running, info, working, at_work, peak, load, swaps)
 
 
 def _tallies(tallies: Iterable[tuple[str, Tally]]) -> Iterator[Metric]:

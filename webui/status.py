@@ -31,8 +31,9 @@ class _Told(BaseModel):
 
 
 class EngineReport(_Told):
-    """One engine of a spooler, on a device of its own."""
+    """One engine of a spooler, on a device of its own, or a worker elsewhere."""
 
+    name: str = Field(description="The worker's; an engine of the spooler's own has none.")
     device: str
     device_name: str | None
     state: str = Field(description="starting, ready or failing.")
@@ -66,7 +67,7 @@ class SpoolerReport(_Told):
     peak_bytes: int | None = Field(description="Most memory in use during its last job: of the GPU, else of the process.")
     load_seconds: float | None
     swaps: int | None = Field(description="Models loaded since its start, after the first.")
-    engines: tuple[EngineReport, ...] = Field(description="Each of them: one, or one for each device.")
+    engines: tuple[EngineReport, ...] = Field(description="Each of them: one, one for each device, or each worker elsewhere.")
 
 
 class QueueDepth(_Told):
@@ -154,7 +155,14 @@ def _spooler(status: SpoolerStatus, alive: bool) -> SpoolerReport:
     names = ("host", "state", "reason", "paused", "started", "beat", "running")
     told: dict[str, Any] = {name: getattr(status, name) for name in names}
     engines = tuple(
-        EngineReport(device=each.device, state=each.state, reason=each.reason, running=each.running, **_facts(each.engine))
+        EngineReport(
+            name=each.name,
+            device=each.device,
+            state=each.state,
+            reason=each.reason,
+            running=each.running,
+            **_facts(each.engine),
+        )
         for each in status.engines
     )
     device = status.engine.device if status.engine else None

@@ -187,14 +187,8 @@ class Bench:
             case Gone():
                 how = self._warden.gone(message, now, bool(self._seats), stopping=False)
                 self._lose(self._at_work, how, blame=True)
-            case messages.Refused():
-                self._warden.refuse(message.reason)
-            case messages.Ready():
-                self._warden.ready(message.facts)
-            case messages.Room():
-                self._warden.make_room(message)
-            case messages.Trouble():
-                self._warden.trouble = message.reason
+            case messages.OfItself():
+                self._warden.hear(message)
             case _:
                 if (seat := self._seats.get(message.id)) and not seat.end:
                     self._hear_of_job(seat, message, now)

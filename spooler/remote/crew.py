@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spooler.remote import broker as redises
 from spooler.remote.wire import Beat
+from spooler.status import LaneStatus
 
 log = logging.getLogger(__name__)
 
@@ -49,5 +51,22 @@ class Crew:
         """Whether it has told since then what it has: a heartbeat that was on its way at that time does not count."""
         return self._beaten.get(worker, when) > when + redises.BEAT_S
 
+    def told(self, jobs: Mapping[str, str]) -> tuple[LaneStatus, ...]:
+        """What readers are told of each. `jobs`: this spooler's, by their tasks' ids; those of others are not its affair."""
+        return tuple(_status(self.beats[worker], jobs) for worker in sorted(self.beats))
+
     def queues(self) -> set[str]:
         return {redises.queue_of(beat.facts.model) for beat in self.able if beat.facts}
+
+
+def _status(beat: Beat, jobs: Mapping[str, str]) -> LaneStatus:
+    # The versions of its libraries are in the record of what it draws; here they would be most of what is told.
+    facts = beat.facts and beat.facts.model_copy(update={"versions": {}})
+    return LaneStatus(
+        name=beat.worker,
+        device=facts.device if facts else "",
+        state="ready" if facts else "starting",
+        reason=beat.trouble,
+        running=tuple(jobs[task] for task in beat.tasks if task in jobs),
+        engine=facts,
+    )

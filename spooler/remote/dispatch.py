@@ -32,6 +32,7 @@ from spooler.remote.sent import Sent, Verdict, judge
 from spooler.remote.store import Store, StoreAddressError, StoreError
 from spooler.remote.wire import Beat, Name, Said, Task
 from spooler.settings import Settings
+from spooler.status import LaneStatus
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Dispatch(Child):
         self._crew = Crew()
         self._heard = 0
         self._told_room = (0, 0)
+        self._told_crew: tuple[LaneStatus, ...] = ()
         self._troubles: dict[str, str] = {}
         self._told_trouble: str | None = None
         self._ready = False
@@ -393,8 +395,11 @@ class Dispatch(Child):
             self._tell_state()
 
     def _tell_state(self) -> None:
-        """Tell what has changed: that there are workers, what room they have, what keeps them from working."""
+        """Tell what has changed: which workers there are, what room they have, what keeps them from working."""
         able = self._crew.able
+        if (workers := self._crew.told({each.id: each.run.id for each in self._sent.values()})) != self._told_crew:
+            self._told_crew = workers
+            self._tell(messages.Crew(workers=workers))
         if not self._ready and able and able[0].facts:
             self._ready = True
             self._tell(messages.Ready(facts=able[0].facts))
