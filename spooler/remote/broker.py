@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,10 @@ class Broker:
             **self._ssl,
         )
 
-    def celery(self, deadline_s: float) -> Celery:
+    def celery(self, deadline_s: float, has_room: Callable[[], bool] = lambda: True) -> Celery:
         """Celery as both sides have it. `deadline_s`: seconds after which a task that nobody owned up to is given out again;
-        a job that takes longer is not drawn twice, for the key tells who has it."""
+        a job that takes longer is not drawn twice, for the key tells who has it. `has_room`: whether a worker may fetch more.
+        """
         app = Celery("sdspool", broker=self.url, backend=self.url, set_as_current=False)
         app.conf.update(
             # JSON and nothing else: a pickle would be a program that Redis gives us to run (P9).
@@ -132,6 +134,7 @@ class Broker:
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
             broker_transport_options={
+                "has_room": has_room,
                 "visibility_timeout": deadline_s,
                 "queue_order_strategy": "sorted",
                 "socket_timeout": 2 * TIMEOUT_S,

@@ -1,20 +1,37 @@
-"""kombu's transport for Redis, but for what it says over a connection that is gone for good.
+"""kombu's transport for Redis, with two differences.
 
-A worker whose task ends just after Redis went away acknowledges a message on a channel whose connection was given up: kombu
-5.7 then meets an AttributeError, which Celery takes for the end of the worker. Nothing is lost by leaving it unsaid. Redis
-delivers the message anew some day, and the key of its try tells that it is nobody's any more (broker.py).
+A worker fetches a message only when it has room for one, which it knows itself: it has the more tasks in hand the more of them
+are only on their way home. kombu's own bound, the prefetch count, is one number for both.
+
+And nothing is said over a connection that is gone for good. A worker whose task ends just after Redis went away acknowledges a
+message on a channel whose connection was given up: kombu 5.7 then meets an AttributeError, which Celery takes for the worker's
+end. Nothing is lost by leaving it unsaid. Redis delivers the message anew some day, and the key of its try tells that it is
+nobody's any more (broker.py).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from kombu.transport import redis
 
 log = logging.getLogger(__name__)
 
 
+class QoS(redis.QoS):
+    def can_consume(self) -> bool:
+        # Without a prefetch count it is the channel by which workers are asked about themselves, busy or not.
+        is_for_tasks = bool(self.prefetch_count)
+        return bool(super().can_consume()) and (not is_for_tasks or self.channel.has_room())  # type: ignore[no-untyped-call]
+
+
 class Channel(redis.Channel):
+    QoS = QoS
+    from_transport_options = (*redis.Channel.from_transport_options, "has_room")  # type: ignore[assignment]
+    #: Whether one more message may be fetched.
+    has_room: Callable[[], bool] = staticmethod(lambda: True)
+
     @property
     def _is_dead(self) -> bool:
         """Whether its connection was given up, so that it could not even be made anew."""

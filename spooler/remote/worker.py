@@ -27,6 +27,8 @@ from celery import Celery
 from celery import Task as CeleryTask
 from celery.exceptions import Ignore
 from celery.signals import setup_logging
+from celery.worker import WorkController
+from celery.worker.state import reserved_requests
 
 from spooler import library, logs, messages
 from spooler.catalogue import Catalogue
@@ -59,6 +61,7 @@ class Held:
     seat: Seat
     folder: Path
     told: messages.Progress | None = None
+    is_drawn: bool = False  # only its way home is left
     previewed: float = 0.0  # time of change of the preview that was told last
     trouble: str | None = None  # why it cannot go on just now
 
@@ -79,7 +82,8 @@ class Worker:
         self._beats = 0
         self._closed = threading.Event()
         self._work = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
-        self._app = broker.celery(redises.deadline_s(settings))
+        self._app = broker.celery(redises.deadline_s(settings), self._has_room)
+        self._celery: WorkController | None = None
         self._add_task(self._app)
 
     @property
@@ -97,10 +101,10 @@ class Worker:
             self._beat()
             threading.Thread(target=self._tell_on, name="beat", daemon=True).start()
             log.info("worker %s: ready for %s", self._name, self._bench.facts.model)
-            worker = self._app.Worker(
+            worker = self._celery = self._app.Worker(
                 hostname=self._node,
                 pool="threads",
-                concurrency=self._settings.together,
+                concurrency=2 * self._settings.together,  # as many again may be on their way home, see _has_room
                 queues=[self._queue, redises.COMMON],
                 without_mingle=True,
                 without_gossip=True,
@@ -136,6 +140,21 @@ class Worker:
             self._redis.srem(redises.WORKERS, self._name)
         except BROKER_ERRORS as error:
             log.info("Redis was not told that this worker ended: %s", error)
+
+    def _has_room(self) -> bool:
+        """Whether one more task may be fetched: while the engine has seats that no task in hand is for.
+
+        What is drawn needs none, so that pictures go to the store while the next ones are drawn. And none is fetched before it
+        can be begun: another worker may have room for it.
+        """
+        fetched = {request.id for request in list(reserved_requests)} | set(self._held)
+        return sum(not (held := self._held.get(task)) or not held.is_drawn for task in fetched) < self._settings.together
+
+    def _rise(self, held: Held) -> None:
+        """The engine has done with it: Celery is to look at once whether there is another task."""
+        held.is_drawn = True
+        if self._celery and (hub := self._celery.hub):
+            hub.call_soon(lambda: None)
 
     # -- a task --------------------------------------------------------------------------------------------------------------
 
@@ -203,6 +222,7 @@ class Worker:
                 return messages.Failed(id=run.id, code="invalid", reason=reason), files
             self._fetch(held, folder)
             end = self._bench.draw(held.seat)
+            self._rise(held)
             if isinstance(end, messages.Finished):
                 return end, self._keep(held, folder, end)
             return end.model_copy(update={"fatal": False}) if isinstance(end, messages.Failed) else end, files
