@@ -11,7 +11,12 @@ errno_      the Nth call fails, with each errno
 parser      hostile files and cut-off ones before the parser of jobs and of batch files
 hostile     the files: whole ones, damaged ones, giants
 traces      programs write into pending/ while the spooler looks, and what becomes of it
-writers     the programs, system call by system call
+plans       which of them, and how far each comes
+turned      the spooler's service that they meet, turned by hand
+writing     what a writer works at, and how long it may pause
+writers     the programs, system call by system call; editors, folder_writers: those that save again, and those of folders
+samples     what they write
+programs    real ones, and a real spooler process
 fuzz        requests drawn from the APIs' own documents against the real web app (fuzz_hooks: what schemathesis is told of it)
 cluster     workers on other hosts, Redis and the store are killed at random while jobs go through them
 parser_atheris  one kind of them under atheris, in a process of its own
