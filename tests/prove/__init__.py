@@ -3,6 +3,7 @@
 report      a figure: its line, its JSON, the table in docs/reliability.md
 promises    what must hold in a spool (P1 to P5), looked up from outside
 operations  what is put under fire: the stage, the deed, what was acknowledged
+scenes      those stages, and what is expected of the jobs on them; stages: what they are built from
 fire        a process under strace that is killed before its Nth call, or whose Nth call fails
 firing_range  one operation under fire again and again, and who runs the spool to its end afterwards
 restart     the smallest spooler: takes over what a dead one left and runs it to the end
