@@ -50,8 +50,8 @@ settings.load_profile("suite")
 LONGEST = (
     *("service", "demo_model", "continuous", "follow_browser", "faults", "pages_browser", "company", "cli", "form_browser"),
     *("prove_kill", "prove_errno", "run_sh", "prove_power", "ladder", "sdapi_waits", "pixels", "prove_fuzz", "openai"),
-    *("strangers", "kinds", "browser", "style", "prove_mutants", "prove_parser", "examples", "bench_gpu", "metrics", "deploy"),
-    *("log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),
+    *("strangers", "kinds", "form_pictures_browser", "shelf", "browser", "style", "prove_mutants", "prove_parser", "examples"),
+    *("bench_gpu", "metrics", "deploy", "log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),
 )
 
 
