@@ -35,7 +35,7 @@ WORKERS = 2
 MODULES = (
     "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "dropped", "pictures", "batches", "doorman",
     "notices", "edit", "archive", "fsck",
-    "retention", "intake", "removal", "service",
+    "retention", "intake", "removal", "service", "attempts",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it. Where the same run without the mutant
 #: takes as long, it gets more, up to the second figure.
@@ -59,6 +59,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
     "removal": ("gone", "retention", "spool"),
     "service": ("life", "begin", "claims", "prove_clock"),
+    "attempts": ("life", "begin", "claims", "prove_clock"),
 }
 SPOOL = ("durable", "syncs", "looks", "races", "claims", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
 #: Tests of races, which take long and are for the locks.
