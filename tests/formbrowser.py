@@ -5,20 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import console
+from browser import console, served
 from house import ROOT, Spooler, spooler, wait_for, wait_state
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from spooler.catalogue import Catalogue, ModelCard
 from spooler.job import Job
@@ -51,18 +49,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, s
     (spool.claimed / "other").mkdir()
     now = utc_now()
     spool.write_status(SpoolerStatus(spooler="other", host="h", started=now, beat=now, state="ready", catalogue=OTHERS))
-    server: BaseWSGIServer = make_server(
-        "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=root / "cache")), threaded=True
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with spooler(spool, f"--models={root / 'models'}", "--together=1") as running:  # one runs, another waits
-            yield running, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    app = create_app(Settings(spool=spool.root, cache=root / "cache"))
+    with (
+        served(app) as address,
+        spooler(spool, f"--models={root / 'models'}", "--together=1") as running,  # one runs, another waits
+    ):
+        yield running, address
 
 
 @pytest.fixture
