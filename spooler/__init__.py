@@ -44,7 +44,8 @@ The way of the data, which is also the order to read the files in:
     messages.py   what the two halves say to each other
     warden.py     starts the engine, kills it, buries it
     running.py    the job that the engine has
-    service.py    the spooler: claims, feeds the engine, publishes, recovers
+    attempts.py   the attempts at jobs: begun, heard of, published or put back
+    service.py    the spooler: its loop, what its engines say, which job is begun where, recovery
     targets.py    whom a job's end is told, as the operator set it
     notices.py    what is told, and the outbox in which it waits
     webhook.py    telling by a signed POST

@@ -14,9 +14,6 @@ from spooler.settings import Settings
 from spooler.status import LaneStatus
 from spooler.warden import Warden
 
-#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
-STALL_STEPS = 20
-
 
 class Lane:
     """One engine, and what it has to do."""
@@ -75,10 +72,10 @@ class Lane:
         """Start, end or kill the engine as it is due; one that was silent for too long while it works is killed."""
         at_work = self.at_work
         self.warden.mind(now, busy=bool(at_work))
-        if self.is_remote:
-            return
-        if at_work and now - self._last_sign(at_work) > (patience_s := self._patience_s(at_work)):
-            self.warden.kill(f"it gave no sign of life for {patience_s:g} s")
+        if at_work and not self.is_remote:
+            is_loading = any(running.progress.phase == "load" for running in at_work)
+            step_s = [running.median_step_s for running in at_work]
+            self.warden.kill_if_silent(now, self._last_sign(at_work), is_loading, step_s)
 
     def due(self) -> float:
         """When its silence is to be looked at, monotonic seconds."""
@@ -106,12 +103,6 @@ class Lane:
     def _last_sign(self, at_work: Iterable[Running]) -> float:
         """When the engine was last heard of, of whichever job: all of them are drawn by one thread."""
         return max(running.last_sign for running in at_work)
-
-    def _patience_s(self, at_work: list[Running]) -> float:
-        """How long the engine at work may be silent: to load a model, its time; else many of its usual steps, with a floor."""
-        if any(running.progress.phase == "load" for running in at_work):
-            return self.settings.load_s
-        return max(self.settings.stall_s, *(STALL_STEPS * running.median_step_s for running in at_work))
 
 
 def best(lanes: Iterable[Lane], key: str, model: str) -> Lane | None:

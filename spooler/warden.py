@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from spooler import messages
 from spooler.child import Child, Gone
@@ -17,6 +17,8 @@ STOP_WAIT_S = 10.0
 #: Starts of the engine that may fail in a row before only one a minute is tried.
 FAILED_STARTS = 3
 FAILED_START_WAIT_S = 60.0
+#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
+STALL_STEPS = 20
 
 
 class Warden:
@@ -90,6 +92,16 @@ class Warden:
                 self.trouble = message.reason
             case messages.Crew():
                 self.workers = message.workers
+
+    def kill_if_silent(self, now: float, last_sign: float, is_loading: bool, step_s: Iterable[float]) -> None:
+        """Kill an engine at work that gave no sign of life for too long, since the moment `last_sign`, of whichever job.
+
+        To load a model it has that time; else many of its usual steps (`step_s`: seconds, of each job), with a floor.
+        """
+        settings = self._settings
+        patience_s = settings.load_s if is_loading else max([settings.stall_s, *(STALL_STEPS * each for each in step_s)])
+        if now - last_sign > patience_s:
+            self.kill(f"it gave no sign of life for {patience_s:g} s")
 
     def kill(self, why: str) -> None:
         if self.child and not self._killed_for:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from house import missing
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from werkzeug.serving import BaseWSGIServer, make_server
 
 DESKTOP = (1280, 900)
 PHONE = (390, 844)
@@ -88,6 +91,20 @@ def open_browser(profile: Path, scripts: bool = True, switches: Sequence[str] = 
         yield opened
     finally:
         opened.quit()
+
+
+@contextmanager
+def served(app: Flask) -> Iterator[str]:
+    """The app behind a real socket, each request in a thread of its own; its address."""
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def phone(browser: Chrome) -> None:

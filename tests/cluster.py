@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import redis
@@ -180,10 +180,5 @@ class Cluster:
         self.s3.stop()
 
 
-@contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    made = Cluster(folder)
-    try:
-        yield made
-    finally:
-        made.close()
+def cluster(folder: Path) -> AbstractContextManager[Cluster]:
+    return closing(Cluster(folder))

@@ -12,13 +12,14 @@ from browser import browser, chromium, no_script_browser
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
+from receivers import receivers, secret_file
 from ward import ill, ward
 
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
 
-__all__ = ["browser", "chromium", "ill", "no_script_browser", "ward"]
+__all__ = ["browser", "chromium", "ill", "no_script_browser", "receivers", "secret_file", "ward"]
 
 # A test starts from the defaults, whatever the shell that runs it has set.
 for name in [name for name in os.environ if name.startswith("SDSPOOL_")]:
@@ -49,8 +50,8 @@ settings.load_profile("suite")
 LONGEST = (
     *("service", "demo_model", "continuous", "follow_browser", "faults", "pages_browser", "company", "cli", "form_browser"),
     *("prove_kill", "prove_errno", "run_sh", "prove_power", "ladder", "sdapi_waits", "pixels", "prove_fuzz", "openai"),
-    *("strangers", "kinds", "browser", "style", "prove_mutants", "prove_parser", "examples", "bench_gpu", "metrics", "deploy"),
-    *("log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),
+    *("strangers", "kinds", "form_pictures_browser", "shelf", "browser", "style", "prove_mutants", "prove_parser", "examples"),
+    *("bench_gpu", "metrics", "deploy", "log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),
 )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,8 @@ def denied(tmp_path: Path) -> DenyList:
     return DenyList.read(tmp_path / "words")
 
 
-@contextmanager
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "spool", denied(tmp_path))
-    try:
-        yield made
-    finally:
-        made.close()
+def desk(tmp_path: Path) -> AbstractContextManager[Desk]:
+    return closing(Desk(tmp_path / "spool", denied(tmp_path)))
 
 
 def claimed(tmp_path: Path, job: dict[str, Any] = CAT) -> Path:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import console, phone, screenshot
+from browser import console, phone, screenshot, served
 from house import Spooler, drop, picture, spooler, wait_for, wait_running, wait_state
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from bench.shape_checker import look
 from spooler.settings import Settings
@@ -27,18 +25,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, s
     """A warm spooler and the address of a web app over its spool."""
     spool = Spool(tmp_path_factory.mktemp("house") / "spool")
     spool.create()
-    server: BaseWSGIServer = make_server(
-        "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")), threaded=True
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with spooler(spool, "--together=1") as running:  # a queue is looked at
-            yield running, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    app = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache"))
+    with served(app) as address, spooler(spool, "--together=1") as running:  # a queue is looked at
+        yield running, address
 
 
 def seen(browser: Chrome, css: str) -> str:
@@ -136,11 +125,7 @@ def test_log_in_make_a_job_and_log_out(browser: Chrome, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("ann owner a-secret-0123456789\n")
     (tmp_path / "keys").chmod(0o600)
     app = create_app(Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", keys=tmp_path / "keys"))
-    server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
+    with served(app) as address:
         browser.get(f"{address}/queue")
         assert browser.current_url == f"{address}/login?next=%2Fqueue"
         # A page for strangers asks for nothing that they may not have: each answer would lead to the login, for ever.
@@ -173,7 +158,3 @@ def test_log_in_make_a_job_and_log_out(browser: Chrome, tmp_path: Path) -> None:
         wait_for(lambda: browser.current_url.startswith(f"{address}/login?next="), "the login in the place of the job's page")
         browser.get(mine)
         assert "/login" in browser.current_url and console(browser) == []
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -28,12 +28,7 @@ UNETS = ("sd1", "sdxl")
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny model."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def get(family: str) -> Path:
-        return folder / family if (folder / family).exists() else tiny.build(family, folder / family)
-
-    return get
+    return tiny.shelf(tmp_path_factory.mktemp("models"))
 
 
 class Counted:

@@ -2,183 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import npm
 import pytest
 from browser import console, phone, screenshot
-from house import ROOT, Spooler, spooler, wait_for, wait_state
+from formbrowser import (
+    RED,
+    carry,
+    choose,
+    field,
+    fill,
+    generate,
+    house,
+    ids,
+    in_view,
+    is_ready,
+    labelled,
+    one,
+    page,
+    pictured,
+    png,
+    says,
+    sent,
+    toast,
+    value,
+)
+from house import Spooler, wait_for, wait_state
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from werkzeug.serving import BaseWSGIServer, make_server
 
-from spooler.catalogue import Catalogue, ModelCard
-from spooler.job import Job
-from spooler.record import utc_now
-from spooler.settings import Settings
-from spooler.spool import Spool
-from spooler.status import SpoolerStatus
-from webui.app import create_app
+__all__ = ["house", "page"]
 
 AXE = "4.14.1"
-RED = "a large red circle on a blue background"
-#: What another spooler offers, so that there is more to choose from than the demo model.
-OTHERS = Catalogue(
-    models=(
-        ModelCard(name="big", family="sdxl", width=1024, height=768, steps=30, guidance_scale=5.5, vocabulary="clip"),
-        ModelCard(name="flux", family="flux", width=1024, height=1024, steps=28, guidance_scale=3.5),
-    ),
-    controlnets=("canny", "depth"),
-    vaes=("soft",),
-)
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Spooler, str]]:
-    """A warm spooler with a LoRA, and the address of a web app over its spool."""
-    root = tmp_path_factory.mktemp("form")
-    (root / "models" / "loras").mkdir(parents=True)
-    shutil.copy(ROOT / "examples" / "loras" / "green-ground.safetensors", root / "models" / "loras")
-    spool = Spool(root / "spool")
-    spool.create()
-    (spool.claimed / "other").mkdir()
-    now = utc_now()
-    spool.write_status(SpoolerStatus(spooler="other", host="h", started=now, beat=now, state="ready", catalogue=OTHERS))
-    server: BaseWSGIServer = make_server(
-        "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=root / "cache")), threaded=True
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with spooler(spool, f"--models={root / 'models'}", "--together=1") as running:  # one runs, another waits
-            yield running, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def page(browser: Chrome, house: tuple[Spooler, str]) -> Iterator[Chrome]:
-    """The form, open and ready. Nothing may have been complained of in the end."""
-    browser.get(house[1])
-    is_ready(browser)
-    yield browser
-    assert console(browser) == []
-
-
-def is_ready(browser: Chrome) -> None:
-    wait_for(lambda: browser.execute_script("return document.documentElement.classList.contains('js')"), "the script")
-
-
-def field(browser: Chrome, name: str) -> WebElement:
-    return browser.find_element(By.CSS_SELECTOR, f'.create [name="{name}"]')
-
-
-def one(browser: Chrome, part: str) -> WebElement:
-    return in_view(browser, displayed(browser, By.CSS_SELECTOR, f'[data-part="{part}"]'))
-
-
-def labelled(browser: Chrome, words: str) -> WebElement:
-    """The button, the label or the summary with those words."""
-    return in_view(
-        browser, displayed(browser, By.XPATH, f"//*[self::button or self::label or self::summary][contains(., '{words}')]")
-    )
-
-
-def displayed(browser: Chrome, by: str, path: str) -> WebElement:
-    """The first such element that can be seen."""
-    return wait_for(lambda: next((each for each in browser.find_elements(by, path) if each.is_displayed()), None), path)
-
-
-def in_view(browser: Chrome, element: WebElement) -> WebElement:
-    """The element, in the middle of the window: where it is needed only, a driver leaves it under the foot of the form."""
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    return element
-
-
-def value(browser: Chrome, name: str) -> str:
-    return str(browser.execute_script("return document.querySelector('.create').elements.namedItem(arguments[0])?.value", name))
-
-
-def fill(browser: Chrome, **values: Any) -> None:
-    for name, text in values.items():
-        each = field(browser, name)
-        each.clear()
-        each.send_keys(str(text))
-
-
-def choose(browser: Chrome, name: str, wanted: str) -> None:
-    """A radio, a switch or an option, as a click on its label makes it."""
-    script = """const form = document.querySelector('.create'), each = form.elements.namedItem(arguments[0]);
-        if (each.tagName === 'SELECT') { each.value = arguments[1]; each.dispatchEvent(new Event('change', {bubbles: true})); }
-        else (each instanceof RadioNodeList ? [...each].find(one => one.value === arguments[1]) : each).click();"""
-    browser.execute_script(script, name, wanted)
-
-
-def says(browser: Chrome) -> str:
-    return str(browser.execute_script("return document.querySelector('[data-part=stage-says]').textContent"))
-
-
-def toast(browser: Chrome) -> str:
-    script = "const it = document.querySelector('[data-part=toast]'); return it.hidden ? '' : it.firstElementChild.textContent"
-    return str(browser.execute_script(script))
-
-
-def sent(browser: Chrome, spool: Spool, act: Any) -> tuple[Job, Path]:
-    """The job that `act` submits, and its folder when it has ended."""
-    before = ids(spool)
-    act()
-    job_id = wait_for(
-        lambda: next(iter(ids(spool) - before), None), f"a job; the page says {says(browser)!r} {toast(browser)!r}"
-    )
-    place = wait_state(spool, job_id, "done", "failed", "cancelled")
-    assert place.state == "done", spool.read_record(place)
-    return spool.read_job(place), place.path
-
-
-def ids(spool: Spool) -> set[str]:
-    return {place.id for state in ("pending", "claimed", "done", "failed", "cancelled") for place in spool.walk(state)}  # type: ignore[arg-type]
-
-
-def generate(browser: Chrome) -> None:
-    browser.execute_script("document.querySelector('[data-part=generate]').click()")
-
-
-def png(size: tuple[int, int] = (128, 128), color: str = "blue", **texts: str) -> bytes:
-    info, out = PngInfo(), io.BytesIO()
-    for keyword, text in texts.items():
-        info.add_text(keyword, text)
-    Image.new("RGB", size, color).save(out, "PNG", pnginfo=info)
-    return out.getvalue()
-
-
-def carry(browser: Chrome, kind: str, target: str, data: bytes, mime: str = "image/png") -> None:
-    """Drop (kind drop) or paste (kind paste) a file on an element."""
-    script = """const [kind, css, text, mime] = arguments, target = document.querySelector(css);
-        const bytes = Uint8Array.from(atob(text), each => each.charCodeAt(0)), carrier = new DataTransfer();
-        carrier.items.add(new File([bytes], 'a picture.png', {type: mime}));
-        const options = {bubbles: true, cancelable: true, dataTransfer: carrier, clipboardData: carrier};
-        if (kind === 'paste') target.dispatchEvent(new ClipboardEvent('paste', options));
-        else for (const name of ['dragenter', 'dragover', 'drop']) target.dispatchEvent(new DragEvent(name, options));"""
-    browser.execute_script(script, kind, target, base64.b64encode(data).decode(), mime)
-
-
-def pictured(browser: Chrome, slot: str) -> None:
-    script = f"return document.querySelector('[data-slot=\"{slot}\"] img').naturalWidth > 0"
-    wait_for(lambda: browser.execute_script(script), f"the picture of {slot} to be seen")
-
 
 # -- generate --------------------------------------------------------------------------------------------------------------
 
@@ -381,118 +240,6 @@ def test_styles_are_saved_laid_over_and_removed(page: Chrome, house: tuple[Spool
     page.find_element(By.CSS_SELECTOR, ".chosen input").click()
     one(page, "remove-style").click()
     wait_for(lambda: not page.find_elements(By.CSS_SELECTOR, ".chosen input"), "the style to be gone")
-
-
-# -- pictures --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_png_dropped_anywhere_gives_its_settings(page: Chrome) -> None:
-    fill(page, prompt="before")
-    text = "a cat\nNegative prompt: dog\nSteps: 11, Sampler: Euler a, CFG scale: 6, Seed: 77, Size: 256x192, Model: nowhere"
-    carry(page, "drop", "main", png(parameters=text))
-    wait_for(lambda: "Settings taken from A1111" in toast(page), "the page to say whose settings they are")
-    taken = {name: value(page, name) for name in ("prompt", "negative_prompt", "steps", "sampler", "seed", "width", "height")}
-    assert list(taken.values()) == ["a cat", "dog", "11", "Euler a", "77", "256", "192"]
-    assert "model nowhere" in toast(page) and value(page, "model") == "demo"
-    page.find_element(By.XPATH, "//*[@data-part='toast']//button[.='Undo']").click()
-    assert value(page, "prompt") == "before" and value(page, "steps") == ""
-    carry(page, "drop", "main", png())
-    wait_for(lambda: "has no text at all" in toast(page), "the page to say that it tells nothing")
-    labelled(page, "Start from this picture").click()
-    pictured(page, "image")
-    assert [entry for entry in console(page) if "400" not in entry] == []
-
-
-def test_a_picture_from_the_clipboard_is_started_from(page: Chrome, house: tuple[Spooler, str]) -> None:
-    fill(page, prompt=RED, steps=3)
-    carry(page, "paste", "#prompt", png(color="green"))
-    pictured(page, "image")
-    job, folder = sent(page, house[0].spool, lambda: generate(page))
-    assert job.kind == "img2img" and (folder / "inputs" / "image.png").read_bytes() == png(color="green")
-    one(page, "drop-picture").click()
-    assert page.execute_script("return document.querySelector('#image').files.length") == 0
-
-
-def painted(folder: Path) -> Image.Image:
-    with Image.open(folder / "inputs" / "mask.png") as mask:
-        return mask.convert("L")
-
-
-def easel(page: Chrome, address: str) -> WebElement:
-    choose(page, "kind", "inpaint")
-    carry(page, "drop", '[data-slot="image"] .drop', png())
-    pictured(page, "image")
-    fill(page, prompt=RED, steps=3)
-    canvas = wait_for(
-        lambda: next((e for e in page.find_elements(By.CSS_SELECTOR, "canvas") if e.is_displayed()), None), "the easel"
-    )
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    return canvas
-
-
-def test_a_mask_is_painted_with_the_mouse(page: Chrome, house: tuple[Spooler, str]) -> None:
-    canvas = easel(page, house[1])
-    stroke = ActionChains(page, duration=20).move_to_element_with_offset(canvas, -60, -60).click_and_hold()
-    stroke.move_by_offset(60, 0).move_by_offset(60, 0).release().perform()
-    job, folder = sent(page, house[0].spool, lambda: generate(page))
-    mask = painted(folder)
-    assert job.kind == "inpaint" and mask.size == (128, 128)
-    assert mask.getpixel((64, 100)) == 0, "what was not painted stays"
-    white = sum(mask.histogram()[200:])
-    assert 50 < white < 128 * 128 / 3
-
-    one(page, "undo").click()
-    generate(page)
-    wait_for(lambda: page.find_elements(By.ID, "mask-mistake"), "the page to ask for a mask")
-    ActionChains(page).move_to_element(in_view(page, canvas)).click().perform()
-    one(page, "invert").click()
-    _, folder = sent(page, house[0].spool, lambda: generate(page))
-    assert painted(folder).getpixel((64, 64)) == 0 and painted(folder).getpixel((5, 5)) == 255
-    one(page, "eraser").click()
-    assert one(page, "eraser").get_attribute("aria-pressed") == "true"
-    one(page, "clear").click()
-    assert not one(page, "clear").is_enabled()
-    assert [entry for entry in console(page) if "422" not in entry] == []
-
-
-def test_a_mask_is_painted_with_a_finger_and_with_the_keyboard(page: Chrome, house: tuple[Spooler, str]) -> None:
-    phone(page)
-    canvas = easel(page, house[1])
-    box = page.execute_script(
-        "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height]", canvas
-    )
-
-    def touch(kind: str, *points: tuple[float, float]) -> None:
-        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
-
-    touch("touchStart", (box[0] + box[2] / 2, box[1] + box[3] / 4))
-    touch("touchMove", (box[0] + box[2] / 2, box[1] + box[3] / 2))
-    touch("touchEnd")
-    _, folder = sent(page, house[0].spool, lambda: generate(page))
-    assert painted(folder).getpixel((64, 48)) == 255 and painted(folder).getpixel((64, 120)) == 0
-    one(page, "clear").click()
-    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.SPACE, Keys.ARROW_DOWN, Keys.SPACE, Keys.CONTROL + "z")
-    _, folder = sent(page, house[0].spool, lambda: generate(page))
-    assert 20 < sum(painted(folder).histogram()[200:]) < 128 * 16
-
-
-def test_a_finished_picture_is_inpainted_and_its_mask_comes_along(page: Chrome, house: tuple[Spooler, str]) -> None:
-    canvas = easel(page, house[1])
-    ActionChains(page).move_to_element(canvas).click().perform()
-    _, folder = sent(page, house[0].spool, lambda: generate(page))
-    page.get(f"{house[1]}/?from={folder.name}&image=0&as=same")
-    is_ready(page)
-    pictured(page, "image")
-    pictured(page, "mask")
-    again, second = sent(page, house[0].spool, lambda: generate(page))
-    assert again.kind == "inpaint" and painted(second).getpixel((64, 64)) == 255 and painted(second).getpixel((5, 5)) == 0
-    page.get(f"{house[1]}/?from={folder.name}&image=0&as=upscale")
-    is_ready(page)
-    pictured(page, "image")
-    larger, third = sent(page, house[0].spool, lambda: generate(page))
-    assert larger.kind == "upscale"
-    with Image.open(third / "0.png") as picture:
-        assert picture.size == (256, 256)
 
 
 # -- for everybody ---------------------------------------------------------------------------------------------------------

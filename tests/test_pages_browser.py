@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,8 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
-    try:
+    with closing(Desk(tmp_path)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def one(browser: Chrome, css: str) -> WebElement:

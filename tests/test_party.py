@@ -73,12 +73,7 @@ def test_every_family_of_the_table_is_drawn_together_in_one_way_or_the_other() -
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("models")
-
-    def get(family: str) -> Path:
-        return folder / family if (folder / family).exists() else tiny.build(family, folder / family)
-
-    return get
+    return tiny.shelf(tmp_path_factory.mktemp("models"))
 
 
 def know_calls(cache: Path, direct: Direct) -> None:

@@ -10,7 +10,7 @@ import house
 import pytest
 
 from spooler import durable
-from tests.prove import errno_, fire, operations
+from tests.prove import errno_, fire, operations, scenes
 from tests.prove.fire import Call, Run
 from tests.prove.firing_range import Range
 
@@ -39,7 +39,7 @@ def test_w5_what_fails_in_a_writer_s_thread_is_not_lost_there(careless: bool, mo
         target = Range(operation, folder)
         clean, _ = target.counted(())
         theirs = [call for call in clean.calls if call.of]
-        assert Counter(call.name for call in theirs) == dict.fromkeys(("openat", "write", "fsync", "close"), operations.MANY)
+        assert Counter(call.name for call in theirs) == dict.fromkeys(("openat", "write", "fsync", "close"), scenes.MANY)
         call = next(call for call in reversed(theirs) if call.name == "fsync")
         _, run = target.fire(call, "error=EIO", log=True)
     assert any(each.answer.endswith("(INJECTED)") for each in run.calls)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prove import fire, operations, power
+from tests.prove import fire, power, scenes
 from tests.prove.disk import Disk, Tree, lay, seen
 from tests.prove.kernel import replay
 
@@ -43,7 +43,7 @@ def test_p1_each_single_fsync_of_a_submit_is_missed() -> None:
 def test_p1_a_single_fsync_of_a_writer_s_thread_is_missed() -> None:
     _needs_strace()
     (recording,) = power.recorded(["submit rows, several at a time"], leave_out={4})
-    assert recording.syncs == operations.MANY + 3  # pending/ and the batch's folder, and in it `queued`
+    assert recording.syncs == scenes.MANY + 3  # pending/ and the batch's folder, and in it `queued`
     assert power.tried([recording], 4, 6).found
 
 

@@ -423,6 +423,15 @@ def build(family: str, folder: Path) -> Path:
     return folder
 
 
+def shelf(folder: Path) -> Callable[[str], Path]:
+    """Where a family's tiny model lies: below the folder, made when it is first asked for."""
+
+    def get(family: str) -> Path:
+        return folder / family if (folder / family).exists() else build(family, folder / family)
+
+    return get
+
+
 def controlnet(pipe: Any, folder: Path) -> Path:
     """A ControlNet for the pipeline's UNet in the folder. It has an effect, though a new one has none."""
     torch.manual_seed(0)

@@ -8,15 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 from pathlib import Path
-
-from werkzeug.serving import make_server
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser import open_browser, phone, screenshot, unfold
+from browser import open_browser, phone, screenshot, served, unfold
 from house import drop, spooler, wait_running, wait_state
 
 from spooler.settings import Settings
@@ -48,12 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         spool = Spool(Path(scratch) / "spool")
         spool.create()
-        server = make_server(
-            "127.0.0.1", 0, create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")), threaded=True
-        )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        with spooler(spool), open_browser(Path(scratch) / "profile") as browser:
+        app = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache"))
+        with served(app) as address, spooler(spool), open_browser(Path(scratch) / "profile") as browser:
             if options.dark:
                 media = [{"name": "prefers-color-scheme", "value": "dark"}]
                 browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
@@ -85,7 +78,6 @@ def main() -> None:
             for name in ("waits-0", "waits-1", "waits-2", "long"):
                 spool.cancel(name)
             wait_state(spool, "long", "cancelled")
-        server.shutdown()
 
 
 if __name__ == "__main__":

@@ -30,24 +30,29 @@ class _Told(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class EngineReport(_Told):
-    """One engine of a spooler, on a device of its own, or a worker elsewhere."""
+class _Warm(_Told):
+    """What a warm engine tells of itself; nothing before it is warm."""
 
-    name: str = Field(description="The worker's; an engine of the spooler's own has none.")
-    device: str
     device_name: str | None
-    state: str = Field(description="starting, ready or failing.")
-    reason: str | None
     model: str | None
     precision: str | None
     memory: str | None = Field(description="How the model is kept: whole on the device, or in parts.")
     peak_bytes: int | None = Field(description="Most memory in use during its last job: of the GPU, else of the process.")
     load_seconds: float | None
     swaps: int | None = Field(description="Models loaded since its start, after the first.")
+
+
+class EngineReport(_Warm):
+    """One engine of a spooler, on a device of its own, or a worker elsewhere."""
+
+    name: str = Field(description="The worker's; an engine of the spooler's own has none.")
+    device: str
+    state: str = Field(description="starting, ready or failing.")
+    reason: str | None
     running: tuple[str, ...] = Field(description="Ids of the jobs on its device.")
 
 
-class SpoolerReport(_Told):
+class SpoolerReport(_Warm):
     """A spooler, and the engines that it has; what is told of one of them is of the first that works."""
 
     name: str
@@ -59,14 +64,7 @@ class SpoolerReport(_Told):
     started: str = Field(description="UTC, ISO 8601.")
     beat: str = Field(description="When it last told of itself.")
     running: tuple[str, ...] = Field(description="Ids of the jobs on the device: those that are drawn together.")
-    model: str | None
     device: str | None
-    device_name: str | None
-    precision: str | None
-    memory: str | None = Field(description="How the model is kept: whole on the device, or in parts.")
-    peak_bytes: int | None = Field(description="Most memory in use during its last job: of the GPU, else of the process.")
-    load_seconds: float | None
-    swaps: int | None = Field(description="Models loaded since its start, after the first.")
     engines: tuple[EngineReport, ...] = Field(description="Each of them: one, one for each device, or each worker elsewhere.")
 
 
@@ -170,8 +168,7 @@ def _spooler(status: SpoolerStatus, alive: bool) -> SpoolerReport:
 
 
 def _facts(engine: EngineFacts | None) -> dict[str, Any]:
-    names = ("model", "device_name", "precision", "memory", "peak_bytes", "load_seconds", "swaps")
-    return {name: getattr(engine, name, None) for name in names}
+    return {name: getattr(engine, name, None) for name in _Warm.model_fields}
 
 
 @blueprint.get("/api/v1/status")

@@ -10,6 +10,7 @@ residents.py    the models that are loaded, within what they may take
 loading.py      from a folder or file to a pipeline; single_file.py and configs/ for checkpoints
 memory.py       modes, tricks, rungs, and what fitted
 prompts.py      weights, BREAK and long prompts to embeddings
+group.py company.py party.py    jobs of one key: those that share the calls of a UNet, or of a whole pipeline
 table.py row.py batch.py ends.py    jobs that share each call of the UNet
 preview.py compiled.py upscale.py safety.py    what their names say
 device.py       which device, how much memory, which errors it survives

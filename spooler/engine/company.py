@@ -24,6 +24,7 @@ from PIL.Image import Image as Picture
 from spooler.engine import draw, ends
 from spooler.engine.batch import Batch
 from spooler.engine.draw import Begun
+from spooler.engine.group import Group
 from spooler.engine.knee import Knee
 from spooler.engine.model import Model
 from spooler.engine.row import Desk, Row
@@ -55,20 +56,13 @@ class Drawn:
     finish: Callable[[Picture], Picture] = draw.as_it_is
 
 
-class Company:
-    """Jobs of one key. It is `closed` to further ones when somebody waits who is of another."""
+class Company(Group):
+    """Jobs that share the calls of a UNet."""
 
     def __init__(self, key: str, model: Model, vae: str, knee: Knee, desk: Desk, most_jobs: int, most_pictures: int):
-        """`most_jobs` that are drawn together, `most_pictures` of one job at once."""
-        self.key = key
-        self.model = model
-        self.works: list[Work] = []  # those that have pictures to be drawn, or that are being drawn, the oldest first
-        self.closed = False
+        super().__init__(key, model, knee, most_jobs, most_pictures)
         self._vae = vae
-        self._knee = knee
         self._desk = desk
-        self._most_jobs = most_jobs
-        self._most_pictures = most_pictures
         # A network that is told the guidance is asked once.
         self._most_asked = 1 if model.backbone.config.time_cond_proj_dim else 2
         self._drawing: dict[str, Drawing] = {}  # by the names of their rows
@@ -103,9 +97,6 @@ class Company:
         return bool(work.left) or any(
             each.work is work and each.row.table.ticks - each.row.tick > SOON_TICKS for each in self._drawing.values()
         )
-
-    def admit(self, work: Work) -> None:
-        self.works.append(work)
 
     def pictures_of(self, work: Work) -> list[Drawing]:
         """Those of a job that are in the batch, by their number."""

@@ -24,6 +24,7 @@ from PIL.Image import Image as Picture
 from spooler.engine.alone import UnwantedError
 from spooler.engine.company import SOON_TICKS, Drawn
 from spooler.engine.draw import OnStep
+from spooler.engine.group import Group
 from spooler.engine.knee import Knee
 from spooler.engine.model import Model
 from spooler.engine.work import Piece, Work
@@ -48,8 +49,8 @@ class Seat:
     piece: Piece
 
 
-class Party:
-    """Jobs of one key. It is `closed` to further ones when somebody waits who is of another.
+class Party(Group):
+    """Jobs that share the calls of a whole pipeline.
 
     `between_steps` is called at each step, and may have jobs leave, or raise UnwantedError to end the call at once.
     """
@@ -67,16 +68,10 @@ class Party:
         steps: int,
     ):
         """`most_jobs` in one call, `most_pictures` of one job in it; a call has so many `steps`."""
-        self.key = key
-        self.model = model
-        self.works: list[Work] = []  # those that have pictures to be drawn, or that are being drawn, the oldest first
-        self.closed = False
-        self._knee = knee
+        super().__init__(key, model, knee, most_jobs, most_pictures)
         self._draw = draw
         self._on_step = on_step
         self._between_steps = between_steps
-        self._most_jobs = most_jobs
-        self._most_pictures = most_pictures
         self._most: int | None = None  # pictures in a call, when memory is short
         self._seats: list[Seat] = []
         self._is_called = False  # a call is at work
@@ -111,9 +106,6 @@ class Party:
     def gathers(self) -> bool:
         """Whether the first call had better wait a little for those that the spooler may be about to send."""
         return time.perf_counter() < self._gathers_until and self.room > 0
-
-    def admit(self, work: Work) -> None:
-        self.works.append(work)
 
     def pictures_of(self, work: Work) -> list[Seat]:
         """The seats of a job."""

@@ -24,8 +24,6 @@ from spooler.warden import Warden
 log = logging.getLogger(__name__)
 
 TURN_S = 0.5
-#: Usual steps without a sign of life that an engine at work is given, when that is longer than the setting.
-STALL_STEPS = 20
 
 #: Starts an engine: its settings, and who hears of it.
 Start = Callable[[Settings, Callable[[Child, messages.FromEngine | Gone], None]], Child]
@@ -62,7 +60,6 @@ class Bench:
     """One engine process at a time, and the seats at it. Every method may be called from any thread."""
 
     def __init__(self, settings: Settings, start: Start = Child):
-        self._settings = settings
         self._inbox: SimpleQueue[tuple[Child, messages.FromEngine | Gone]] = SimpleQueue()
         self._changed = threading.Condition()  # holds everything below
         self._warden = Warden(settings, lambda: start(settings, lambda child, said: self._inbox.put((child, said))))
@@ -159,10 +156,10 @@ class Bench:
                 if heard:
                     self._receive(*heard, now)
                 self._warden.mind(now, busy=bool(self._seats))
-                patience_s = self._patience_s()
-                at_work = self._at_work
-                if at_work and now - max(seat.last_sign for seat in at_work) > patience_s:
-                    self._warden.kill(f"it gave no sign of life for {patience_s:g} s")
+                if at_work := self._at_work:
+                    is_loading = any(seat.progress and seat.progress.phase == "load" for seat in at_work)
+                    step_s = [median(seat.step_seconds) for seat in at_work if seat.step_seconds]
+                    self._warden.kill_if_silent(now, max(seat.last_sign for seat in at_work), is_loading, step_s)
                 if heard or self.over:
                     self._changed.notify_all()
         with self._changed:
@@ -172,13 +169,6 @@ class Bench:
     @property
     def _at_work(self) -> list[Seat]:
         return [seat for seat in self._seats.values() if seat.given and not seat.end]
-
-    def _patience_s(self) -> float:
-        at_work = self._at_work
-        if any(seat.progress and seat.progress.phase == "load" for seat in at_work):
-            return self._settings.load_s
-        usual = [STALL_STEPS * median(seat.step_seconds) for seat in at_work if seat.step_seconds]
-        return max(self._settings.stall_s, *usual, 0.0)
 
     def _receive(self, child: Child, message: messages.FromEngine | Gone, now: float) -> None:
         if child is not self._warden.child:

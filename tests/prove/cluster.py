@@ -115,7 +115,7 @@ class Farm:
                 self.strike(now)
                 next_fate = now + pause_s
             self.mend(now)
-            time.sleep(0.05)
+            time.sleep(0.05)  # how often the driver looks; no verdict depends on it: it is over what lies there in the end
             if (finished := len(self.out())) != ended:
                 ended, moved = finished, now
             if now - moved > STUCK_S:

@@ -18,7 +18,7 @@ from spooler.job import decode, encode
 from spooler.life import Life
 from spooler.record import Record, Timings
 from spooler.spool import Place, Spool
-from tests.prove import fire, operations, stages
+from tests.prove import fire, operations, scenes, stages
 from tests.prove.operations import Operation
 from tests.prove.promises import Entry, Ledger
 from tests.prove.restart import FACTS, draw, restart
@@ -318,7 +318,7 @@ def _busy(seed: int) -> Script:
 def _edit(state: str, folder: bool) -> Script:
     inputs = INPUTS if folder else {}
     before = stages.job("a cat", **({"image": "start.png"} if folder else {}))
-    after = encode(operations.EDIT(decode(before)))
+    after = encode(scenes.EDIT(decode(before)))
 
     def stage(spool: Spool) -> Ledger:
         ledger = new(spool)
@@ -328,7 +328,7 @@ def _edit(state: str, folder: bool) -> Script:
         return having(ledger, entry, replace(entry, raw=after))
 
     def act(spool: Spool, ledger: Ledger, say: Say) -> None:
-        assert len(edit.apply(spool, operations.EDIT, frozenset({"cat"}))) == 1
+        assert len(edit.apply(spool, scenes.EDIT, frozenset({"cat"}))) == 1
         edited = (each for each in ledger.entries if each.raw != before)
         say(Ledger(tuple(replace(each, given=True) if each.raw == after else each for each in edited)))
 

@@ -35,7 +35,7 @@ WORKERS = 2
 MODULES = (
     "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "dropped", "pictures", "batches", "doorman",
     "notices", "edit", "archive", "fsck",
-    "retention", "intake", "removal", "service",
+    "retention", "intake", "removal", "service", "attempts",
 )  # fmt: skip
 #: Seconds after which a run hangs: the longest one that does not takes a third of it. Where the same run without the mutant
 #: takes as long, it gets more, up to the second figure.
@@ -51,7 +51,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "pictures": ("looks", "pictures", "strangers"),
     "batches": ("looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
     "doorman": ("looks", "gone", "batches", "watch", "prove_traces"),
-    "notices": ("syncs", "gone", "notices"),
+    "notices": ("syncs", "gone", "notices", "outbox", "webhook", "targets"),
     "edit": ("looks", "gone", "claims", "verbs", "locks"),
     "archive": ("looks", "gone", "verbs"),
     "fsck": ("syncs", "races", "gone", "verbs"),
@@ -59,6 +59,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
     "removal": ("gone", "retention", "spool"),
     "service": ("life", "begin", "claims", "prove_clock"),
+    "attempts": ("life", "begin", "claims", "prove_clock"),
 }
 SPOOL = ("durable", "syncs", "looks", "races", "claims", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
 #: Tests of races, which take long and are for the locks.
@@ -66,8 +67,8 @@ RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
     "durable", "syncs", "life", "looks", "races", "claims", "gone", "begin", "verbs", "batches", "locks", "batch_file",
-    "retention", "spool", "mounts", "index", "pictures", "notices", "watch", "prove_errno", "prove_kill",
-    "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
+    "retention", "spool", "mounts", "index", "pictures", "notices", "outbox", "webhook", "targets", "watch",
+    "prove_errno", "prove_kill", "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
 )  # fmt: skip
 #: Mutants that change nothing that anybody could see, each with the reason. They are counted apart.
 PROBE = "The file is empty and removed at once; nobody asks for more than that it could be made."

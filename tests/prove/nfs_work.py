@@ -62,7 +62,7 @@ def intake(spool: Spool, count: int, prefix: str, pause_s: float, stop: Path) ->
 
 
 def spooler(spool: Spool, name: str, work_s: float, stop: Path) -> dict[str, Any]:
-    """As spooler/service.py orders it; taken for dead, it begins a new life."""
+    """As spooler/service.py and attempts.py order it; taken for dead, it begins a new life."""
     told: Counter[str] = Counter()
     published: list[str] = []
     errors: Counter[str] = Counter()

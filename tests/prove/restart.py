@@ -1,6 +1,6 @@
 """The smallest spooler: takes over what a dead one left, claims what waits, and runs everything to its end.
 
-It keeps the order that spooler/service.py keeps (P4: the attempt is on disk before the engine hears of the job). Its engine
+It keeps the order that spooler/attempts.py keeps (P4: the attempt is on disk before the engine hears of the job). Its engine
 draws pictures that tell which attempt they are of, so that one which lies in the wrong place is seen.
 """
 

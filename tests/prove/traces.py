@@ -1,8 +1,8 @@
 """Drop traces: programs write into pending/ as they really do, and the real spooler looks in between, after every step.
 
-Several writers (tests/prove/writers.py) at once, in the order of a seed; the service is the real one (its index, its doorman,
-its watch with the kernel's own events), turned by hand on a clock that is held here, with an engine that answers at once or
-later. In three ways: the events are read before each look; now and then; and there are none (no inotify instance is left).
+Several writers (writers.py) at once, in the order of a seed; the service is the real one (its index, its doorman, its watch
+with the kernel's own events), turned by hand on a clock that is held (turned.py), with an engine that answers at once or later.
+In three ways: the events are read before each look; now and then; and there are none (no inotify instance is left).
 
 The oracle knows what each writer meant: what is taken is whole, what is valid is taken once, what is not is set aside with a
 reason, a temporary name is let alone, and of versions of one file the last is taken.
@@ -11,170 +11,29 @@ reason, a temporary name is let alone, and of versions of one file the last is t
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from spooler import inotify, messages
 from spooler.batch_file import read_rows
-from spooler.child import Child
-from spooler.denylist import DenyList
-from spooler.life import Life
-from spooler.mistakes import JobError
-from spooler.record import Timings
-from spooler.service import Service
-from spooler.settings import Settings
 from spooler.spool import Spool
-from tests.prove import writers
-from tests.prove.report import ROOT, Figure, main, report
-from tests.prove.restart import FACTS, draw
-from tests.prove.sleeper import CATALOGUE
-from tests.prove.writers import SETTLE_S, Steps, Whole, Work
+from tests.prove.plans import plans
+from tests.prove.programs import PROGRAMS, real
+from tests.prove.report import Figure, main, report
+from tests.prove.turned import MODES, Desk, Mode, held_events
+from tests.prove.writing import ANY, OPEN, SHUT, Steps, Whole, Work
 
 NAME = "traces"
-Mode = Literal["events", "late", "polling"]
-MODES: tuple[Mode, ...] = ("events", "late", "polling")
 #: Writers at once in one folder.
 AT_ONCE = 6
-
-
-class HeldFD(inotify.InotifyFD):
-    """watchdog's inotify without its thread: the events are read when the proof says so."""
-
-    none_left = False
-    made: HeldFD
-
-    def __init__(self) -> None:
-        if HeldFD.none_left:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        super().__init__()
-        HeldFD.made = self
-
-    def start(self) -> None:
-        pass
-
-    def is_alive(self) -> bool:
-        return True
-
-    def join(self, timeout: float | None = None) -> None:
-        pass
-
-    def pump(self) -> None:
-        """Hand on every event that the kernel has."""
-        assert self._poller
-        while not self._closed and self._poller.poll(0):
-            for event in self.read_events():
-                self.handle_event(event)
-
-
-class Engine(Child):
-    """In the place of the engine's process: it answers when it is told to, in the same thread."""
-
-    def __init__(self, service: Service):
-        self._service = service
-        self.orders: deque[messages.Run] = deque()
-        self.heard: dict[str, bytes] = {}  # id -> job.json, as it was when the engine heard of it
-        service.inbox.put((self, messages.Ready(facts=FACTS)))
-
-    @property
-    def pid(self) -> int:
-        return 0
-
-    def send(self, message: messages.ToEngine) -> None:
-        if isinstance(message, messages.Run):
-            self.heard[message.id] = (Path(message.folder) / "job.json").read_bytes()
-            self.orders.append(message)
-
-    def kill(self) -> None:
-        pass
-
-    def wait(self, timeout_s: float) -> None:
-        pass
-
-    def answer(self) -> None:
-        while self.orders:
-            order = self.orders.popleft()
-            for image in draw(Path(order.folder), 1, order.job.pictures):
-                self._service.inbox.put((self, messages.ImageDone(id=order.id, image=image)))
-            self._service.inbox.put((self, messages.Finished(id=order.id, timings=Timings(), facts=FACTS)))
-
-
-@dataclass
-class Desk:
-    """One real service, turned by hand on a clock that stands still between."""
-
-    root: Path
-    mode: Mode
-    rng: random.Random
-    now: float = 1000.0
-    looks: int = 0
-    engine: Engine = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spool = Spool(self.root)
-        self.spool.create()
-        self.life = Life.begin(self.spool, "s")
-        settings = Settings(spool=self.root, spooler="s", floor_mib=0.0, drop_grace_s=SETTLE_S, max_attempts=3)
-        HeldFD.none_left = self.mode == "polling"
-        self.service = Service(settings, self.spool, CATALOGUE, DenyList(), self.life, self._start)
-        self.turn()
-        self.fd = None if self.mode == "polling" else HeldFD.made
-
-    def _start(self, service: Service, settings: Settings) -> Child:
-        self.engine = Engine(service)
-        return self.engine
-
-    def look(self) -> None:
-        """One turn of the spooler, now."""
-        if self.fd and (self.mode == "events" or self.rng.random() < 0.4):
-            self.fd.pump()
-        if self.rng.random() < 0.6:
-            self.engine.answer()
-        self.turn()
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass: a spooler turns once a second at least."""
-        while seconds > 0:
-            step = min(seconds, self.rng.uniform(0.5, 1.0))
-            self.now += step
-            seconds -= step
-            if seconds > 0:
-                self.look()
-
-    def turn(self) -> None:
-        self.looks += 1
-        self.service.turn(self.now)
-
-    def settle(self) -> None:
-        """Let the settle time pass, and everything run to its end."""
-        for _ in range(30):
-            self.now += 0.51
-            if self.fd:
-                self.fd.pump()
-            self.engine.answer()
-            self.turn()
-        for _ in range(400):
-            self.engine.answer()
-            self.turn()
-            if not (self.service.running or self.service.intake.pending.waiting or self.service.intake.busy):
-                return
-            self.now += 0.3
-
-    def close(self) -> None:
-        self.service.close()
-        self.life.end()
 
 
 @dataclass
@@ -268,7 +127,9 @@ def _prompt(folder: Path) -> object:
 
 
 def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b"a folder of " + b", ".join(sorted(map(os.fsencode, _names(path))))
+    if path.is_file():
+        return path.read_bytes()
+    return b"a folder of " + b", ".join(sorted(os.fsencode(each.name) for each in path.iterdir()))
 
 
 def _is_of(name: str, stem: str) -> bool:
@@ -288,7 +149,7 @@ def run_together(desk: Desk, traces: Sequence[Trace], every_step: bool) -> list[
     if rng.random() < 0.3:
         paused.touch()
     for trace in traces:
-        trace.until = desk.now + writers.ANY
+        trace.until = desk.now + ANY
     while active:
         soonest = min(active, key=lambda trace: trace.until)
         slack = soonest.until - desk.now
@@ -298,7 +159,7 @@ def run_together(desk: Desk, traces: Sequence[Trace], every_step: bool) -> list[
         chosen = soonest if slack < 1.2 else rng.choice(active)
         try:
             limit = next(chosen.steps)
-            chosen.until = desk.now + (writers.SHUT if limit == writers.OPEN and chosen.work.seems_whole else limit)
+            chosen.until = desk.now + (SHUT if limit == OPEN and chosen.work.seems_whole else limit)
         except StopIteration:
             active.remove(chosen)
         except OSError as error:  # its file was taken from under it
@@ -329,180 +190,6 @@ def run_together(desk: Desk, traces: Sequence[Trace], every_step: bool) -> list[
     return wrong
 
 
-# -- which traces --------------------------------------------------------------------------------------------------------------
-
-#: Makes a trace in the folder of a desk, under a stem of its own.
-Make = Callable[[Desk, str, random.Random], tuple[Work, Steps]]
-
-
-def plans(seeds: int, prefix_step: int) -> Iterator[tuple[str, bool, Make]]:
-    """Label, whether byte by byte, and how it is made: each kind of trace `seeds` times."""
-    for suffix, samples in writers.SAMPLES.items():
-        for number, data in enumerate(samples):
-            for at in range(0, len(data) + 1, prefix_step):
-                yield f"{suffix} {number} stops after {at} bytes and goes on", False, _goes_on(suffix, data, at)
-                yield f"{suffix} {number} ends after {at} bytes", False, _ends(suffix, data, at)
-            for write in _writers_of(suffix):
-                yield f"{suffix} {number} byte by byte by {write.__name__}", True, _plain(suffix, data, write)
-    for overrides_at in range(0, len(writers.OVERRIDES), prefix_step):
-        yield f"overrides stop after {overrides_at} bytes and go on", False, _overrides(overrides_at)
-    for suffix, wrong in writers.WRONG.items():
-        for data in wrong:
-            for write in (writers.dies, writers.mv, writers.touched, writers.samba, writers.kate):
-                yield f"{suffix} wrong {data[:20]!r} by {write.__name__}", False, _wrong(suffix, data, write)
-    for whole in writers.FOLDERS:
-        for write in writers.FOLDER_WRITERS:
-            yield f"folder {list(whole)[1]} by {write.__name__}", True, _folder(whole, write)
-    for _ in range(seeds):
-        for suffix, samples in writers.SAMPLES.items():
-            for write in _writers_of(suffix):
-                for number, data in enumerate(samples):
-                    yield f"{suffix} {number} by {write.__name__}", False, _plain(suffix, data, write)
-        for whole in writers.FOLDERS:
-            for write in writers.FOLDER_WRITERS:
-                yield f"folder {list(whole)[1]} by {write.__name__}", False, _folder(whole, write)
-        for _ in range(10):
-            yield "png with overrides", False, _overrides(None)
-
-
-def _writers_of(suffix: str) -> tuple[Callable[[Work], Steps], ...]:
-    editors = writers.EDITORS if suffix != ".png" else ()
-    return (*writers.FILE_WRITERS, *editors, *(writers.GROWING if suffix in (".jsonl", ".csv", ".txt") else ()))
-
-
-def _plain(suffix: str, data: bytes, write: Callable[[Work], Steps]) -> Make:
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        work = Work(stem, suffix, data, rng, desk.spool.pending, desk.spool.tmp)
-        return work, write(work)
-
-    return make
-
-
-def _goes_on(suffix: str, data: bytes, at: int) -> Make:
-    """The first bytes, a pause, the others: through one descriptor, or two, or by a rename of the whole over the half."""
-
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        work = Work(stem, suffix, data, rng, desk.spool.pending, desk.spool.tmp)
-
-        def steps() -> Steps:
-            fd = os.open(work.path, writers.NEW, 0o644)
-            if at == len(data):
-                work.declare(data)
-            if suffix == ".json" and at >= len(data.rstrip()):
-                work.declare(data[:at])
-            os.write(fd, data[:at])
-            yield writers.OPEN
-            if rng.random() < 0.3:
-                if at < len(data):
-                    work.declare(data)
-                os.write(fd, data[at:])
-                yield writers.OPEN
-                os.close(fd)
-                return
-            os.close(fd)
-            if at == len(data):
-                return
-            yield writers.SHUT
-            if suffix == ".json" and at >= len(data.rstrip()):  # it ended with its brace, and was taken perhaps
-                return
-            work.declare(data)
-            if rng.random() < 0.5:
-                fd = os.open(work.path, writers.APPEND, 0o644)
-                os.write(fd, data[at:])
-                os.close(fd)
-            else:
-                draft = work.tmp / work.name
-                draft.write_bytes(data)
-                draft.rename(work.path)
-
-        return work, steps()
-
-    return make
-
-
-def _ends(suffix: str, data: bytes, at: int) -> Make:
-    """The first bytes, and no more: half a JSON file is set aside; half a list of prompts may be a list of prompts."""
-
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        work = Work(stem, suffix, data[:at], rng, desk.spool.pending, desk.spool.tmp)
-        if _is_valid(suffix, data[:at]):
-            work.declare(data[:at])
-        else:
-            work.invalid = data[:at]
-        return work, writers.dies(work)
-
-    return make
-
-
-def _is_valid(suffix: str, data: bytes) -> bool:
-    if suffix == ".json":
-        try:
-            return isinstance(json.loads(data.decode("utf-8-sig")), dict)
-        except ValueError:
-            return False
-    try:
-        return bool(read_rows(f"x{suffix}", data))
-    except JobError:
-        return False
-
-
-def _wrong(suffix: str, data: bytes, write: Callable[[Work], Steps]) -> Make:
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        work = Work(stem, suffix, data or b"", rng, desk.spool.pending, desk.spool.tmp, invalid=data)
-        return work, write(work) if data else _touch(work)
-
-    return make
-
-
-def _touch(work: Work) -> Steps:
-    work.path.touch()
-    yield writers.ANY
-
-
-def _folder(whole: Whole, write: Callable[[Work], Steps]) -> Make:
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        work = Work(stem, "", b"", rng, desk.spool.pending, desk.spool.tmp, wholes=[whole])
-        return work, write(work)
-
-    return make
-
-
-def _overrides(at: int | None) -> Make:
-    """A picture with overrides; `at`: these stop after so many bytes, the picture comes, and then the rest of them."""
-
-    def make(desk: Desk, stem: str, rng: random.Random) -> tuple[Work, Steps]:
-        data = writers.SAMPLES[".png"][0]
-        work = Work(stem, ".png", data, rng, desk.spool.pending, desk.spool.tmp, overrides=writers.OVERRIDES)
-
-        def steps() -> Steps:
-            path = work.pending / f"{work.name}.overrides.json"
-            path.write_bytes(writers.OVERRIDES[:at])
-            yield writers.SHUT
-            work.declare(data)
-            work.path.write_bytes(data)
-            yield writers.SHUT
-            with path.open("ab") as file:
-                file.write(writers.OVERRIDES[at:])
-
-        return work, writers.with_overrides(work) if at is None else steps()
-
-    return make
-
-
-# -- the proof -----------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def held_events() -> Iterator[None]:
-    """inotify's events are read when the proof says so."""
-    real = inotify.InotifyFD
-    inotify.InotifyFD = HeldFD  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        inotify.InotifyFD = real  # type: ignore[misc]
-
-
 def run_mode(mode: Mode, seed: int, seeds: int, prefix_step: int, part: float = 1.0) -> tuple[int, int, list[str]]:
     """All traces in one way of hearing, or a random `part` of them.
 
@@ -529,104 +216,6 @@ def run_mode(mode: Mode, seed: int, seeds: int, prefix_step: int, part: float = 
         finally:
             desk.close()
     return count, desk.looks, wrong
-
-
-# -- real programs, and the real process ---------------------------------------------------------------------------------------
-
-#: Label -> a shell command that brings $src into pending/ as $dst; its first word, or the one given, must be installed.
-PROGRAMS: dict[str, tuple[str, str]] = {
-    "cp": ("cp", 'cp "$src" "$dst"'),
-    "cp -p": ("cp", 'cp -p "$src" "$dst"'),
-    "mv": ("mv", 'cp "$src" "$tmp/$name" && mv "$tmp/$name" "$dst"'),
-    "mv from another file system": ("mv", 'mv "$src" "$dst"'),
-    "ln": ("ln", 'cp "$src" "$tmp/$name" && ln "$tmp/$name" "$dst" && rm "$tmp/$name"'),
-    "install": ("install", 'install -m 640 "$src" "$dst"'),
-    "rsync": ("rsync", 'rsync -a "$src" "$dst"'),
-    "rsync --inplace": ("rsync", 'rsync -a --inplace "$src" "$dst"'),
-    "dd bs=1": ("dd", 'dd bs=1 if="$src" of="$dst" status=none'),
-    "tee": ("tee", '(head -c 9 "$src"; sleep 0.3; tail -c +10 "$src") | tee "$dst" >/dev/null'),
-    ">>": ("sh", 'head -c 9 "$src" >> "$dst"; sleep 0.5; tail -c +10 "$src" >> "$dst"'),
-    "touch, cat": ("sh", 'touch "$dst"; sleep 0.5; cat "$src" > "$dst"'),
-    "fallocate, dd": ("fallocate", 'fallocate -l "$size" "$dst"; dd bs=7 conv=notrunc if="$src" of="$dst" status=none'),
-    "curl -o": ("curl", 'curl -s -o "$dst" "file://$src"'),
-    "sftp": ("sftp", 'printf "put %s %s\\n" "$src" "$dst" | sftp -q -D /usr/lib/openssh/sftp-server >/dev/null'),
-    "sftp, rename": (
-        "sftp",
-        'printf "put %s %s.filepart\\nrename -l %s.filepart %s\\n" "$src" "$dst" "$dst" "$dst"'
-        " | sftp -q -D /usr/lib/openssh/sftp-server >/dev/null",
-    ),
-    "vim": ("vim", 'vim -es -u NONE -N -c "w $dst" -c qa! "$src"'),
-    "emacs": (
-        "emacs",
-        'emacs -Q --batch --eval "(progn (find-file \\"$dst\\") (insert-file-contents \\"$src\\") (save-buffer))" 2>&1',
-    ),
-    "sed -i": ("sed", 'cp "$src" "$tmp/$name" && sed -i "s/x/x/" "$tmp/$name" && cp "$tmp/$name" "$dst"'),
-    "python": ("python3", "python3 -c \"f = open('$dst', 'wb', 0)\nfor c in open('$src', 'rb').read(): f.write(bytes([c]))\""),
-}
-#: Jobs that end with a line feed, as editors have it.
-REAL_SAMPLES = ((".json", 1), (".jsonl", 0), (".csv", 0), (".txt", 0))
-
-
-def real(rounds: int) -> tuple[int, list[str]]:
-    """Real programs with a real spooler process; returns how many there were, and what went wrong."""
-    wrong, count = [], 0
-    with tempfile.TemporaryDirectory() as outside, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        spool = Spool(Path(folder) / "spool")
-        spool.create()
-        with (Path(outside) / "log").open("wb") as log:
-            options = ["--spool", str(spool.root), "--spooler", "s", "--drop-grace-s", "3", "--floor-mib", "0"]
-            service = subprocess.Popen([sys.executable, "-m", "tests.prove.sleeper", *options], cwd=ROOT, stderr=log)
-            try:
-                expected: dict[str, tuple[str, str, bytes]] = {}
-                for label, (needs, command) in PROGRAMS.items():
-                    if not shutil.which(needs):
-                        continue
-                    for suffix, number in REAL_SAMPLES * rounds:
-                        count += 1
-                        stem = f"r{count:04d}"
-                        data = writers.SAMPLES[suffix][number]
-                        source = Path(outside) / f"{stem}{suffix}"
-                        source.write_bytes(data)
-                        expected[stem] = (label, suffix, data)
-                        names = {"src": source, "dst": spool.pending / source.name, "tmp": spool.tmp, "name": source.name}
-                        env = {**os.environ, **{key: str(value) for key, value in names.items()}, "size": str(len(data))}
-                        ended = subprocess.run(["sh", "-c", command], env=env, capture_output=True, cwd=outside)
-                        if ended.returncode and label != "vim":  # which ends with 1 without a terminal
-                            wrong.append(f"{label}: {ended.stderr.decode(errors='replace')[:200]}")
-                wrong += _ended_well(spool, expected)
-            finally:
-                service.terminate()
-                service.wait(60)
-    return count, wrong
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()]
-
-
-def _ended_well(spool: Spool, expected: dict[str, tuple[str, str, bytes]]) -> list[str]:
-    """Wait until nothing waits any more; what is not in done/ as it was given."""
-    end = time.monotonic() + 120
-
-    def busy() -> bool:
-        names = [each for each in _names(spool.pending) if each[0] != "." and not each.endswith("~")]
-        return bool(names) or any(True for _ in spool.walk("claimed"))
-
-    quiet = 0
-    while time.monotonic() < end and quiet < 5:
-        quiet = 0 if busy() else quiet + 1
-        time.sleep(0.1)
-    wrong = [f"set aside: {each.name}: {each.reason}" for each in spool.rejected()]
-    wrong += [f"left in pending/: {name}" for name in _names(spool.pending)]
-    done = Counter(each.name for each in (spool.root / "done").iterdir())
-    for stem, (label, suffix, data) in expected.items():
-        kept = spool.root / "done" / stem / "job.json" if suffix == ".json" else spool.batches / stem / f"{stem}{suffix}"
-        rows = [stem] if suffix == ".json" else [f"{stem}.{1 + n:04d}" for n in range(len(read_rows(f"x{suffix}", data)))]
-        if not kept.exists() or kept.read_bytes() != data:
-            wrong.append(f"{label} {suffix}: {kept.read_bytes() if kept.exists() else None!r}, was {data!r}")
-        if missing := [row for row in rows if not done.pop(row, 0)]:
-            wrong.append(f"{label} {suffix}: not in done/: {missing}")
-    return wrong + [f"in done/ too often: {name}" for name in done]
 
 
 @contextlib.contextmanager
