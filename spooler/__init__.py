@@ -5,6 +5,7 @@ The way of the data, which is also the order to read the files in:
     job.py        what a person asks for: the job file, its fields, its rules
     strict_json.py  the bytes of a JSON object, read strictly
     mistakes.py   what is wrong with a job, in sentences
+    job_schema.py the JSON Schema of a job file
     moments.py    times as text, with their zone
     prompt.py     weights, BREAK and LoRAs in a prompt's text
     tokens.py     how many tokens a prompt is, counted without a library

@@ -426,9 +426,14 @@ def from_fields(given: dict[str, Any]) -> Job:
     return job
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a job file, A1111's spellings left out."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Job.model_json_schema()
+def _mistakes_of(values: dict[str, Any]) -> list[Mistake]:
+    """What is wrong with each of these fields by itself."""
+    try:
+        Job.model_validate({"prompt": ""} | values)
+    except ValidationError as error:
+        found = [each for each in error.errors(include_url=False) if each["loc"]]
+        return [sentence(each, NAMES, PART_NAMES) for each in found[:MAX_MISTAKES]]
+    return []
 
 
 def _rename_aliases(given: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
@@ -461,12 +466,18 @@ def _rename_aliases(given: dict[str, Any], mistakes: list[Mistake]) -> dict[str,
 def _gather_sweep(fields: dict[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
     """Lists in the place of values moved into `sweep`; the field itself keeps the first."""
     sweep: Any = dict(fields["sweep"]) if isinstance(fields.get("sweep"), dict) else {}
+    beside: dict[str, Any] = {}  # values of swept fields, which nothing else looks at
     for name, value in list(fields.items()):
         if name in SWEEPABLE - LISTS and value == []:
             mistakes.append(Mistake(name, f"`{name}` must have at least one value to be swept, but the list is empty."))
             del fields[name]
         elif name in SWEEPABLE and isinstance(value, list) and (name not in LISTS or (value and isinstance(value[0], list))):
+            if name in sweep:
+                mistakes.append(Mistake(name, f"`{name}` is a list and in `sweep` too: only one of them may be given."))
             sweep.setdefault(name, value)
+        elif name in sweep:
+            beside[name] = value
+    mistakes += _mistakes_of(beside) if beside else []
     for name, values in sweep.items():
         if name in SWEEPABLE and isinstance(values, list) and values:
             fields[name] = values[0]

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from flask import Flask, g
 from flask.testing import FlaskClient
@@ -22,6 +23,7 @@ from spooler.batches import Batches
 from spooler.pending import Pending
 from spooler.settings import Settings
 from spooler.spool import Spool
+from webui import openapi
 from webui.app import create_app
 from webui.people import Person
 
@@ -182,6 +184,20 @@ def test_a_batch_with_a_mistake_is_refused_as_a_whole_and_each_is_told_by_its_ro
         assert client.post("/api/v1/batches", data=bad, content_type="application/json").status_code == 400, bad
     assert client.post("/api/v1/batches", data=b"<x/>", content_type="text/xml").status_code == 415
     assert not [path for path in spool.pending.iterdir() if path.name != ".gitignore"] and not Batches(spool).ids()
+
+
+def test_a_row_is_swept_as_any_job_is_and_the_document_says_so(client: FlaskClient, spool: Spool) -> None:
+    row = {"prompt": "x", "upscale": [None, None]}
+    document = openapi.document()
+    described = document["paths"]["/api/v1/batches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    for body in ([row], {"jobs": [row]}):
+        told = client.post("/api/v1/batches", json=body)
+        assert told.status_code == 201 and len(told.json["jobs"]) == 1  # type: ignore[index]
+        jsonschema.validate(body, described | {"components": document["components"]})
+    for body in ([], {"jobs": [row], "more": 1}, [row | {"count": [1]}], [row | {"id": "cat"}]):
+        assert client.post("/api/v1/batches", json=body).status_code == 400
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(body, described | {"components": document["components"]})
 
 
 def test_a_batch_beyond_the_bounds_is_refused_as_a_whole(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
-from spooler import job
 from spooler.job import Job, decode, encode, from_fields
+from spooler.job_schema import json_schema
 from spooler.mistakes import IncompleteError, JobError
 from spooler.samplers import SAMPLERS
 
@@ -116,7 +117,7 @@ def test_a_byte_order_mark_is_let_pass() -> None:
 
 
 def test_the_published_schema_is_the_code_s_and_agrees_with_it() -> None:
-    schema = job.json_schema()
+    schema = json_schema()
     assert json.loads((ROOT / "docs" / "job.schema.json").read_text()) == schema
     jsonschema.Draft202012Validator.check_schema(schema)
     for raw in (b'{"prompt": "x"}', b'{"prompt": "x", "steps": null, "sampler": "DDIM", "seed": -1, "guidance_scale": 1.5}'):
@@ -125,6 +126,55 @@ def test_the_published_schema_is_the_code_s_and_agrees_with_it() -> None:
     for raw in (b'{"prompt": "x", "steps": 0}', b'{"prompt": "x", "width": 65}', b'{"prompt": "x", "a": 1}', b"{}"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(json.loads(raw), schema)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ["a", "b"]},
+        {"prompt": "x", "steps": [None, 20]},
+        {"prompt": "x", "upscale": [None, None]},
+        {"prompt": "x", "upscale": [{"scale": 2}, None]},
+        {"prompt": "x", "hires": [None, {"steps": 3}], "refiner": [None]},
+        {"prompt": "x", "loras": [[], [{"name": "ink"}]]},
+        {"prompt": "x", "sampler": ["Euler", None], "scheduler": [None, "Karras"]},
+        {"image": ["a.png", "b.png"], "upscale": {}},
+        {"sweep": {"prompt": ["a", "b"]}},
+        {"sweep": {"image": ["a.png"], "upscale": [{}, {"scale": 3}]}},
+        {"prompt": "x", "steps": 15, "sweep": {"steps": [15, 20]}},
+    ],
+)
+def test_the_schema_takes_every_sweep_that_a_job_file_may_have(fields: dict[str, Any]) -> None:
+    given = from_fields(fields)
+    for written in (fields, json.loads(encode(given))):
+        jsonschema.validate(written, json_schema())
+        assert from_fields(written) == given
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"prompt": "x", "count": [1, 2]}, "`count` must be"),
+        ({"prompt": "x", "upscale": []}, "`upscale` must have at least one value"),
+        ({"prompt": "x", "steps": [15, "many"]}, "`steps` must be"),
+        ({"prompt": "x", "controls": [[{"model": "c"}]]}, "`controls.0.image` is required"),
+        ({"prompt": "x", "hires": {"steps": [1, 2]}}, "`hires.steps` must be"),
+        ({"prompt": "x", "steps": "many", "sweep": {"steps": [15, 20]}}, '`steps` must be a whole number, but is "many"'),
+        ({"sweep": {"steps": [15, 20]}}, "`prompt` is required"),
+        ({"sweep": {"image": ["a.png"]}, "steps": 3}, "`prompt` is required"),
+    ],
+)
+def test_what_no_sweep_may_be_the_schema_refuses_too(fields: dict[str, Any], part: str) -> None:
+    with pytest.raises(JobError) as caught:
+        from_fields(fields)
+    assert part in str(caught.value.mistakes[0]), caught.value.mistakes
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(fields, json_schema())
+
+
+def test_a_field_is_swept_in_one_way() -> None:
+    with pytest.raises(JobError, match="`steps` is a list and in `sweep` too: only one of them may be given"):
+        from_fields({"prompt": "x", "steps": [15, 20], "sweep": {"steps": [30]}})
 
 
 def test_names_that_others_read_have_no_comma_or_colon() -> None:
@@ -175,4 +225,4 @@ def test_a_job_that_waits_for_times_and_others_comes_back_as_it_went() -> None:
     given = decode(raw)
     assert (given.not_before, given.after, given.batch) == ("2027-03-01T22:00:00+01:00", ["a", "b.2_c-"], "")
     assert decode(encode(given)) == given
-    jsonschema.validate(json.loads(raw), job.json_schema())
+    jsonschema.validate(json.loads(raw), json_schema())

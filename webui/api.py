@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from spooler import moments
 from spooler.ids import is_id
-from spooler.job import from_fields, json_schema
+from spooler.job import from_fields
+from spooler.job_schema import json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
 from spooler.states import State

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from spooler import __version__
 from spooler.ids import ID
-from spooler.job import SWEEPABLE
+from spooler.job_schema import with_sweeps
 from spooler.strict_json import MAX_BYTES
 from webui.openapi_parts import MULTIPART
 from webui.openapi_routes import MODELS, OF_EVENTS, OF_FORM, ROUTES
@@ -23,15 +23,10 @@ def document() -> dict[str, Any]:
         [(model, "serialization") for model in (*MODELS, *OF_EVENTS, *OF_FORM)], ref_template="#/components/schemas/{model}"
     )
     components = schemas["$defs"]
-    properties = dict(components["Job"]["properties"])
-    for name in SWEEPABLE:  # a list in the place of a value is a sweep over it
-        field = properties[name]
-        told = {key: field[key] for key in ("default", "description", "title") if key in field}
-        value = {key: field[key] for key in field if key not in told}
-        properties[name] = told | {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+    written = with_sweeps(components["Job"])
     wanted = {"type": ["string", "null"], "pattern": f"^{ID.pattern}$", "description": "An id of your own."}
-    components["Fields"] = components["Job"] | {"title": "Fields", "properties": properties}
-    components["Submission"] = components["Job"] | {"title": "Submission", "properties": properties | {"id": wanted}}
+    components["Fields"] = written | {"title": "Fields"}
+    components["Submission"] = written | {"title": "Submission", "properties": written["properties"] | {"id": wanted}}
     paths: dict[str, Any] = {}
     for path, method, summary, parameters, takes_job, answers in ROUTES:
         operation: dict[str, Any] = {

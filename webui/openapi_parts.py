@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from spooler.batch_file import MAX_ROWS
 from spooler.ids import ID
 from spooler.job import Job
 from webui.actions import MOST_PRIORITY
@@ -119,6 +120,10 @@ MULTIPART = {
     "properties": {"job": {"$ref": "#/components/schemas/Submission"}},
     "additionalProperties": {"type": "string", "contentMediaType": "image/*"},
     "description": "The part `job` is the job as JSON; each other part is a picture, its file name the one that the job names.",
+}
+_ROWS = {"type": "array", "items": {"$ref": "#/components/schemas/Fields"}, "minItems": 1, "maxItems": MAX_ROWS}
+BATCH: dict[str, Any] = {
+    "anyOf": [_ROWS, {"type": "object", "required": ["jobs"], "properties": {"jobs": _ROWS}, "additionalProperties": False}]
 }
 CHANGES: dict[str, Any] = {
     "type": "object",

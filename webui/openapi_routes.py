@@ -16,6 +16,7 @@ from webui.changing import ActionReport, Actions, Deleted
 from webui.live import LiveReport
 from webui.news import Begin, QueueNews
 from webui.openapi_parts import (
+    BATCH,
     BUSY,
     CHANGES,
     FILE,
@@ -225,14 +226,7 @@ ROUTES: tuple[Route, ...] = (
         "post",
         "Submit many jobs, all of them or none",
         [KEY],
-        {
-            kind: {
-                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}, "minItems": 1, "maxItems": 10_000}
-                if kind == "application/json"
-                else {"type": "string"}
-            }
-            for kind in KINDS
-        },
+        {kind: {"schema": BATCH if kind == "application/json" else {"type": "string"}} for kind in KINDS},
         {
             201: ("Accepted: every job is on disk, or will be in the queue whatever happens.", BatchReport),
             200: ("The batch that the same Idempotency-Key made before.", BatchReport),

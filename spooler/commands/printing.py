@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from spooler import job, settings, states
+from spooler import settings, states
 from spooler.commands.common import DONE, Verbs, add_verb
+from spooler.job_schema import json_schema
 
 
 def add(verbs: Verbs) -> None:
@@ -18,7 +19,7 @@ def add(verbs: Verbs) -> None:
 
 def _schema(options: argparse.Namespace) -> int:
     if options.which == "job":
-        document = job.json_schema()
+        document = json_schema()
     else:
         from webui.openapi import document as openapi
 

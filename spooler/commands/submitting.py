@@ -40,7 +40,7 @@ ROUNDING = 2
 def add(verbs: Verbs) -> None:
     submit = add_verb(verbs, "submit", _submit, "Put a job into the spool and print its id.")
     submit.add_argument("prompt", help="what the picture shows; - reads a whole job file from standard input")
-    for name, row in job.json_schema()["properties"].items():
+    for name, row in job.Job.model_json_schema()["properties"].items():
         if name != "prompt":
             submit.add_argument(settings.option(name), help=row["description"].replace("%", "%%"))
     submit.add_argument(
@@ -96,7 +96,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
     """The job's fields from the command line, in JSON's types; what is no number is left for the rules to name."""
     fields: dict[str, Any] = {"prompt": options.prompt}
-    for name, row in job.json_schema()["properties"].items():
+    for name, row in job.Job.model_json_schema()["properties"].items():
         text = getattr(options, name)
         if name == "prompt" or text is None:
             continue
