@@ -96,7 +96,9 @@ class Attempts:
                 timings = _whole_timings(lane, running.record, message.timings)
                 self._learn(lane, message.facts)
                 took_s = max(0.0, running.device_s - message.timings.load)
-                self.speeds = estimate.learn(self.speeds, message.facts.model, took_s, running.work)
+                # By the name that it was begun under: a worker elsewhere may say any, and what is kept must not grow by it.
+                begun = running.record.engine or message.facts
+                self.speeds = estimate.learn(self.speeds, begun.model, took_s, running.work)
                 running.record = running.record.finish(tuple(running.images), timings, message.facts, message.sheet)
                 running.outcome = "done"
                 lane.warden.recycle_if_grown(message.grown_bytes)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from spooler.job import Job
-from spooler.record import EngineFacts, Image, Timings
+from spooler.record import EngineFacts, Image, Text, Timings, Whole
 from spooler.status import LaneStatus, Phase
 
 
@@ -106,10 +106,10 @@ class Progress(_Message):
     type: Literal["progress"] = "progress"
     id: str
     phase: Phase
-    image: int
-    batch: int = 1
-    step: int
-    steps: int
+    image: Whole
+    batch: Whole = 1
+    step: Whole
+    steps: Whole
 
 
 class ImageDone(_Message):
@@ -127,7 +127,7 @@ class Finished(_Message):
     id: str
     timings: Timings
     facts: EngineFacts
-    sheet: str | None = None
+    sheet: Text | None = None
     grown_bytes: int = Field(0, description="Resident memory now, less what it was when a model was last loaded.")
 
 

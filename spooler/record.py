@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -18,6 +18,10 @@ from spooler.moments import Moment
 WORKER_DIED, COMPANY_DIED = "worker-died", "company-died"
 #: And how those begin that never came back from another host, though no engine died: its way there and back failed.
 UNDELIVERED = "undelivered"
+#: Numbers that can be reckoned with and texts that can be shown, whoever wrote them: an engine on another host may say anything.
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Text = Annotated[str, Field(max_length=1000)]
 
 
 class _Part(BaseModel):
@@ -59,22 +63,22 @@ class Attempt(_Part):
 class Flag(_Part):
     """What a safety filter said of a picture, and what became of it."""
 
-    layer: str
-    label: str
-    score: float
+    layer: Text
+    label: Text
+    score: FiniteFloat
     action: Literal["withhold", "blur"]
 
 
 class Image(_Part):
     """One picture of a job."""
 
-    file: str = Field(description="Its name in the job's folder; empty when it was withheld.")
-    index: int = Field(0, description="Its number among the job's pictures, from 0.")
-    seed: int
-    width: int = Field(description="Pixels.")
-    height: int = Field(description="Pixels.")
-    pixels: str | None = Field(None, description="SHA-256 over the RGB bytes, row by row: what `sdspool replay` compares.")
-    cell: tuple[int, ...] = Field((), description="Of a sweep: index of the value on each of its axes.")
+    file: Text = Field(description="Its name in the job's folder; empty when it was withheld.")
+    index: Whole = Field(0, description="Its number among the job's pictures, from 0.")
+    seed: Whole
+    width: Whole = Field(description="Pixels.")
+    height: Whole = Field(description="Pixels.")
+    pixels: Text | None = Field(None, description="SHA-256 over the RGB bytes, row by row: what `sdspool replay` compares.")
+    cell: tuple[Whole, ...] = Field((), max_length=100, description="Of a sweep: index of the value on each of its axes.")
     flagged: Flag | None = Field(None, description="Set when a safety filter flagged it; withheld, it has no file.")
     stored: str | None = Field(
         None,
@@ -86,26 +90,26 @@ class Image(_Part):
 class Timings(_Part):
     """Where the seconds went, summed over the pictures."""
 
-    queue: float = 0.0
-    load: float = 0.0
-    denoise: float = 0.0
-    decode: float = 0.0
-    encode: float = 0.0
+    queue: Seconds = 0.0
+    load: Seconds = 0.0
+    denoise: Seconds = 0.0
+    decode: Seconds = 0.0
+    encode: Seconds = 0.0
 
 
 class EngineFacts(_Part):
     """What ran the job: the model, the device and the versions that a picture depends on."""
 
-    model: str
-    hash: str = Field(description="SHA-256 over the model's weight files; the first ten digits are the short hash.")
-    family: str
-    device: str
-    device_name: str
-    precision: str
-    versions: dict[str, str]
-    load_seconds: FiniteFloat
-    memory: str = Field("", description="The memory tricks that were on when the job ended.")
-    rung: str | None = Field(
+    model: Text
+    hash: Text = Field(description="SHA-256 over the model's weight files; the first ten digits are the short hash.")
+    family: Text
+    device: Text
+    device_name: Text
+    precision: Text
+    versions: Annotated[dict[Text, Text], Field(max_length=100)]
+    load_seconds: Seconds
+    memory: Text = Field("", description="The memory tricks that were on when the job ended.")
+    rung: Text | None = Field(
         None, description="The rung of the out-of-memory ladder that it took; null when all fitted at once."
     )
     peak_bytes: int | None = Field(
@@ -142,7 +146,7 @@ class Record(_Part):
     parameters: Job | None = Field(None, description="The job with every default and the seed filled in.")
     engine: EngineFacts | None = None
     images: tuple[Image, ...] = ()
-    sheet: str | None = Field(None, description="File of a sweep's contact sheet.")
+    sheet: Text | None = Field(None, description="File of a sweep's contact sheet.")
     timings: Timings = Timings()
     failure: Failure | None = None
 

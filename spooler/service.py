@@ -219,6 +219,8 @@ class Service:
     def _learn(self, lane: Lane, facts: EngineFacts) -> None:
         """Note what an engine told of itself and of the model that it ran."""
         lane.warden.facts = facts
+        if not self.catalogue.card(facts.model):  # a worker elsewhere may say anything: what is kept does not grow by it
+            return
         self._hashes[facts.model] = facts.hash
         cards = [card.model_copy(update={"hash": self._hashes.get(card.name, card.hash)}) for card in self.catalogue.models]
         self.catalogue = self.catalogue.model_copy(update={"models": tuple(cards)})

@@ -6,18 +6,16 @@ folder.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from spooler.catalogue import Catalogue
 from spooler.moments import Moment
-from spooler.record import EngineFacts, Image
+from spooler.record import EngineFacts, Image, Whole
 
 #: What the engine is at: loading another model, in the denoising loop, the VAE, the upscaler, or writing files.
 Phase = Literal["load", "denoise", "decode", "upscale", "encode"]
-#: A number that can be reckoned with, whoever wrote it.
-Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Note(BaseModel):

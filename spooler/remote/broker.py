@@ -112,6 +112,7 @@ class Broker:
             health_check_interval=15,
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
+            encoding_errors="replace",  # what is no text is no message either, and ends nobody
             **self._ssl,
         )
 

@@ -12,16 +12,24 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spooler import messages
 from spooler.ids import ID
-from spooler.record import EngineFacts, Image
-from spooler.status import Whole
+from spooler.job import MAX_INPUTS, MAX_PICTURES
+from spooler.mistakes import printable
+from spooler.record import EngineFacts, Image, Text, Whole
 
 log = logging.getLogger(__name__)
 
 _TASK = re.compile(r"(?P<job>.+)\.(?P<attempt>[1-9]\d{0,8})\.(?P<token>[0-9a-f]{12})")
+#: What is longer was written by no sdspool. Whoever holds Redis' password can write anything.
+MAX_SLOTS = 1024
+MAX_PREVIEW_BYTES = 256 << 10
+#: Of a file: more than the largest picture that a job may make has when nothing of it can be compressed.
+MAX_FILE_BYTES = 256 << 20
+MAX_REASON, MAX_DETAILS = 2000, 100_000
+_CODE = re.compile("[a-z_]{1,40}")
 _SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
@@ -61,7 +69,7 @@ class File(_Told):
     """A file of a job, in the store."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    size: int = Field(ge=0, description="Bytes.")
+    size: int = Field(ge=0, le=MAX_FILE_BYTES, description="Bytes.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -70,37 +78,49 @@ class Task(_Told):
 
     spooler: str = Field(pattern=_SPOOLER)
     run: messages.Run
-    inputs: tuple[File, ...] = ()
+    inputs: tuple[File, ...] = Field((), max_length=MAX_INPUTS)
 
 
 class Result(_Told):
     """How a try ended; of one that is finished also what it made."""
 
-    worker: str
+    worker: Text
     end: Annotated[messages.Finished | messages.Failed | messages.Lost, Field(discriminator="type")]
-    images: tuple[Image, ...] = ()
-    files: tuple[File, ...] = ()
+    images: tuple[Image, ...] = Field((), max_length=MAX_PICTURES)
+    files: tuple[File, ...] = Field((), max_length=MAX_PICTURES + 1)
+
+    @field_validator("end")
+    @classmethod
+    def _fits_a_record(
+        cls, end: messages.Finished | messages.Failed | messages.Lost
+    ) -> messages.Finished | messages.Failed | messages.Lost:
+        """The end with what it says cut to what a record and a label hold, and plain: it is printed on terminals."""
+        if isinstance(end, messages.Failed):
+            details = "\n".join(map(printable, end.details[:MAX_DETAILS].split("\n")))[:MAX_DETAILS]
+            code = end.code if _CODE.fullmatch(end.code) else "unknown"
+            return end.model_copy(update={"code": code, "reason": _plain(end.reason), "details": details})
+        return end.model_copy(update={"how": _plain(end.how)}) if isinstance(end, messages.Lost) else end
 
 
 class Said(_Told):
     """What is told meanwhile, and may be missed."""
 
-    task: str
+    task: Text
     progress: messages.Progress | None = None
-    preview: str | None = Field(None, description="The picture at work, as a JPEG in base64.")
+    preview: str | None = Field(None, max_length=2 * MAX_PREVIEW_BYTES, description="The picture at work, as a JPEG in base64.")
     ended: bool = Field(False, description="Whether its result is there to be fetched.")
 
 
 class Beat(_Told):
     """A worker lives, and this is what it has."""
 
-    worker: str
+    worker: str = Field(pattern=r"^[\w.-]+$", max_length=300)
     number: Whole = Field(description="Of this heartbeat: one that is read twice tells nothing new.")
-    host: str
-    slots: Whole = Field(description="Most tasks that it has at the same time.")
-    tasks: tuple[str, ...] = ()
+    host: Text
+    slots: int = Field(ge=0, le=MAX_SLOTS, description="Most tasks that it has at the same time.")
+    tasks: tuple[Text, ...] = Field((), max_length=2 * MAX_SLOTS)
     facts: EngineFacts | None = Field(None, description="Of the model that ran last; null while the engine loads.")
-    trouble: str | None = None
+    trouble: Annotated[str, Field(max_length=MAX_REASON)] | None = None
 
     @classmethod
     def read(cls, raw: str) -> Beat | None:
@@ -114,3 +134,7 @@ class Beat(_Told):
     @property
     def free(self) -> int:
         return max(0, self.slots - len(self.tasks)) if self.facts else 0
+
+
+def _plain(text: str) -> str:
+    return printable(text[:MAX_REASON])[:MAX_REASON]

@@ -37,14 +37,13 @@ from spooler.remote import broker as redises
 from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
 from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
-from spooler.remote.wire import Beat, File, Name, Result, Said, Task
+from spooler.remote.wire import MAX_PREVIEW_BYTES, MAX_REASON, MAX_SLOTS, Beat, File, Name, Result, Said, Task
 from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TELL_S = 0.5
-MAX_PREVIEW_BYTES = 256 << 10
 RETRY_S = 1.0
 
 
@@ -262,7 +261,7 @@ class Worker:
                     raise
                 if held.trouble is None:
                     log.warning("job %s: waits: %s", held.task.run.id, error)
-                held.trouble = str(error)
+                held.trouble = str(error)[:MAX_REASON]
             else:
                 held.trouble = None
                 return done
@@ -295,7 +294,7 @@ class Worker:
             worker=self._name,
             number=self._beats,
             host=_host(),
-            slots=self._settings.together,
+            slots=min(self._settings.together, MAX_SLOTS),
             tasks=tuple(self._held),
             facts=self._bench.facts,
             trouble=next((each.trouble for each in list(self._held.values()) if each.trouble), None),

@@ -1,0 +1,230 @@
+"""What somebody may try who holds Redis' password, or a worker: it costs the jobs that were sent there, and nothing else (S14).
+
+A real Redis, and the spooler's own side of it; no worker is there but the one that a test makes up.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Redis
+from house import wait_for
+
+from spooler import messages
+from spooler.child import Child, Gone
+from spooler.job import Job
+from spooler.record import EngineFacts, Record
+from spooler.remote.broker import WORKERS, beat_key, channel, key, result_key
+from spooler.remote.dispatch import Dispatch
+from spooler.remote.store import Store
+from spooler.remote.wire import Beat, Result
+from spooler.settings import Settings
+from spooler.status import Progress
+from tests.prove.restart import FACTS
+
+JOB = Job(prompt="x", model="demo", seed=1)
+Message = messages.FromEngine | Gone
+
+
+class Stage:
+    """The spooler's side, and a worker that is nobody but what a test writes into Redis."""
+
+    def __init__(self, folder: Path, redis: Redis):
+        self.folder, self.redis = folder, redis
+        self.heard: list[Message] = []
+        self.store = Store(f"file://{folder}/store")
+        (folder / "job").mkdir(parents=True)
+        settings = Settings(
+            dispatch=redis.url, dispatch_password_file=str(redis.password_file), store=self.store.url, spooler="me"
+        )
+        redis.client.flushall()
+        self.dispatch = Dispatch(settings, lambda child, said: self.hear(child, said))
+        self.beat()
+        wait_for(lambda: self.told(messages.Ready), "the worker to be seen")
+
+    def hear(self, child: Child, said: Message) -> None:
+        self.heard.append(said)
+
+    def told(self, *kinds: type[Any]) -> list[Any]:
+        return [each for each in self.heard if isinstance(each, kinds)]
+
+    @property
+    def ends(self) -> list[Any]:
+        return self.told(messages.Finished, messages.Failed, messages.Lost)
+
+    def beat(self, **changes: Any) -> None:
+        beat = Beat(worker="w", host="h", slots=1, facts=FACTS).model_dump(mode="json") | changes
+        self.redis.client.set(beat_key("w"), json.dumps(beat))
+        self.redis.client.sadd(WORKERS, "w")
+
+    def send(self) -> str:
+        """A job goes out; the name of its try."""
+        self.dispatch.send(messages.Run(id="cat", folder=str(self.folder / "job"), job=JOB, cells=(JOB,)))
+        told = wait_for(lambda: self.redis.client.get(key("me", "cat")), "the job to be sent")
+        return str(told).partition("|")[0]
+
+    def answer(self, task: str, result: dict[str, Any] | str, status: str = "SUCCESS") -> Any:
+        """The worker's result; what the spooler is told of it."""
+        raw = result if isinstance(result, str) else json.dumps({"status": status, "result": result})
+        self.redis.client.set(result_key(task), raw)
+        self.redis.client.publish(channel("me"), json.dumps({"task": task, "ended": True}))
+        return wait_for(lambda: self.ends[-1:], "the end of the job")[0]
+
+    def say(self, task: str, **said: Any) -> None:
+        self.redis.client.publish(channel("me"), json.dumps({"task": task} | said))
+
+    def goes_on(self) -> None:
+        """It still hears: of a worker that is ailing now."""
+        self.beat(trouble="it rains")
+        wait_for(lambda: any("it rains" in (each.reason or "") for each in self.told(messages.Trouble)), "the worker's trouble")
+        assert not self.told(Gone), self.told(Gone)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    made = Redis(tmp_path_factory.mktemp("hostile") / "redis")
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, redis: Redis) -> Iterator[Stage]:
+    made = Stage(tmp_path, redis)
+    yield made
+    made.dispatch.kill()
+    made.dispatch.wait(10)
+
+
+def finished(task: str, **changes: Any) -> dict[str, Any]:
+    end = messages.Finished(id="cat", timings={"denoise": 1.0}, facts=FACTS)  # type: ignore[arg-type]
+    return json.loads(Result(worker="w", end=end).model_dump_json()) | changes
+
+
+def picture_of(stage: Stage, task: str, data: bytes = b"png", **changes: Any) -> dict[str, Any]:
+    job, attempt, token = task.split(".")
+    file = stage.store.put(f"me/{job}/{attempt}.{token}", "0.png", data)
+    image = {"file": "0.png", "seed": 1, "width": 8, "height": 8}
+    return finished(task, images=[image | changes], files=[file.model_dump()])
+
+
+def test_what_is_no_text_ends_nothing(stage: Stage) -> None:
+    client = stage.redis.client
+    client.sadd(WORKERS, b"\xff\xfe")
+    client.set(beat_key("v"), b"\xff{")
+    client.sadd(WORKERS, "v")
+    client.publish(channel("me"), b"\xff\xff")
+    task = stage.send()
+    client.set(result_key(task), b"\xff")
+    stage.say(task, ended=True)
+    wait_for(lambda: stage.ends, "the job to be given up")
+    stage.goes_on()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["[" * 100_000, '{"task": ' * 5000, "null", "1e999", '{"task": 5}', '{"task": "x", "progress": {"step": -1}}', "\\ud800"],
+)
+def test_nonsense_is_passed_over(stage: Stage, raw: str) -> None:
+    stage.redis.client.set(beat_key("v"), raw)
+    stage.redis.client.sadd(WORKERS, "v")
+    stage.redis.client.publish(channel("me"), raw)
+    assert isinstance(stage.answer(stage.send(), raw), messages.Lost)
+    stage.goes_on()
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"step": 10**400, "steps": 5},
+        {"step": -(10**400), "steps": 5},
+        {"step": 1, "steps": 10**30},
+        {"step": 1, "steps": 2, "batch": 10**30},
+        {"step": 1, "steps": 2, "image": -5},
+    ],
+)
+def test_no_progress_is_told_that_cannot_be_reckoned_with(stage: Stage, progress: dict[str, int]) -> None:
+    task = stage.send()
+    plain = {"type": "progress", "id": "cat", "phase": "denoise", "image": 0, "batch": 1}
+    stage.say(task, progress=plain | progress)
+    stage.say(task, progress=plain | {"step": 3, "steps": 9, "id": "another"})
+    heard = wait_for(lambda: stage.told(messages.Progress), "its progress")
+    assert [(each.id, each.step) for each in heard] == [("cat", 3)]
+    known = {"phase", "image", "batch", "step", "steps"}
+    Progress.model_validate_json(Progress().model_copy(update=heard[0].model_dump(include=known)).model_dump_json())
+
+
+def test_a_preview_is_small_and_is_written_to_the_job_s_folder_alone(stage: Stage, tmp_path: Path) -> None:
+    task = stage.send()
+    stage.say(task, preview=base64.b64encode(b"x" * (8 << 20)).decode())
+    stage.say(task, preview="no base64 \x00")
+    stage.say("cat.1.000000000000", preview=base64.b64encode(b"not ours").decode())
+    stage.say(task, preview=base64.b64encode(b"\xff\xd8 small").decode())
+    written = stage.folder / "job" / "preview.jpg"
+    wait_for(lambda: written.exists(), "the preview")
+    assert written.read_bytes() == b"\xff\xd8 small"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": [{"file": "../job.json", "seed": 1, "width": 8, "height": 8}]},
+        {"images": [{"file": "job.json", "seed": 1, "width": 8, "height": 8}]},
+        {"files": [{"name": "../0.png", "size": 1, "sha256": "0" * 64}]},
+        {"files": [{"name": "0.png", "size": 1 << 40, "sha256": "0" * 64}]},
+        {"files": [{"name": "0.png", "size": 3, "sha256": "0" * 64}] * 5000},
+        {"images": [{"file": "0.png", "seed": 1, "width": 8, "height": 8}] * 5000},
+        {"images": [{"file": "0.png", "seed": 10**30, "width": 8, "height": 8}]},
+        {"images": [{"file": "0.png", "seed": 1, "width": 8, "height": -8}]},
+        {"images": [{"file": "0.png", "seed": 1, "width": 8, "height": 8, "cell": [0] * 10_000}]},
+        {"end": {"type": "finished", "id": "cat", "timings": {"load": -1e999}, "facts": FACTS.model_dump()}},
+        {"end": {"type": "finished", "id": "cat", "timings": {"denoise": float("nan")}, "facts": FACTS.model_dump()}},
+        {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump() | {"model": "x" * 10**6}}},
+        {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump() | {"versions": {"v": "1" * 10**6}}}},
+        {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump(), "sheet": "/etc/passwd"}},
+        {"end": {"type": "finished", "id": "dog", "timings": {}, "facts": FACTS.model_dump()}},
+        {"end": {"type": "refused", "reason": "stop"}},
+    ],
+)
+def test_a_result_that_is_none_costs_its_job_a_try(stage: Stage, changes: dict[str, Any]) -> None:
+    task = stage.send()
+    end = stage.answer(task, picture_of(stage, task) | changes)
+    assert isinstance(end, messages.Lost), end
+    assert not list((stage.folder / "job").iterdir())
+    stage.goes_on()
+
+
+def test_what_a_worker_says_of_a_failure_is_cut_to_what_a_record_and_a_label_hold(stage: Stage) -> None:
+    reason = "\x1b]0;title\x07" + "x" * 10**6
+    failed = {"type": "failed", "id": "cat", "code": "y" * 10**6, "reason": reason, "details": "z" * 10**7, "fatal": True}
+    end = stage.answer(stage.send(), finished("", end=failed))
+    assert isinstance(end, messages.Failed) and not end.fatal
+    record = Record(id="cat").fail(end.code, end.reason)
+    assert len(record.encode()) < 10_000 and len(end.code) <= 40 and len(end.details) <= 100_000
+    assert record.failure and "\x1b" not in record.failure.reason
+
+
+def test_a_heartbeat_is_held_to_bounds(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    for changes in (
+        {"slots": 1 << 40},
+        {"worker": "w\x1b[2J" * 10},
+        {"worker": "x" * 10**6},
+        {"tasks": ["x"] * 100_000},
+        {"trouble": "y" * 10**6},
+        {"facts": FACTS.model_dump() | {"device_name": "z" * 10**6}},
+        {"facts": FACTS.model_dump() | {"load_seconds": 1e308}},
+    ):
+        caplog.clear()
+        stage.beat(**changes)
+        wait_for(lambda: "a heartbeat that is none" in caplog.text, f"{str(changes)[:60]} to be refused")
+        assert all(len(each.getMessage()) < 1000 for each in caplog.records)
+    assert max(each.jobs for each in stage.told(messages.Room)) < 10_000
+    stage.goes_on()
+    assert isinstance(stage.told(messages.Ready)[0].facts, EngineFacts)
