@@ -18,7 +18,7 @@ from spooler.moments import Moment
 WORKER_DIED, COMPANY_DIED = "worker-died", "company-died"
 #: And how those begin that never came back from another host, though no engine died: its way there and back failed.
 UNDELIVERED = "undelivered"
-#: Numbers that can be reckoned with and texts that can be shown, whoever wrote them: an engine on another host may say anything.
+#: Numbers to be reckoned with and texts to be shown, whoever wrote them: an engine on another host may say anything.
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Text = Annotated[str, Field(max_length=1000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import os
 import socket
 import threading
 import zipfile
@@ -328,6 +329,15 @@ def test_a_zip_has_the_pictures_and_the_record_of_each(client: FlaskClient, spoo
     assert client.get("/api/v1/archive.zip?ids=three").status_code == 404
     for bad in ("", "ids=", "ids=../x", "ids=" + ",".join(f"j{n}" for n in range(201))):
         assert client.get(f"/api/v1/archive.zip?{bad}").status_code == 400, bad
+
+
+@pytest.mark.parametrize("moment", [-1.0, 0.0, 7.3e9, 1e10])
+def test_a_zip_has_files_of_every_age(client: FlaskClient, spool: Spool, moment: float) -> None:
+    make(spool, "cat")
+    os.utime(spool.pending / "cat.json", (moment, moment))  # who drops a file may give it any time
+    finish(spool, "cat")
+    with zipfile.ZipFile(io.BytesIO(client.get("/api/v1/jobs/cat/archive.zip").data)) as made:
+        assert "cat/job.json" in made.namelist() and made.testzip() is None
 
 
 def test_a_picture_in_another_format(client: FlaskClient, spool: Spool) -> None:

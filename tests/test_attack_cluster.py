@@ -186,7 +186,14 @@ def test_a_preview_is_small_and_is_written_to_the_job_s_folder_alone(stage: Stag
         {"end": {"type": "finished", "id": "cat", "timings": {"load": -1e999}, "facts": FACTS.model_dump()}},
         {"end": {"type": "finished", "id": "cat", "timings": {"denoise": float("nan")}, "facts": FACTS.model_dump()}},
         {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump() | {"model": "x" * 10**6}}},
-        {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump() | {"versions": {"v": "1" * 10**6}}}},
+        {
+            "end": {
+                "type": "finished",
+                "id": "cat",
+                "timings": {},
+                "facts": FACTS.model_dump() | {"versions": {"v": "1" * 10**6}},
+            }
+        },
         {"end": {"type": "finished", "id": "cat", "timings": {}, "facts": FACTS.model_dump(), "sheet": "/etc/passwd"}},
         {"end": {"type": "finished", "id": "dog", "timings": {}, "facts": FACTS.model_dump()}},
         {"end": {"type": "refused", "reason": "stop"}},

@@ -284,6 +284,45 @@ def test_p4_a_worker_that_is_killed_costs_its_job_one_try(house: House) -> None:
     assert worker not in house.cluster.beats() and worker not in [each.name for each in house.engines()]
 
 
+def test_what_no_kombu_wrote_ends_no_worker(house: House) -> None:
+    client, worker = house.cluster.redis.client, house.cluster.workers[-1]
+    good = {
+        "body": "e30=",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": TASK, "id": "a"},
+    }
+    strange = (
+        b"\xff\xfe",
+        "garbage",
+        "null",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        good,
+        good | {"properties": None},
+        good | {"headers": 5},
+    )
+    for number, raw in enumerate(strange):
+        client.lpush(COMMON, json.dumps(raw) if isinstance(raw, dict) else raw)
+        house.drop(f"strange{number}", SHORT | {"steps": 1})
+        assert outcomes(house.done(f"strange{number}")) == ["done"]
+    assert worker.process.poll() is None and "a message that no spooler wrote" in worker.log
+
+
+def test_a_worker_without_a_temporary_folder_says_so_and_costs_no_job_a_try(house: House) -> None:
+    folder = house.cluster.workers[-1].log_path.parent
+    folder.rename(folder.with_name("aside"))
+    try:
+        house.drop("homeless", SHORT)
+        ails = lambda: [beat.trouble for beat in house.cluster.beats().values() if beat.trouble]  # noqa: E731
+        wait_for(lambda: any("a worker's disk: [Errno 2]" in each for each in ails()), "the worker to tell of its disk")
+    finally:
+        folder.with_name("aside").rename(folder)
+    assert outcomes(house.done("homeless")) == ["done"]
+    wait_for(lambda: not ails(), "the worker to be well again")
+
+
 def test_no_secret_is_where_it_can_be_read(house: House) -> None:
     """Neither Redis's password nor the store's key is in a log, a process's line, Redis, the store or the spool."""
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists()]

@@ -16,6 +16,7 @@ from typing import cast
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, redirect, request
+from werkzeug.datastructures import Authorization
 from werkzeug.wrappers import Response as AnyResponse
 
 from spooler.logs import event
@@ -119,7 +120,7 @@ def _who(client: str) -> Person | AnyResponse:
         return ANYBODY
     header = request.headers.get("Authorization", "").strip()
     if header.lower() not in ("", "basic", "bearer"):  # some clients send an empty one when they have no key
-        found = request.authorization
+        found = _authorization()
         if found is None or found.type not in ("basic", "bearer"):
             return _not_let_in("Incorrect username or password")
         name = (found.username or "") if found.type == "basic" else None
@@ -129,6 +130,11 @@ def _who(client: str) -> Person | AnyResponse:
         return key.person if key else _not_let_in("Incorrect username or password")
     key = _of_session()
     return key.person if key else _not_let_in("Not authenticated")
+
+
+def _authorization() -> Authorization | None:
+    """What the header says; None for one that cannot be read. Of bytes that are no ASCII werkzeug makes an error of its own."""
+    return request.authorization if request.headers.get("Authorization", "").isascii() else None
 
 
 def is_let_in() -> bool:
@@ -179,7 +185,7 @@ def still_in() -> Callable[[], bool]:
     It must not outlive the key, nor the session where a cookie was the way in.
     """
     at, who = door(), person().name
-    cookie = "" if request.authorization else request.cookies.get(at.cookie, "")
+    cookie = "" if _authorization() else request.cookies.get(at.cookie, "")
     key = at.keys.named(who) if who else None
 
     def look() -> bool:

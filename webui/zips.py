@@ -15,6 +15,8 @@ from spooler.reader import RESULT
 PIECE_BYTES = 256 << 10
 #: Of a job's folder, beside its pictures.
 NOTES = ("job.json", "record.json")
+#: A zip knows the years 1980 to 2107, of whatever zone. The file of a job that was dropped has any time that its maker liked.
+EARLIEST, LATEST = 315_619_200, 4_354_646_400
 
 
 class _Drain(io.RawIOBase):
@@ -47,7 +49,7 @@ def archive(places: Iterable[Place]) -> Iterator[bytes]:
                 except FileNotFoundError:  # RACE: removed meanwhile
                     continue
                 with source:
-                    modified = time.localtime(max(315_619_200, file.stat().st_mtime))  # a zip knows no time before 1980
+                    modified = time.localtime(min(max(EARLIEST, file.stat().st_mtime), LATEST))
                     info = zipfile.ZipInfo(f"{place.id}/{file.name}", modified[:6])
                     info.external_attr = (stat.S_IFREG | 0o644) << 16
                     with made.open(info, "w", force_zip64=True) as target:

@@ -1,4 +1,4 @@
-"""kombu's transport for Redis, with two differences.
+"""kombu's transport for Redis, with three differences.
 
 A worker fetches a message only when it has room for one, which it knows itself: it has the more tasks in hand the more of them
 are only on their way home. kombu's own bound, the prefetch count, is one number for both.
@@ -7,16 +7,23 @@ And nothing is said over a connection that is gone for good. A worker whose task
 message on a channel whose connection was given up: kombu 5.7 then meets an AttributeError, which Celery takes for the worker's
 end. Nothing is lost by leaving it unsaid. Redis delivers the message anew some day, and the key of its try tells that it is
 nobody's any more (broker.py).
+
+Whoever holds Redis' password may put anything into a queue. kombu takes it out and stumbles, and Celery takes that, too, for
+the worker's end, with all that the worker has at work: here it is logged and left.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from kombu.transport import redis
 
 log = logging.getLogger(__name__)
+
+#: What is met in reading a message of the wrong form. What a connection raises is none of these.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class QoS(redis.QoS):
@@ -41,6 +48,15 @@ class Channel(redis.Channel):
     def do_restore(self) -> bool:  # type: ignore[override]
         """Whether to give back, when it closes, what was not acknowledged."""
         return not self._is_dead
+
+    def _brpop_read(self, **options: Any) -> bool | None:
+        try:
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+        except MALFORMED as error:
+            if self._is_dead:
+                raise
+            log.error("a message that no spooler wrote: %s", ascii(error)[:300])
+            return None
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if self._is_dead:

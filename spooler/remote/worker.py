@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from celery import Celery
 from celery import Task as CeleryTask
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.signals import setup_logging
 from celery.worker import WorkController
 from celery.worker.state import reserved_requests
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TELL_S = 0.5
 RETRY_S = 1.0
+#: Seconds for which a worker with an unusable disk keeps a job from coming straight back.
+DISK_REST_S = 5.0
 
 
 class UnwantedError(Exception):
@@ -80,7 +82,7 @@ class Worker:
         self._queue = ""
         self._beats = 0
         self._closed = threading.Event()
-        self._work = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
+        self._disk_trouble: str | None = None
         self._app = broker.celery(redises.deadline_s(settings), self._has_room)
         self._celery: WorkController | None = None
         self._add_task(self._app)
@@ -114,7 +116,8 @@ class Worker:
         finally:
             self._closed.set()
             self._bench.close()
-            shutil.rmtree(self._work, ignore_errors=True)
+            for held in list(self._held.values()):
+                self._drop(held)
             self._part()
 
     def _is_warm(self) -> bool:
@@ -171,7 +174,7 @@ class Worker:
         except ValueError as error:  # pydantic's too
             log.error("a task that no spooler wrote: %s", ascii(str(error))[:500])
             raise Ignore from None
-        folder = Path(tempfile.mkdtemp(dir=self._work))
+        folder = self._make_folder(name)
         held = Held(task, task_id, Seat(task.run.model_copy(update={"folder": str(folder)})), folder)
         self._held[task_id] = held
         if not self._take(held):
@@ -182,6 +185,18 @@ class Worker:
         end, files = self._tried(held, name.folder(task.spooler))
         log.info("job %s: %s", name.job, end.type)
         return Result(worker=self._name, end=end, images=tuple(held.seat.images), files=files).model_dump(mode="json")
+
+    def _make_folder(self, name: Name) -> Path:
+        """A folder for one task. There is none for all of them: what clears /tmp of what is old would take it away."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
+        except OSError as error:
+            self._disk_trouble = f"a worker's disk: {error}"[:MAX_REASON]
+            log.error("job %s: not begun: %s", name.job, self._disk_trouble)
+            self._closed.wait(DISK_REST_S)
+            raise Reject(self._disk_trouble, requeue=True) from None  # for whoever has a better disk
+        self._disk_trouble = None
+        return folder
 
     def _after_return(self, status: str, value: Any, task_id: str, *rest: Any) -> None:
         """Celery has stored the result: say that it is there, and only then that the worker no longer has the task."""
@@ -232,6 +247,8 @@ class Worker:
         except StoreError as error:
             return messages.Lost(id=run.id, how=str(error), blame=False), files
         except OSError as error:  # its own disk
+            held.trouble = f"a worker's disk: {error}"[:MAX_REASON]
+            self._closed.wait(DISK_REST_S)
             return messages.Lost(id=run.id, how=f"a worker's disk: {error}", blame=False), files
 
     def _fetch(self, held: Held, folder: str) -> None:
@@ -297,7 +314,7 @@ class Worker:
             slots=min(self._settings.together, MAX_SLOTS),
             tasks=tuple(self._held),
             facts=self._bench.facts,
-            trouble=next((each.trouble for each in list(self._held.values()) if each.trouble), None),
+            trouble=self._disk_trouble or next((each.trouble for each in list(self._held.values()) if each.trouble), None),
         )
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(redises.beat_key(self._name), beat.model_dump_json(), ex=redises.BEAT_TTL_S)
