@@ -214,7 +214,7 @@ def _whole_timings(lane: Lane, record: Record, measured: Timings) -> Timings:
 def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:
     """Log how a job ended."""
     seconds = round(record.seconds, 3)
-    about = {"job": job_id, "owner": owner or None, "attempts": len(record.attempts), "seconds": seconds}
+    about = {"job": job_id, "owner": owner or None, "attempts": record.tries, "seconds": seconds}
     if state == "done":
         told = event("done", images=len(record.images), waited=round(record.queue_seconds, 3), **about)
         log.info("job %s: done, %d pictures in %.1f s", job_id, len(record.images), seconds, extra=told)

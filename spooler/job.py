@@ -15,6 +15,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -324,6 +325,12 @@ class Job(_Part):
             Job.model_validate(base | dict(zip(names, values, strict=True)))
             for values in itertools.product(*(self.sweep[name] for name in names))
         ]
+
+    def values_at(self, cell: Sequence[int]) -> dict[str, Any]:
+        """The swept fields with their values in that cell, an index for each; nothing when the sweep has no such cell."""
+        if len(cell) != len(self.sweep) or any(at >= len(values) for at, values in zip(cell, self.sweep.values(), strict=True)):
+            return {}
+        return {name: values[at] for (name, values), at in zip(self.sweep.items(), cell, strict=True)}
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Job:

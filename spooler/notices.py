@@ -86,7 +86,7 @@ def notices_for(record: Record, state: End, settings: Settings, owner: str = "")
     """
     if state not in targets.told_of(settings):
         return ()
-    text = f"{record.id}\n{state}\n{record.completed}\n{len(record.attempts)}\n{record.spooler}"
+    text = f"{record.id}\n{state}\n{record.completed}\n{record.tries}\n{record.spooler}"
     notice = Notice(
         id=hashlib.sha256(text.encode()).hexdigest()[:32],
         event=f"job.{state}",
@@ -99,7 +99,7 @@ def notices_for(record: Record, state: End, settings: Settings, owner: str = "")
         spooler=record.spooler or "",
         at=record.completed,
     )
-    attempts, retries = len(record.attempts), len(record.retried)
+    attempts, retries = record.tries, len(record.retried)
     return tuple(
         Letter(notice=notice, target=target.key, attempts=attempts, retries=retries) for target in targets.targets(settings)
     )
@@ -121,7 +121,7 @@ def verdict(letter: Letter, place: Place | None, record: Record | None) -> Verdi
         return "send" if record is None or record.completed == letter.notice.at else "drop"
     if place.state in ENDS:
         return "drop"
-    return "drop" if record and len(record.attempts) > letter.attempts else "wait"
+    return "drop" if record and record.tries > letter.attempts else "wait"
 
 
 class Outbox:

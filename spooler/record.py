@@ -22,6 +22,8 @@ UNDELIVERED = "undelivered"
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Text = Annotated[str, Field(max_length=1000)]
+#: Attempts that used nothing up which a record keeps, the last ones: there is no bound on how many there may be.
+MAX_UNCOUNTED = 100
 
 
 class _Part(BaseModel):
@@ -156,6 +158,11 @@ class Record(_Part):
         return {name for name in (*(image.file for image in self.images), self.sheet) if name}
 
     @property
+    def tries(self) -> int:
+        """How many attempts there were, those that it no longer keeps among them."""
+        return self.attempts[-1].number if self.attempts else 0
+
+    @property
     def attempts_used(self) -> int:
         """The attempts that count against the bound: those since the last retry that were not stopped by the operator."""
         return sum(attempt.counts for attempt in self._since_retry)
@@ -194,12 +201,12 @@ class Record(_Part):
     def begin_attempt(self, parameters: Job, engine: EngineFacts) -> Record:
         """The record to store before the engine is touched."""
         now = utc_now()
-        attempt = Attempt(number=len(self.attempts) + 1, started=now)
+        attempt = Attempt(number=self.tries + 1, started=now)
         return self._with(
             started=now,
             parameters=parameters,
             engine=engine,
-            attempts=(*self.attempts, attempt),
+            attempts=(*_kept(self.attempts), attempt),
             images=(),
             sheet=None,
             failure=None,
@@ -244,6 +251,13 @@ class Record(_Part):
 
     def _with(self, **changes: Any) -> Record:
         return self.model_copy(update=changes)
+
+
+def _kept(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """All that decide anything, and the last of the others."""
+    others = [attempt for attempt in attempts if not (attempt.counts or attempt.is_suspect)]
+    old = {attempt.number for attempt in others[:-MAX_UNCOUNTED]}
+    return tuple(attempt for attempt in attempts if attempt.number not in old) if old else attempts
 
 
 def utc_now() -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from spooler.job import decode, from_fields
 from spooler.mistakes import JobError
+from spooler.record import Record
 from spooler.spool import Spool
 from webui import flat
 
@@ -117,6 +118,19 @@ def test_one_picture_of_a_sweep_is_its_own_job(client: FlaskClient, spool: Spool
     assert filled(seen(client, "/?from=swept"))["sweep"] == "guidance_scale: 2, 5"
     page = filled(seen(client, "/?from=swept&image=1&as=same"))
     assert page["guidance_scale"] == "5" and "sweep" not in page
+
+
+@pytest.mark.parametrize("cell", [(7,), (0, 0), ()])
+def test_a_record_whose_pictures_have_no_place_in_the_sweep_is_no_fault(
+    client: FlaskClient, spool: Spool, cell: tuple[int, ...]
+) -> None:
+    finish(spool, "swept", {"prompt": "a ring", "sweep": {"guidance_scale": [2, 5]}})
+    path = spool.root / "done" / "swept" / "record.json"
+    record = Record.decode(path.read_bytes())
+    images = [image.model_copy(update={"cell": cell}) for image in record.images]
+    path.write_bytes(record.model_copy(update={"images": tuple(images)}).encode())
+    assert filled(seen(client, "/?from=swept&image=1&as=same"))["sweep"] == "guidance_scale: 2, 5"
+    assert client.get("/jobs/swept").status_code == 200
 
 
 def test_a_variation_has_the_picture_s_seed_and_another_beside_it(client: FlaskClient, spool: Spool) -> None:

@@ -18,11 +18,12 @@ from house import ROOT, drop, listing, missing
 
 from spooler.dropped import Suspect
 from spooler.ids import ID, clean_id, new_id
-from spooler.job import Job, encode
+from spooler.job import Job, decode, encode
 from spooler.pending import Pending
 from spooler.place import Place
-from spooler.record import Image, Record, Timings, utc_now
+from spooler.record import MAX_UNCOUNTED, Image, Record, Timings, utc_now
 from spooler.spool import Spool, SpoolError, TakenError
+from tests.prove.restart import FACTS
 
 JOB = encode(Job(prompt="a red circle"))
 
@@ -199,6 +200,18 @@ def test_submitters_of_one_id_at_once_make_one_job_while_it_is_claimed_and_publi
     taker.join()
     assert won == ["same"]
     assert [path.name for path in (spool.root / "done").iterdir()] in ([], ["same"])
+
+
+def test_p4_a_record_does_not_grow_by_tries_that_use_nothing_up() -> None:
+    record = Record(id="cat")
+    lost = ("worker-died: it died", "company-died: it died with others")
+    for number in range(1000):
+        record = record.begin_attempt(decode(b'{"prompt": "x"}'), FACTS)
+        record = record.end_attempt(lost[number] if number < 2 else f"undelivered: {number}")
+    record = record.begin_attempt(decode(b'{"prompt": "x"}'), FACTS)
+    assert [each.outcome for each in record.attempts[:2]] == list(lost) and record.is_suspect
+    assert (record.attempts_used, record.tries, len(record.attempts)) == (2, 1001, 2 + MAX_UNCOUNTED + 1)
+    assert record.attempts[-2].outcome == "undelivered: 999" and len(record.encode()) < 20_000
 
 
 def test_p4_the_attempt_is_on_disk_and_old_results_are_gone(spool: Spool) -> None:

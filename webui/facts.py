@@ -38,7 +38,7 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
         # As the job says. One that names nobody waits its turn as the job of an account, which makes it nobody's own.
         ("", gettext("Owner"), report.job.owner or gettext("nobody")),
         ("", gettext("Priority"), _priority(report)),
-        ("", gettext("Attempts"), len(report.attempts) if len(report.attempts) > 1 else None),
+        ("", gettext("Attempts"), report.attempts[-1].number if len(report.attempts) > 1 else None),
         ("", gettext("Spooler"), report.spooler),
         ("", gettext("Versions"), engine and ", ".join(f"{name} {version}" for name, version in engine.versions.items())),
     )

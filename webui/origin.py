@@ -53,8 +53,7 @@ def given_from(office: Office, job_id: str, index: str | None, way: str) -> Give
     if picture is None and (index is not None or way in ("img2img", "inpaint", "upscale")):
         return None
     job = report.parameters or report.job
-    if picture and job.sweep:  # that picture's own job
-        values = {name: each[at] for (name, each), at in zip(job.sweep.items(), picture.cell, strict=True)}
+    if picture and picture.cell and (values := job.values_at(picture.cell)):  # that picture's own job
         job = Job.model_validate(job.model_dump(exclude_unset=True, exclude={"sweep"}) | values)
     given = {
         name: value for name, value in flat.given(job).items() if name not in ("owner", "priority", "after", *flat.MOMENTS)
