@@ -118,7 +118,7 @@ def test_asvs_16_5_4_what_goes_wrong_inside_is_told_to_the_log_alone(app: Flask,
 def test_the_table_in_the_docs_names_tests_that_there_are() -> None:
     table = (ROOT / "docs" / "security.md").read_text().partition("## What holds it")[2]
     file, named = "", 0
-    for given, name in re.findall(r"`(test_[a-z]+\.py)?(?:::)?(test_\w+)?`", table):
+    for given, name in re.findall(r"`(test_[a-z_]+\.py)?(?:::)?(test_\w+)?`", table):
         file = given or file
         assert (ROOT / "tests" / file).is_file()
         assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(), name
