@@ -21,7 +21,7 @@ UNDELIVERED = "undelivered"
 #: Numbers to be reckoned with and texts to be shown, whoever wrote them: an engine on another host may say anything.
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
-Text = Annotated[str, Field(max_length=1000)]
+Text = Annotated[str, Field(max_length=300)]
 #: Attempts that used nothing up which a record keeps, the last ones: there is no bound on how many there may be.
 MAX_UNCOUNTED = 100
 

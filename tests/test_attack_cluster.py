@@ -19,8 +19,10 @@ from house import wait_for
 from spooler import messages
 from spooler.child import Child, Gone
 from spooler.job import Job
+from spooler.reader import MAX_RECORD_BYTES
 from spooler.record import EngineFacts, Record
 from spooler.remote.broker import WORKERS, beat_key, channel, key, result_key
+from spooler.remote.crew import MAX_WORKERS
 from spooler.remote.dispatch import Dispatch
 from spooler.remote.store import Store
 from spooler.remote.wire import Beat, Result
@@ -38,6 +40,7 @@ class Stage:
     def __init__(self, folder: Path, redis: Redis):
         self.folder, self.redis = folder, redis
         self.heard: list[Message] = []
+        self.beats = 0
         self.store = Store(f"file://{folder}/store")
         (folder / "job").mkdir(parents=True)
         settings = Settings(
@@ -59,7 +62,8 @@ class Stage:
         return self.told(messages.Finished, messages.Failed, messages.Lost)
 
     def beat(self, **changes: Any) -> None:
-        beat = Beat(worker="w", host="h", slots=1, facts=FACTS).model_dump(mode="json") | changes
+        self.beats += 1
+        beat = Beat(worker="w", number=self.beats, host="h", slots=1, facts=FACTS).model_dump(mode="json") | changes
         self.redis.client.set(beat_key("w"), json.dumps(beat))
         self.redis.client.sadd(WORKERS, "w")
 
@@ -179,6 +183,10 @@ def test_a_preview_is_small_and_is_written_to_the_job_s_folder_alone(stage: Stag
         {"files": [{"name": "../0.png", "size": 1, "sha256": "0" * 64}]},
         {"files": [{"name": "0.png", "size": 1 << 40, "sha256": "0" * 64}]},
         {"files": [{"name": "0.png", "size": 3, "sha256": "0" * 64}] * 5000},
+        {"images": [], "files": []},
+        {"images": [{"file": "", "seed": 1, "width": 8, "height": 8, "index": index} for index in (0, 1)], "files": []},
+        {"images": [{"file": "", "seed": 1, "width": 8, "height": 8, "index": 1}], "files": []},
+        {"images": [{"file": "", "seed": 1, "width": 8, "height": 8, "cell": [3]}], "files": []},
         {"images": [{"file": "0.png", "seed": 1, "width": 8, "height": 8}] * 5000},
         {"images": [{"file": "0.png", "seed": 10**30, "width": 8, "height": 8}]},
         {"images": [{"file": "0.png", "seed": 1, "width": 8, "height": -8}]},
@@ -235,3 +243,17 @@ def test_a_heartbeat_is_held_to_bounds(stage: Stage, caplog: pytest.LogCaptureFi
     assert max(each.jobs for each in stage.told(messages.Room)) < 10_000
     stage.goes_on()
     assert isinstance(stage.told(messages.Ready)[0].facts, EngineFacts)
+
+
+def test_the_workers_that_are_told_of_have_a_bound(stage: Stage) -> None:
+    crowd = [f"w{number}" for number in range(2 * MAX_WORKERS)]
+    facts = {name: "\N{SNOWMAN}" * 300 if isinstance(value, str) else value for name, value in FACTS.model_dump().items()}
+    with stage.redis.client.pipeline() as pipe:
+        for name in crowd:
+            beat = {"worker": name, "number": 1, "host": "h", "slots": 1, "facts": facts, "trouble": "\N{SNOWMAN}" * 300}
+            pipe.set(beat_key(name), json.dumps(beat), ex=60)
+        pipe.sadd(WORKERS, *crowd)
+        pipe.execute()
+    told = wait_for(lambda: [each for each in stage.told(messages.Crew) if len(each.workers) > 1], "the crowd to be told of")
+    assert len(told[-1].workers) == MAX_WORKERS
+    assert len(told[-1].model_dump_json().encode()) < MAX_RECORD_BYTES

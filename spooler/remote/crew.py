@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 #: Seconds that Redis must have said so before a worker is taken for dead or a try for gone: after a restart the heartbeats come
 #: back one by one.
 UNSEEN_S = 5.0
+#: Workers that are reckoned with: more make what is told of them larger than its readers take.
+MAX_WORKERS = 1024
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Crew:
     def see(self, beats: list[Beat], now: float) -> None:
         for beat in beats:
             before = self.beats.get(beat.worker)
+            if before is None and len(self.beats) >= MAX_WORKERS:
+                continue
             if before is None or before.number != beat.number:
                 self._beaten[beat.worker] = now
             self.beats[beat.worker], self._seen[beat.worker] = beat, now

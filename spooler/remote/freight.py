@@ -81,7 +81,7 @@ class Freight:
         """What a worker's result says, its pictures fetched; None when the job is another's by now. Raises UnwantedError."""
         run = sent.run
         try:
-            result = _result(run.id, raw)
+            result = _result(run, raw)
         except ValueError as error:  # pydantic's too
             log.error("job %s: a worker's result that is none: %s", run.id, ascii(str(error))[:500])
             return Home(messages.Lost(id=run.id, how="its worker sent back what is no result"))
@@ -126,17 +126,28 @@ class Freight:
         return image.model_copy(update={"stored": self._store.address(folder, image.file)}) if image.file else image
 
 
-def _result(job: str, raw: str) -> Result:
-    """What Celery has of it. Raises ValueError for what is no result of this job."""
+def _result(run: messages.Run, raw: str) -> Result:
+    """What Celery has of it. Raises ValueError for what is no result of this try."""
     meta = _Meta.model_validate_json(raw)
     if meta.status != "SUCCESS":
         raise ValueError(f"Celery has it as {meta.status}: {meta.result}")
     result = Result.model_validate(meta.result)
-    if result.end.id != job:
+    if result.end.id != run.id:
         raise ValueError(f"it is of job {result.end.id!a}")
     if isinstance(result.end, messages.Finished):
+        _check_pictures(run, result)
         _check_files(result, result.end)
     return result
+
+
+def _check_pictures(run: messages.Run, result: Result) -> None:
+    """Raises ValueError unless each picture of the job is told of, once."""
+    told = sorted(image.index for image in result.images)
+    if told != list(range(run.job.pictures)):
+        raise ValueError(f"it tells of the pictures {told}, but the job makes {run.job.pictures}")
+    for image in result.images:
+        if image.file not in ("", f"{image.index}.png") or (image.cell and not run.job.values_at(image.cell)):
+            raise ValueError(f"its picture {image.index} is {image.file!a}, at {image.cell}")
 
 
 def _check_files(result: Result, end: messages.Finished) -> None:

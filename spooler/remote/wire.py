@@ -28,7 +28,7 @@ MAX_SLOTS = 1024
 MAX_PREVIEW_BYTES = 256 << 10
 #: Of a file: more than the largest picture that a job may make has when nothing of it can be compressed.
 MAX_FILE_BYTES = 256 << 20
-MAX_REASON, MAX_DETAILS = 2000, 100_000
+MAX_REASON, MAX_DETAILS, MAX_TROUBLE = 2000, 100_000, 300
 _CODE = re.compile("[a-z_]{1,40}")
 _SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -120,7 +120,7 @@ class Beat(_Told):
     slots: int = Field(ge=0, le=MAX_SLOTS, description="Most tasks that it has at the same time.")
     tasks: tuple[Text, ...] = Field((), max_length=2 * MAX_SLOTS)
     facts: EngineFacts | None = Field(None, description="Of the model that ran last; null while the engine loads.")
-    trouble: Annotated[str, Field(max_length=MAX_REASON)] | None = None
+    trouble: Annotated[str, Field(max_length=MAX_TROUBLE)] | None = None
 
     @classmethod
     def read(cls, raw: str) -> Beat | None:

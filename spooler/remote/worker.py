@@ -37,7 +37,7 @@ from spooler.remote import broker as redises
 from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
 from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
-from spooler.remote.wire import MAX_PREVIEW_BYTES, MAX_REASON, MAX_SLOTS, Beat, File, Name, Result, Said, Task
+from spooler.remote.wire import MAX_PREVIEW_BYTES, MAX_SLOTS, MAX_TROUBLE, Beat, File, Name, Result, Said, Task
 from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Worker:
         try:
             folder = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
         except OSError as error:
-            self._disk_trouble = f"a worker's disk: {error}"[:MAX_REASON]
+            self._disk_trouble = f"a worker's disk: {error}"[:MAX_TROUBLE]
             log.error("job %s: not begun: %s", name.job, self._disk_trouble)
             self._closed.wait(DISK_REST_S)
             raise Reject(self._disk_trouble, requeue=True) from None  # for whoever has a better disk
@@ -247,7 +247,7 @@ class Worker:
         except StoreError as error:
             return messages.Lost(id=run.id, how=str(error), blame=False), files
         except OSError as error:  # its own disk
-            held.trouble = f"a worker's disk: {error}"[:MAX_REASON]
+            held.trouble = f"a worker's disk: {error}"[:MAX_TROUBLE]
             self._closed.wait(DISK_REST_S)
             return messages.Lost(id=run.id, how=f"a worker's disk: {error}", blame=False), files
 
@@ -278,7 +278,7 @@ class Worker:
                     raise
                 if held.trouble is None:
                     log.warning("job %s: waits: %s", held.task.run.id, error)
-                held.trouble = str(error)[:MAX_REASON]
+                held.trouble = str(error)[:MAX_TROUBLE]
             else:
                 held.trouble = None
                 return done
