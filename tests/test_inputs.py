@@ -99,6 +99,13 @@ def test_a_request_without_a_job_says_so(client: FlaskClient) -> None:
     assert answer.status_code == 400 and "`job` must be a part" in answer.json["error"]["message"]  # type: ignore[index]
 
 
+def test_a_request_with_two_jobs_is_refused(client: FlaskClient) -> None:
+    one = json.dumps({"prompt": "x"})
+    for twice in ([one, one], [one, (io.BytesIO(one.encode()), "job.json")]):
+        answer = client.post("/api/v1/jobs", data={"job": twice}, content_type="multipart/form-data")
+        assert answer.status_code == 400 and "there are 2" in answer.json["error"]["fields"]["job"][0]  # type: ignore[index]
+
+
 def test_the_form_takes_a_picture_whatever_the_person_calls_it(warm: Spooler, client: FlaskClient) -> None:
     form = {"prompt": JOB["prompt"], "steps": "12", "seed": "4", "strength": "0.9"}
     answer = client.post("/", data=form | {"image": (io.BytesIO(png()), "Mein Foto (1).PNG")})

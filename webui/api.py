@@ -72,6 +72,8 @@ def submit() -> Response:
 
 def _multipart() -> tuple[dict[str, Any], dict[str, bytes]]:
     """The job in the part `job`, and the pictures in the other parts by their file names."""
+    if (parts := len(request.files.getlist("job")) + len(request.form.getlist("job"))) > 1:
+        raise JobError(Mistake("job", f"`job` must be one part of the request, but there are {parts}."))
     raw = request.files["job"].read() if "job" in request.files else request.form.get("job", "").encode()
     if not raw:
         raise JobError(Mistake("job", "`job` must be a part of the request with the job as JSON, but is missing."))
