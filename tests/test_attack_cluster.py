@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cluster import Redis
 from house import wait_for
@@ -257,3 +258,23 @@ def test_the_workers_that_are_told_of_have_a_bound(stage: Stage) -> None:
     told = wait_for(lambda: [each for each in stage.told(messages.Crew) if len(each.workers) > 1], "the crowd to be told of")
     assert len(told[-1].workers) == MAX_WORKERS
     assert len(told[-1].model_dump_json().encode()) < MAX_RECORD_BYTES
+
+
+def test_what_is_longer_than_anything_that_sdspool_writes_is_not_even_read(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    client = stage.redis.client
+    client.sadd(WORKERS, "giant", "hash")
+    client.setrange(beat_key("giant"), 200 << 20, "x")
+    client.hset(beat_key("hash"), "a", "b")
+    wait_for(lambda: "giant" in caplog.text and "hash" in caplog.text, "both to be told of")
+    lines = [each for each in caplog.records if "giant" in each.getMessage()]
+    stage.goes_on()
+    assert [each for each in caplog.records if "giant" in each.getMessage()] == lines, "once, and not each second"
+    before = psutil.Process().memory_info().rss
+    sent = stage.send()
+    client.setrange(result_key(sent), 200 << 20, "x")
+    end = wait_for(lambda: stage.ends[-1:], "the job to be given up")[0]
+    assert isinstance(end, messages.Lost) and end.how == "its worker sent back what is no result"
+    assert psutil.Process().memory_info().rss - before < 50 << 20

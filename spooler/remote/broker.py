@@ -55,6 +55,16 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 1
 """
+#: What these keys hold, as MGET tells it; an empty text for what is none, or is longer than its bound: whoever holds the
+#: password can write anything, and what is not read takes no memory.
+READ = """
+local found = {}
+for i, name in ipairs(KEYS) do
+  local size = redis.pcall('STRLEN', name)
+  found[i] = (type(size) == 'table' or size > tonumber(ARGV[i])) and '' or redis.call('GET', name)
+end
+return found
+"""
 #: Remove the key, if it is of that try.
 DROP = """
 local said = redis.call('GET', KEYS[1])

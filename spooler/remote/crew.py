@@ -26,6 +26,24 @@ class Crew:
     beats: dict[str, Beat] = field(default_factory=dict)
     _seen: dict[str, float] = field(default_factory=dict)  # when Redis had a heartbeat last, which it keeps for a while
     _beaten: dict[str, float] = field(default_factory=dict)  # when the last new one was found
+    _false: dict[str, str] = field(default_factory=dict)  # whose are none, as was told, with the reason
+
+    def read(self, worker: str, raw: str) -> Beat | None:
+        """What Redis has as that worker's heartbeat; None for what is none."""
+        try:
+            beat = Beat.model_validate_json(raw)
+            if beat.worker != worker:
+                raise ValueError(f"it is of worker {beat.worker!a}")
+        except ValueError as error:  # pydantic's too
+            why = ascii(str(error))[:300]
+            if self._false.get(worker) != why:  # or there would be a line each second
+                log.warning("worker %a: a heartbeat that is none: %s", worker[:100], why)
+                if len(self._false) >= MAX_WORKERS:
+                    self._false.clear()
+                self._false[worker] = why
+            return None
+        self._false.pop(worker, None)
+        return beat
 
     def see(self, beats: list[Beat], now: float) -> None:
         for beat in beats:

@@ -26,11 +26,11 @@ from spooler.messages import FromEngine, ToEngine
 from spooler.record import Image
 from spooler.remote import broker as redises
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
-from spooler.remote.crew import Crew
+from spooler.remote.crew import MAX_WORKERS, Crew
 from spooler.remote.freight import End, Freight, UnwantedError
 from spooler.remote.sent import Sent, Verdict, judge
 from spooler.remote.store import Store, StoreAddressError, StoreError
-from spooler.remote.wire import Beat, Name, Said, Task
+from spooler.remote.wire import MAX_BEAT_BYTES, MAX_KEY_BYTES, MAX_RESULT_BYTES, Name, Said, Task
 from spooler.settings import Settings
 from spooler.status import LaneStatus
 
@@ -107,7 +107,7 @@ class Dispatch(Child):
         self._freight = Freight(self._settings.spooler, self._store, lambda do, sent: self._patiently("store", do, sent))
         self._redis = self._broker.client()
         self._app = self._broker.celery(redises.deadline_s(self._settings))
-        self._swap, self._drop = self._redis.register_script(redises.SWAP), self._redis.register_script(redises.DROP)
+        self._swap, self._drop, self._read = map(self._redis.register_script, (redises.SWAP, redises.DROP, redises.READ))
         log.info("jobs go to workers by %s, pictures by %s", self._broker.shown, self._store.url)
         try:
             self._watch()
@@ -167,22 +167,19 @@ class Dispatch(Child):
         """Compare what was sent with what Redis has."""
         with self._lock:
             sent = [each for each in self._sent.values() if each.state in ("waiting", "taken")]
-        workers = sorted(map(str, self._redis.smembers(redises.WORKERS)))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for names in (
-                [redises.beat_key(worker) for worker in workers],
-                [redises.key(self._settings.spooler, each.run.id) for each in sent],
-                [redises.result_key(each.id) for each in sent],
-            ):
-                if names:
-                    pipe.mget(names)
-            answers = iter(pipe.execute())
-        beats = next(answers) if workers else []
-        keys, results = (next(answers), next(answers)) if sent else ([], [])
+        # Of false members there may be any number: no more are looked at than there can be workers.
+        workers = sorted(map(str, self._redis.srandmember(redises.WORKERS, MAX_WORKERS) or ()))
+        bounds = {redises.beat_key(worker): MAX_BEAT_BYTES for worker in workers}
+        bounds |= {redises.key(self._settings.spooler, each.run.id): MAX_KEY_BYTES for each in sent}
+        bounds |= {redises.result_key(each.id): MAX_RESULT_BYTES for each in sent}
+        found = self._read(keys=list(bounds), args=list(bounds.values())) if bounds else []
+        first, last = len(workers), len(workers) + len(sent)
+        beats, keys, results = found[:first], found[first:last], found[last:]
         if gone := [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]:
             self._redis.srem(redises.WORKERS, *gone)
         with self._lock:
-            self._crew.see([found for beat in beats if beat and (found := Beat.read(beat))], now)
+            read = (self._crew.read(worker, raw) for worker, raw in zip(workers, beats, strict=True) if raw is not None)
+            self._crew.see([beat for beat in read if beat], now)
             for each, key, result in zip(sent, keys, results, strict=True):
                 if self._is_current(each) and each.state != "ending":
                     self._mind(each, key, result, now)
@@ -250,11 +247,15 @@ class Dispatch(Child):
             if said.progress:
                 self._tell(said.progress.model_copy(update={"id": sent.run.id}))
             if said.preview:
-                self._submit(self._errands, self._show, sent, said.preview)
+                is_due, sent.preview = sent.preview is None, said.preview
+                if is_due:
+                    self._submit(self._errands, self._show, sent)
 
-    def _show(self, sent: Sent, preview: str) -> None:
-        if not self._is_current(sent) or sent.state == "ending":  # its folder is no longer ours to write to
-            return
+    def _show(self, sent: Sent) -> None:
+        with self._lock:
+            preview, sent.preview = sent.preview, None
+            if not preview or not self._is_current(sent) or sent.state == "ending":  # its folder is no longer ours to write to
+                return
         try:
             durable.replace_lightly(Path(sent.run.folder) / "preview.jpg", base64.b64decode(preview, validate=True))
         except (OSError, binascii.Error) as error:

@@ -42,6 +42,7 @@ class Sent:
     state: Literal["outgoing", "waiting", "taken", "ending"] = "outgoing"
     worker: str = ""
     cancelling: bool = False
+    preview: str | None = None  # the newest that is not shown yet
     since: float | None = None  # monotonic seconds: since when what is seen of it is not as it should be
 
     @property

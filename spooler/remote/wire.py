@@ -6,13 +6,12 @@ message can lead a worker anywhere else (P9).
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from spooler import messages
 from spooler.ids import ID
@@ -20,14 +19,14 @@ from spooler.job import MAX_INPUTS, MAX_PICTURES
 from spooler.mistakes import printable
 from spooler.record import EngineFacts, Image, Text, Whole
 
-log = logging.getLogger(__name__)
-
 _TASK = re.compile(r"(?P<job>.+)\.(?P<attempt>[1-9]\d{0,8})\.(?P<token>[0-9a-f]{12})")
 #: What is longer was written by no sdspool. Whoever holds Redis' password can write anything.
 MAX_SLOTS = 1024
 MAX_PREVIEW_BYTES = 256 << 10
 #: Of a file: more than the largest picture that a job may make has when nothing of it can be compressed.
 MAX_FILE_BYTES = 256 << 20
+#: Of what Redis holds, bytes: of a heartbeat, of a try's key, of a result with all its pictures.
+MAX_BEAT_BYTES, MAX_KEY_BYTES, MAX_RESULT_BYTES = 1 << 20, 4096, 16 << 20
 MAX_REASON, MAX_DETAILS, MAX_TROUBLE = 2000, 100_000, 300
 _CODE = re.compile("[a-z_]{1,40}")
 _SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -121,15 +120,6 @@ class Beat(_Told):
     tasks: tuple[Text, ...] = Field((), max_length=2 * MAX_SLOTS)
     facts: EngineFacts | None = Field(None, description="Of the model that ran last; null while the engine loads.")
     trouble: Annotated[str, Field(max_length=MAX_TROUBLE)] | None = None
-
-    @classmethod
-    def read(cls, raw: str) -> Beat | None:
-        """What Redis has of it; None for what is no heartbeat."""
-        try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
-            log.warning("a heartbeat that is none: %s", ascii(str(error))[:300])
-            return None
 
     @property
     def free(self) -> int:
