@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
@@ -534,11 +534,7 @@ class Engine:
             device=str(self._device),
             device_name=devices.name(self._device),
             precision=str(self._residents.precision(name)).removeprefix("torch."),
-            versions={
-                "torch": torch.__version__,
-                "diffusers": importlib.metadata.version("diffusers"),
-                "transformers": importlib.metadata.version("transformers"),
-            },
+            versions=_versions(),
             load_seconds=round(load_seconds, 3),
             memory=str(self._residents.tricks(name)),
             rung=rung.name if rung else None,
@@ -552,6 +548,12 @@ class Engine:
 
     def _tell_room(self) -> None:
         self._voice.tell_room(self._heard, self._company.room if self._company else 0)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """What a picture depends on besides the model. Looked up once: it takes milliseconds, and each job's end tells of it."""
+    return {"torch": torch.__version__} | {name: importlib.metadata.version(name) for name in ("diffusers", "transformers")}
 
 
 def _read(run: messages.Run) -> dict[str, Picture]:
