@@ -7,6 +7,7 @@ engine, its death, and hints that the spool changed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -131,7 +132,8 @@ class Service:
         # The next job first where one has ended: the engine waits for it, and draws while the other's end is made durable. Not
         # where an owner's running jobs are bounded: the one that has ended counts until it is shown.
         if any(running.outcome for running in self.running.values()) and not self.settings.owner_running:
-            self._feed(now)
+            with contextlib.suppress(OSError):  # it comes again below, and must not keep the end from being shown
+                self._feed(now)
         for running in list(self.running.values()):
             self._attempts.mind(running, now)
         self.intake.look(now)

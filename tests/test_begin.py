@@ -188,6 +188,23 @@ def test_the_next_job_is_with_the_engine_before_the_last_one_s_end_is_made_durab
         assert made.runs() == 3 and len(list((made.spool.root / "failed").glob("[!.]*"))) == 2
 
 
+def test_a_job_that_cannot_be_claimed_keeps_no_end_from_being_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with desk(tmp_path) as made:
+        for name in ("cat", "ant"):
+            drop(made.spool, f"{name}.json", CAT)
+        made.turn()
+        with monkeypatch.context() as disk:
+            disk.setattr(made.spool, "claim_many", full)
+            with pytest.raises(OSError, match="No space"):
+                made.turn(FINISHED)
+        assert (made.state(), made.runs()) == ("done", 1)
+        made.turn()
+        assert made.runs() == 2
+
+
 def test_where_an_owner_s_running_jobs_are_bounded_the_one_that_has_ended_is_shown_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
