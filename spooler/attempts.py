@@ -134,6 +134,7 @@ class Attempts:
         if running.outcome:
             if not self._goes_on():
                 return
+            running.tried = True
             try:
                 # The notices first: killed in between there is one too many, which is found out, and never one too few.
                 self._outbox.put(notices_for(running.record, running.outcome, self._settings, self._owner(running)))
@@ -163,12 +164,22 @@ class Attempts:
             return
         if running.lane and not running.cancelling and (running.place.path / "cancel").exists():
             running.lane.cancel(running)
-        if now - running.progress_written >= PROGRESS_S * max(1.0, len(self.running) / 4):
+        if now - running.progress_written >= self._progress_s:
             running.progress_written = now
             try:
                 self._spool.write_progress(running.place, running.progress)
             except FileNotFoundError:  # RACE: adopted; the next turn sees it
                 return
+
+    @property
+    def next_progress(self) -> float:
+        """When a job's progress may be written next, monotonic seconds."""
+        return min((each.progress_written for each in self.running.values()), default=0.0) + self._progress_s
+
+    @property
+    def _progress_s(self) -> float:
+        """Seconds between two times that a job's progress is written."""
+        return PROGRESS_S * max(1.0, len(self.running) / 4)
 
     def _count_end(self, running: Running, place: Place) -> None:
         assert running.outcome  # noqa: S101 - it is published

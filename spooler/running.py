@@ -36,6 +36,7 @@ class Running:
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     cancelling: bool = False
     outcome: End | None = None
+    tried: bool = False  # whether it was tried to publish that: who is still here then has an end that the disk does not take
 
     @property
     def median_step_s(self) -> float:

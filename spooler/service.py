@@ -7,6 +7,7 @@ engine, its death, and hints that the spool changed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -128,6 +129,11 @@ class Service:
         self._read_inbox(now)
         for lane in self.lanes:
             lane.mind(now)
+        # The next job first where one has ended: the engine waits for it, and draws while the other's end is made durable. Not
+        # where an owner's running jobs are bounded: the one that has ended counts until it is shown.
+        if any(running.outcome for running in self.running.values()) and not self.settings.owner_running:
+            with contextlib.suppress(OSError):  # it comes again below, and must not keep the end from being shown
+                self._feed(now)
         for running in list(self.running.values()):
             self._attempts.mind(running, now)
         self.intake.look(now)
@@ -164,16 +170,21 @@ class Service:
             log.warning("it cannot be told that the spooler stops: %s", error)
 
     def _wait(self) -> None:
-        """Sleep until something is in the inbox or the next thing is due."""
+        """Sleep until something is in the inbox that calls for a turn, or the next thing is due."""
         now = time.monotonic()
-        due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now))
+        due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now), now + POLL_S)
         due = min(due, *(lane.due() for lane in self.lanes))
-        wait_s = min(max(0.0, due - now), POLL_S)
-        try:
-            event = self.inbox.get(timeout=wait_s)
-        except Empty:
-            return
-        self._receive(event, time.monotonic())
+        is_sign = True
+        while is_sign:
+            try:
+                event = self.inbox.get(timeout=max(0.0, due - now))
+            except Empty:
+                return
+            now = time.monotonic()
+            self._receive(event, now)
+            # A mere sign of life waits for the next look at the progress: on a CPU each turn takes from the drawing.
+            is_sign = isinstance(event, tuple) and isinstance(event[1], messages.Progress) and now < due
+            due = min(due, self._attempts.next_progress)
 
     def _read_inbox(self, now: float) -> None:
         while True:
@@ -251,7 +262,7 @@ class Service:
     def _feed(self, now: float) -> None:
         """Give warm engines jobs while they have room: those that were recovered, else the next in pending/."""
         while not self.stopping and any(lane.room for lane in self.lanes):
-            if any(running.outcome for running in self.running.values()):  # one whose end the disk does not take
+            if any(running.tried for running in self.running.values()):  # one whose end the disk does not take
                 return
             if not self._floor.has_room(now) or not self._goes_on():
                 return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from spooler import messages
 from spooler.denylist import DenyList
 from spooler.life import Life
 from spooler.place import Place
-from spooler.record import Timings, utc_now
+from spooler.record import Record, Timings, utc_now
 from spooler.serve import serve
 from spooler.spool import Spool
+from spooler.states import End
 from spooler.status import SpoolerStatus
 from tests.prove.restart import FACTS, draw
 from tests.prove.sleeper import CATALOGUE
@@ -142,6 +145,93 @@ def test_w5_a_failure_that_cannot_be_kept_is_published_when_it_can_and_not_run_a
         assert (made.state(), made.runs()) == ("claimed", 1)
         made.turn()
         assert (made.state(), made.runs()) == ("failed", 1)
+
+
+class Shown:
+    """What the engine had been given whenever a job's end was to be shown. `full`: the disk takes none just now."""
+
+    def __init__(self, made: Desk, monkeypatch: pytest.MonkeyPatch):
+        self.full = False
+        self.runs: list[int] = []
+        publish = made.spool.publish
+
+        def published(place: Place, record: Record, state: End) -> Place | None:
+            self.runs.append(made.runs())
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return publish(place, record, state)
+
+        monkeypatch.setattr(made.spool, "publish", published)
+
+
+def test_the_next_job_is_with_the_engine_before_the_last_one_s_end_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path) as made:
+        for name in ("cat", "ant", "bee"):
+            drop(made.spool, f"{name}.json", CAT)
+        made.turn()
+        shown = Shown(made, monkeypatch)
+        made.turn(FINISHED)
+        assert (made.state(), made.runs(), shown.runs) == ("done", 2, [2])
+
+        # But no more than one: while the disk does not take an end, nothing further is begun.
+        shown.full = True
+        for said in (messages.Failed(id="ant", code="broken", reason="It broke."), None):
+            with pytest.raises(OSError, match="No space"):
+                made.turn(said)
+        assert made.runs() == 3
+        with pytest.raises(OSError, match="No space"):
+            made.turn(messages.Failed(id="bee", code="broken", reason="It broke."))
+        shown.full = False
+        made.turn()
+        assert made.runs() == 3 and len(list((made.spool.root / "failed").glob("[!.]*"))) == 2
+
+
+def test_a_job_that_cannot_be_claimed_keeps_no_end_from_being_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with desk(tmp_path) as made:
+        for name in ("cat", "ant"):
+            drop(made.spool, f"{name}.json", CAT)
+        made.turn()
+        with monkeypatch.context() as disk:
+            disk.setattr(made.spool, "claim_many", full)
+            with pytest.raises(OSError, match="No space"):
+                made.turn(FINISHED)
+        assert (made.state(), made.runs()) == ("done", 1)
+        made.turn()
+        assert made.runs() == 2
+
+
+def test_where_an_owner_s_running_jobs_are_bounded_the_one_that_has_ended_is_shown_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path) as made:
+        made.service.settings = replace(made.service.settings, owner_running=1)
+        for name in ("cat", "ant"):
+            drop(made.spool, f"{name}.json", CAT)
+        made.turn()
+        shown = Shown(made, monkeypatch)
+        made.turn(FINISHED)
+        assert (made.state(), made.runs(), shown.runs) == ("done", 2, [1])
+
+
+def test_signs_of_life_call_for_no_turn_each(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        told = messages.Progress(id="cat", phase="denoise", image=0, step=1, steps=20)
+        for step in range(50):
+            made.service.inbox.put((made.engine, told.model_copy(update={"step": step})))
+        turns = 0
+        while not made.service.inbox.empty():
+            made.service.turn(time.monotonic())
+            made.service.inbox.put((made.engine, told))
+            made.service._wait()
+            turns += 1
+            assert turns < 25
+        assert made.service.running["cat"].progress.step == 1
 
 
 def stumbling(made: Desk, error: Exception, adopted: bool = False) -> None:

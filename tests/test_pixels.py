@@ -7,7 +7,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import diffusers
 import numpy as np
@@ -21,6 +22,8 @@ from safetensors import safe_open
 from bench.direct import Direct
 from bench.shape_checker import Seen, look
 from spooler import messages
+from spooler.engine.preview import LatentMap, Previews
+from spooler.engine.work import Work
 from spooler.job import JobError
 from tools import train_demo_lora
 from tools.drawings import COLOURS, Drawing
@@ -427,6 +430,13 @@ def test_the_last_preview_has_the_colours_of_the_picture(previewing: Direct, bac
     preview = picture(folder / "preview.jpg")
     assert preview.size == (128, 128)
     assert colours(look(preview)) == colours(look(picture(folder / "0.png"))) == (background, colour)
+
+
+def test_a_job_that_is_over_before_its_first_preview_is_due_has_none() -> None:
+    slow, work, latent_map = Previews(3600.0), cast(Work, SimpleNamespace(next_preview=0.0)), cast(LatentMap, object())
+    assert not any(slow.is_due(work, latent_map) for _ in range(20))
+    work.next_preview = 1e-9  # long ago
+    assert slow.is_due(work, latent_map) and not slow.is_due(work, latent_map)
 
 
 def test_the_preview_of_a_large_picture_has_its_colours_too(previewing: Direct) -> None:

@@ -15,12 +15,17 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline,
 from tiny import build
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from bench.direct import Direct
 from spooler import library
 from spooler.engine.prompts import count_tokens, encode
+from spooler.job import Job
 from spooler.prompt import PromptError
 
 #: A weight too near to 1 to move anything: the way through compel for what is plain otherwise.
 NUDGE = "(circle:1.0)"
+#: How the library's own pipelines are asked for both prompts, and the names of what they answer.
+ASKED: dict[str, Any] = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 #: 150 words of one token each.
 LONG = ["red", "green", "blue", "large", "small", "circle", "star", "ring", "top", "left"] * 15
 
@@ -254,6 +259,24 @@ def test_nothing_is_printed(pipe: Any) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         embeds(pipe, " ".join(LONG) + " (red:0.5) BREAK (blue:1.4)")
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_negative_prompt_of_an_earlier_job_is_not_encoded_again(family: str, tmp_path: Path) -> None:
+    direct = Direct(tmp_path, model=build(family, tmp_path / family))
+    model = direct.engine._residents.get(family)
+    pipe = model.pipeline("txt2img")
+    asked: list[int] = []  # the warm-up had no negative prompt
+    pipe.text_encoder.register_forward_pre_hook(lambda module, given: asked.append(1))
+    for prompt, negative, calls in (("a cat", "a dog", 2), ("a cow", "a dog", 1), ("a cow", "", 0), ("a dog", "a cat", 0)):
+        asked.clear()
+        given = model.encode(pipe, Job(prompt=prompt, negative_prompt=negative, guidance_scale=3.0))
+        assert len(asked) == calls, (prompt, negative)
+        by_itself = pipe.encode_prompt(prompt=prompt, **ASKED, negative_prompt=negative or None)
+        expected = {name: value for name, value in zip(EMBEDS, by_itself, strict=False) if value is not None}
+        assert given.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in given.items()), "to the bit"
+    direct.close()
 
 
 @pytest.fixture

@@ -103,12 +103,16 @@ class Previews:
         self._every_s = every_s
 
     def is_due(self, work: Work, latent_map: LatentMap | OwnDecoder | None) -> bool:
-        """Whether it is time for one of that job, which is then taken for made."""
+        """Whether it is time for one of that job, which is then taken for made.
+
+        The first is due as long after the job's first step as the next ones after each other: that step shows noise, and a job
+        that is over before has been drawn without what its preview would have taken from it.
+        """
         now = time.monotonic()
-        if not self._every_s or latent_map is None or now < work.next_preview:
+        if not self._every_s or latent_map is None or (work.next_preview and now < work.next_preview):
             return False
-        work.next_preview = now + self._every_s
-        return True
+        is_first_step, work.next_preview = not work.next_preview, now + self._every_s
+        return not is_first_step
 
 
 def write(latents: torch.Tensor, latent_map: LatentMap | OwnDecoder, folder: Path) -> None:

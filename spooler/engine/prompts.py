@@ -76,6 +76,15 @@ def encode(pipe: Any, family: str, prompt: str, negative_prompt: str, clip_skip:
     return result
 
 
+@torch.no_grad()
+def plain(pipe: Any, text: str, device: torch.device) -> dict[str, Any]:
+    """The embeddings of one plain text that fits the encoder, as the pipeline itself makes them: `prompt_embeds` (1, 77, dim),
+    and for SDXL `pooled_prompt_embeds` (1, pooled dim). `device` is the pipeline's, which itself walks all modules to find it.
+    """
+    found = pipe.encode_prompt(prompt=text, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return {"prompt_embeds": found[0]} | ({"pooled_prompt_embeds": found[2]} if len(found) > 2 else {})
+
+
 def count_tokens(tokenizer: Any, text: str) -> int:
     """How many tokens the text is, without the marks of its begin and end and without truncation."""
     return len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)

@@ -133,7 +133,7 @@ class Desk:
         """A row of img2img, of the picture or of latents (1, channels, h, w). The pipeline is one of img2img."""
         scheduler, begin, timestep = self._begun(pipe, steps, strength)
         given = pipe.image_processor.preprocess(image)
-        dtype, device = texts.prompt.dtype, pipe._execution_device
+        dtype, device = texts.prompt.dtype, _device(pipe)
         latents = pipe.prepare_latents(given, timestep, 1, 1, dtype, device, [generator])
         table = self._tables.get(scheduler, steps, begin)
         return self._row(pipe, name, texts, guidance_scale, steps, generator, table, latents, begin)
@@ -154,7 +154,7 @@ class Desk:
         """A row of inpainting where the mask is white. The pipeline is one of inpainting."""
         scheduler, begin, timestep = self._begun(pipe, steps, strength)
         size = {"height": image.height, "width": image.width}
-        dtype, device = texts.prompt.dtype, pipe._execution_device
+        dtype, device = texts.prompt.dtype, _device(pipe)
         sees_mask = pipe.unet.config.in_channels == 9
         given = pipe.image_processor.preprocess(image, **size).to(dtype=torch.float32)
         white = pipe.mask_processor.preprocess(mask, **size)
@@ -205,7 +205,7 @@ class Desk:
         latents: torch.Tensor,
         begin: int | None = None,
     ) -> Row:
-        device = pipe._execution_device
+        device = _device(pipe)
         latents = latents.to(device=device, dtype=torch.float32)
         state = torch.zeros(1 + table.slots, *latents.shape[1:], device=device)
         state[0] = latents[0]
@@ -224,3 +224,9 @@ class Desk:
             if begin is not None and hasattr(row.scheduler, "set_begin_index"):
                 row.scheduler.set_begin_index(begin)
         return row
+
+
+def _device(pipe: Any) -> torch.device:
+    """Where a pipeline computes of which nothing is offloaded. Its own answer walks all modules, some milliseconds."""
+    device: torch.device = next(pipe.unet.parameters()).device
+    return device

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,7 +21,7 @@ from spooler.company import ALONE, CALLED_WHOLE, key_of_all
 from spooler.engine import device as devices
 from spooler.engine import draw, preview
 from spooler.engine.album import Album
-from spooler.engine.alone import FILES_S, Alone, MemoryShortError, UnwantedError
+from spooler.engine.alone import FILES_S, Alone, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
 from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
@@ -33,15 +31,15 @@ from spooler.engine.knee import Knees
 from spooler.engine.memory import Rung
 from spooler.engine.party import Party
 from spooler.engine.preview import Previews
+from spooler.engine.reports import Reports
 from spooler.engine.residents import Residents
 from spooler.engine.row import Desk
-from spooler.engine.safety import Safety, SafetyError, SafetyOptions
-from spooler.engine.upscale import UpscalerError
+from spooler.engine.safety import Safety, SafetyOptions
 from spooler.engine.voice import Voice
 from spooler.engine.work import Work
 from spooler.job import Job
 from spooler.library import Library
-from spooler.record import EngineFacts, Timings
+from spooler.record import EngineFacts
 from spooler.settings import Settings
 from spooler.status import Phase
 
@@ -76,6 +74,7 @@ class Engine:
         self._ending: list[Work] = []  # of which nothing is to be drawn any more, but something to be written
         self._heard = 0
         self._growth = Growth(residents)
+        self._reports = Reports(residents, self._growth, self._voice)
 
     @classmethod
     def make(cls, settings: Settings, library: Library, commands: Commands, out: IO[bytes]) -> Engine:
@@ -115,7 +114,7 @@ class Engine:
             rung = lower
             self._residents.use(name, rung.tricks)
         self._growth.note()
-        return self._facts(name, rung, time.perf_counter() - begun)
+        return self._reports.facts(name, rung, time.perf_counter() - begun)
 
     def _too_much(self, name: str) -> str | None:
         """Load the model and draw the warm-up picture; what was said when memory ran out over it, None when all went well."""
@@ -416,7 +415,7 @@ class Engine:
         A job that was alone fails with it. Of several nobody knows which one it was: then the spooler tries each by itself.
         """
         if len(company.works) == 1:
-            self._failed(company.works[0], error)
+            self._reports.failed(company.works[0], error)
         log.error("the device is lost: %s", first_line(error))
         os._exit(3)
 
@@ -429,7 +428,7 @@ class Engine:
         if work in self._waiting:
             self._waiting.remove(work)
         work.album.close()
-        work.failed = self._end_by(work, error)
+        work.failed = self._reports.ended_by(work, error)
         self._drawn(work)
 
     def _conclude(self) -> None:
@@ -443,9 +442,9 @@ class Engine:
                 try:
                     sheet_name = work.sheet.result() if work.sheet else work.album.finish()
                 except Exception as error:  # noqa: BLE001 - a filter, or the disk: it costs the job alone
-                    work.failed = self._end_by(work, error)
+                    work.failed = self._reports.ended_by(work, error)
                 else:
-                    work.ended = self._finished(work, sheet_name)
+                    work.ended = self._reports.finished(work, sheet_name)
             self._ending.remove(work)
             work.ended = work.ended or work.failed
             if work.ended:
@@ -469,25 +468,6 @@ class Engine:
         work.planned = steps
         self.sign(work, "denoise", step, always=step == steps)
 
-    def _finished(self, work: Work, sheet_name: str | None) -> messages.Finished:
-        work.clock.encode = time.perf_counter() - work.drawn
-        timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
-        facts = self._facts(work.run.cells[-1].model, work.rung, 0.0).model_copy(update={"shared": work.shared})
-        return messages.Finished(id=work.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._growth.bytes())
-
-    def _end_by(self, work: Work, error: Exception) -> messages.Failed:
-        """How a job ends that met this."""
-        match error:
-            case UnwantedError():
-                return messages.Failed(id=work.id, code="cancelled", reason="Cancelled while it ran.")
-            case pictures.InputError():
-                return messages.Failed(id=work.id, code="invalid", reason=str(error))
-            case FileNotFoundError():
-                return messages.Failed(id=work.id, code="lost", reason=f"The job's folder is gone: {error}.")
-            case OSError():
-                return messages.Failed(id=work.id, code="no_space", reason=f"A picture could not be written: {error}.")
-        return self._failed(work, error)
-
     # -- a job alone ---------------------------------------------------------------------------------------------------------
 
     def _draw_alone(self, work: Work) -> None:
@@ -497,7 +477,7 @@ class Engine:
             self._alone.draw_all(work)
         except Exception as error:  # noqa: BLE001 - a library may raise anything over a stranger's file: it costs the job alone
             work.album.close()
-            work.failed = self._end_by(work, error)
+            work.failed = self._reports.ended_by(work, error)
         self._drawn(work)
 
     def _drawn(self, work: Work) -> None:
@@ -506,45 +486,6 @@ class Engine:
         self._ending.append(work)
 
     # -- telling -------------------------------------------------------------------------------------------------------------
-
-    def _failed(self, work: Work, error: Exception) -> messages.Failed:
-        run = work.run
-        code = "out_of_memory" if isinstance(error, MemoryShortError) else devices.code_of(error)
-        reason = str(error) or type(error).__name__
-        if not isinstance(error, (MemoryShortError, UnusableError, UpscalerError, SafetyError, ValueError, ArithmeticError)):
-            reason = f"The engine could not make the picture: {reason}"
-        details, fatal = "".join(traceback.format_exception(error)), devices.is_fatal(error)
-        failed = messages.Failed(id=run.id, code=code, reason=reason[:1000], details=details, fatal=fatal)
-        if not fatal and run.cells[0].model in self._residents.library.models:
-            facts = self._facts(run.cells[-1].model, work.rung, 0.0)
-            failed = failed.model_copy(update={"facts": facts, "grown_bytes": self._growth.bytes()})
-        if fatal:
-            # A sticky CUDA error: every later call in this process would fail too. The spooler starts a new one.
-            self._voice.send(failed)
-            os._exit(3)
-        return failed
-
-    def _facts(self, name: str, rung: Rung | None, load_seconds: float) -> EngineFacts:
-        """What ran a job. The model itself may be gone again by now: a refiner may have needed its room."""
-        entry = self._residents.entry(name)
-        return EngineFacts(
-            model=name,
-            hash=self._residents.hashes.of(entry),
-            family=entry.card.family,
-            device=str(self._device),
-            device_name=devices.name(self._device),
-            precision=str(self._residents.precision(name)).removeprefix("torch."),
-            versions={
-                "torch": torch.__version__,
-                "diffusers": importlib.metadata.version("diffusers"),
-                "transformers": importlib.metadata.version("transformers"),
-            },
-            load_seconds=round(load_seconds, 3),
-            memory=str(self._residents.tricks(name)),
-            rung=rung.name if rung else None,
-            peak_bytes=devices.peak_bytes(self._device),
-            swaps=self._residents.swaps,
-        )
 
     def sign(self, work: Work, phase: Phase, step: int, always: bool = False) -> None:
         """Tell how far a job is."""
