@@ -228,7 +228,8 @@ def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:
     about = {"job": job_id, "owner": owner or None, "attempts": record.tries, "seconds": seconds}
     if state == "done":
         told = event("done", images=len(record.images), waited=round(record.queue_seconds, 3), **about)
-        log.info("job %s: done, %d pictures in %.1f s", job_id, len(record.images), seconds, extra=told)
+        pictures = "1 picture" if len(record.images) == 1 else f"{len(record.images)} pictures"
+        log.info("job %s: done, %s in %.1f s", job_id, pictures, seconds, extra=told)
         return
     code, reason = (record.failure.code, record.failure.reason) if record.failure else ("unknown", "")
     if state == "failed":

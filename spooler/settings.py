@@ -18,11 +18,18 @@ from typing import Any
 
 
 def _row(
-    default: Any, sentence: str, choices: tuple[str, ...] = (), least: float | None = None, bare: str | None = None
+    default: Any,
+    sentence: str,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    bare: str | None = None,
 ) -> Any:
-    """One setting. A number must be above 0 unless `least` says from where on it is allowed. `bare`: the option's value when it
-    stands alone."""
-    return field(default=default, metadata={"sentence": sentence, "choices": choices, "least": least, "bare": bare})
+    """One setting. A number must be above 0 unless `least` says from where on it is allowed, and at most `most`. `bare`: the
+    option's value when it stands alone."""
+    return field(
+        default=default, metadata={"sentence": sentence, "choices": choices, "least": least, "most": most, "bare": bare}
+    )
 
 
 def _host_name() -> str:
@@ -36,7 +43,7 @@ class Settings:
 
     spool: Path = _row(Path("spool"), "The folder that holds the jobs; all of it on one file system.")
     host: str = _row("127.0.0.1", "Address that the web app listens on; 0.0.0.0: all, so that the LAN reaches it, with keys.")
-    port: int = _row(7860, "TCP port that the web app listens on.")
+    port: int = _row(7860, "TCP port that the web app listens on.", most=65535)
     keys: Path = _row(
         Path("~/.config/sdspool/keys"),
         "File of the keys that let people in, one line each (`sdspool key add NAME`); nobody but its owner may read it.",
@@ -133,7 +140,7 @@ class Settings:
     classifier_labels: str = _row(
         "", "Labels of the classifier that are not wanted, separated by commas; empty: nudenet's own choice."
     )
-    classifier_threshold: float = _row(0.5, "Score from which a label counts, 0 to 1.")
+    classifier_threshold: float = _row(0.5, "Score from which a label counts, 0 to 1.", most=1)
     flagged: str = _row("withhold", "What becomes of a picture that a filter flags.", ("withhold", "blur"))
     cancel_abandoned: str = _row(
         "off", "Cancel a job whose caller waited for it in a request of the A1111 API and hung up.", ("off", "on")
@@ -218,21 +225,28 @@ class Settings:
 
     @classmethod
     def add_options(
-        cls, parser: argparse.ArgumentParser, env: Mapping[str, str] = os.environ, only: Collection[str] | None = None
+        cls,
+        parser: argparse.ArgumentParser,
+        env: Mapping[str, str] = os.environ,
+        only: Collection[str] | None = None,
+        told: Collection[str] | None = None,
     ) -> None:
         """Give `parser` one option a setting, or those of `only`. argparse checks a default that is text, so a bad variable is
-        named too."""
+        named too. `told`: those that the help tells of; the others are taken all the same."""
         for row in fields(cls):
             if only is not None and row.name not in only:
                 continue
             shown = str(row.default)
+            about = row.metadata
             parser.add_argument(
                 option(row.name),
-                **({"nargs": "?", "const": row.metadata["bare"]} if row.metadata["bare"] else {}),
+                **({"nargs": "?", "const": about["bare"]} if about["bare"] else {}),
                 default=env.get(variable(row.name), shown),
-                type=_checked(type(row.default), row.metadata["choices"], row.metadata["least"], optional=row.default == ""),
+                type=_checked(type(row.default), about["choices"], about["least"], about["most"], optional=row.default == ""),
                 metavar=row.name.upper(),
-                help=f"{row.metadata['sentence']} ({variable(row.name)}, default {shown})".replace("%", "%%"),
+                help=f"{about['sentence']} ({variable(row.name)}, default {shown or 'empty'})".replace("%", "%%")
+                if told is None or row.name in told
+                else argparse.SUPPRESS,
             )
 
     @classmethod
@@ -259,7 +273,7 @@ def variable(name: str) -> str:
     return "SDSPOOL_" + name.upper()
 
 
-def _checked(kind: type, choices: tuple[str, ...], least: float | None, optional: bool) -> Any:
+def _checked(kind: type, choices: tuple[str, ...], least: float | None, most: float | None, optional: bool) -> Any:
     def convert(text: str) -> Any:
         try:
             value = kind(text)
@@ -269,6 +283,8 @@ def _checked(kind: type, choices: tuple[str, ...], least: float | None, optional
         if isinstance(value, (int, float)) and not (0 < value < 1e9 or (value == 0 and least == 0)):
             rule = "a number above 0" if least is None else f"a number from {least:g} on"
             raise argparse.ArgumentTypeError(f"must be {rule}, but is {text}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:g}, but is {text}")
         if issubclass(kind, Path):
             return value.expanduser().absolute()
         if choices and value not in choices:

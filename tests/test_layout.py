@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from conftest import LONGEST
 from house import ROOT
 
-from spooler import families, samplers, settings, states
+from spooler import cli, families, samplers, settings, states
+from spooler.commands.working import HEEDED
 
 MODULES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -69,7 +71,26 @@ def test_options_win_over_the_environment_and_bad_values_are_named(capsys: pytes
         settings.Settings.parse([], "x", {"SDSPOOL_DROP_GRACE_S": "-3"})
     assert ended.value.code == 2
     assert "--drop-grace-s: must be a number above 0, but is -3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        settings.Settings.parse(["--port", "65536"], "x", {})
+    assert "--port: must be at most 65535, but is 65536" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        settings.Settings.parse(["--classifier-threshold", "1.5"], "x", {})
+    assert "--classifier-threshold: must be at most 1, but is 1.5" in capsys.readouterr().err
     assert all(row.metadata["sentence"].endswith(".") for row in fields(settings.Settings))
+
+
+def test_the_help_of_a_worker_tells_what_a_worker_heeds_and_it_takes_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["worker", "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and "default empty" in told and "default )" not in told
+    named = {row.name for row in fields(settings.Settings) if f" {settings.option(row.name)} " in told}
+    assert named == set(HEEDED)
+    made = argparse.ArgumentParser()
+    settings.Settings.add_options(made, {}, told=HEEDED)
+    everything = settings.Settings.parse([], "x", {})
+    assert settings.Settings.from_options(made.parse_args(everything.arguments())) == everything
 
 
 def test_the_files_that_begin_first_are_there() -> None:
