@@ -180,6 +180,8 @@ def _write_cancelled(folder: Path) -> None:
 
 def _claimed(spool: Spool) -> Iterator[Finding]:
     anybody = any(spool.alive(folder.name) for folder in spool.spooler_folders())
+    # One that was stopped left its jobs for its next start, as it should.
+    stopped = {status.spooler for status, alive in spool.spoolers() if not alive and status.state == "stopped"}
     for theirs in spool.spooler_folders():
         if spool.alive(theirs.name):
             continue
@@ -187,7 +189,7 @@ def _claimed(spool: Spool) -> Iterator[Finding]:
         for folder in jobs:
             if not durable.exists(folder / "job.json"):
                 yield Finding("P2", folder, "Left by a claim that was killed: there is no job in it.", _leftover(spool, folder))
-            elif not anybody:
+            elif not anybody and theirs.name not in stopped:
                 yield Finding("P2", folder, "The spooler that has this job is dead, and no other runs: start one.")
         if not jobs and theirs.name.startswith("edit-"):
             yield Finding("P2", theirs, "Left by an edit that was killed.", _dead_editor(spool, theirs))

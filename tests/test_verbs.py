@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from desk import Desk
 from house import ROOT, drop
 
 from spooler import archive, cli, edit, fsck
@@ -61,6 +62,10 @@ def test_p3_ls_lists_what_waits_as_it_will_run(spool: Spool, capsys: pytest.Capt
     assert rows[0]["top"] and [row["priority"] for row in rows[:3]] == [0, 30, 0]
     assert run(spool, "ls", "--owner", owner_of((spool.pending / "a.json").stat().st_uid)) == 0
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["c", "b", "a", "late"]
+    assert run(spool, "cancel", "a") == 0
+    capsys.readouterr()
+    assert run(spool, "ls", "cancelled", "--owner", owner_of((spool.pending / "b.json").stat().st_uid)) == 0
+    assert "a\tcancelled" in capsys.readouterr().out, "it is whose it was"
     with pytest.raises(SystemExit) as ended:
         run(spool, "ls", "rejected")
     assert ended.value.code == 2 and "must be one of pending, held," in capsys.readouterr().err
@@ -265,6 +270,16 @@ def test_fsck_finds_and_mends_what_recovery_may_mend(spool: Spool, capsys: pytes
     capsys.readouterr()
     assert [str(each.path.name) for each in fsck.examine(spool)] == ["notes.yaml"]
     assert spool.read_record(spool.find("dog")).failure.code == "cancelled"  # type: ignore[union-attr,arg-type]
+
+
+def test_fsck_knows_a_spooler_that_was_stopped_from_one_that_died(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "spool")
+    drop(desk.spool, "cat.json", CIRCLE)
+    desk.turn()
+    desk.life.end()
+    assert [(found.promise, found.path.name) for found in fsck.examine(desk.spool)] == [("P2", "cat")]
+    desk.service.close()
+    assert not list(fsck.examine(desk.spool)), "the job waits for the next start, as it should"
 
 
 def test_p2_fsck_tells_of_a_job_in_two_states_and_of_a_picture_that_is_gone(spool: Spool) -> None:

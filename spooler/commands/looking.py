@@ -28,6 +28,7 @@ from spooler.commands.common import (
     spool_of,
     tell,
 )
+from spooler.dropped import owner_of
 from spooler.durable import UnreadableError
 from spooler.mistakes import JobError
 from spooler.pending import Pending
@@ -117,13 +118,21 @@ def _row(spool: Spool, place: Place, line: Mapping[Place, Waiting] | None = None
         "id": place.id,
         "state": place.state,
         "spooler": place.spooler,
-        "owner": waiting.owner if waiting else job.owner,
+        "owner": waiting.owner if waiting else job.owner or _whose_file(place),
         "priority": waiting.priority if waiting else job.priority,
         "top": bool(waiting and waiting.top),
         "model": job.model,
         "prompt": job.prompt,
         "changed": mtime(place.path),
     }
+
+
+def _whose_file(place: Place) -> str:
+    """Whose job it is that does not say so."""
+    try:
+        return owner_of(place.job_file.stat().st_uid)
+    except FileNotFoundError:  # RACE: it moved on
+        return ""
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
