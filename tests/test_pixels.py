@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 from house import ROOT, picture
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.Image import Image as Picture
 from safetensors import safe_open
 
@@ -80,6 +80,14 @@ def apart(one: Picture, other: Picture) -> float:
 
 def same(one: Picture, other: Picture) -> bool:
     return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def within_a_level(one: Picture, other: Picture) -> bool:
+    """As a picture is that was drawn in a call with others, beside the same drawn by itself (docs/engine.md): on some CPUs the
+    sums differ in their last digit, and a colour is rounded otherwise here and there."""
+    if one.size != other.size:
+        return False
+    return all(high <= 1 for _, high in ImageChops.difference(one, other).getextrema())
 
 
 def colours(seen: Seen) -> tuple[str, str | None]:
@@ -391,7 +399,7 @@ def test_a_sweep_of_seeds_and_steps_has_each_pair_in_its_cell(demo: Direct) -> N
     pairs = [(seed, steps) for steps in (8, 20) for seed in (5, 6)]
     assert [(int(each["Seed"]), int(each["Steps"])) for each in told] == pairs
     for (seed, steps), each in zip(pairs, drawn, strict=True):
-        assert same(draw(demo, prompt=prompt, seed=seed, steps=steps)[0], each.convert("RGB"))
+        assert within_a_level(draw(demo, prompt=prompt, seed=seed, steps=steps)[0], each.convert("RGB"))
     places = {pair: found_at(sheet, each) for pair, each in zip(pairs, drawn, strict=True)}
     for row in (8, 20):
         assert places[5, row][0] < places[6, row][0]
