@@ -1,15 +1,17 @@
 """Jobs through Celery, Redis and a store to workers that only sleep: how many a second, and what it costs beside less.
 
 In one run: 1, 2, 4 and 8 real workers over what they could do at best; a job's time beyond its sleep with one worker, beside
-that of the spooler's own engine and of plain Celery with the same sleep. And what each part does for a job, which
-bench/growth.py takes.
+that of the spooler's own engine and of plain Celery with the same sleep, in turn and several times, the median of all jobs. And
+what each part does for a job, which bench/growth.py takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,8 @@ from bench.growth import Costs
 from spooler.spool import Spool
 
 WORKERS = (1, 2, 4, 8)
+#: How often the three ways take turns, for what a job takes beyond its sleep.
+ROUNDS = 5
 SLEEP_S = 1.0
 #: Of that many workers, what is asked of the ideal; and of plain Celery's overhead, what is allowed.
 TARGET, AT = 0.9, 8
@@ -104,6 +108,12 @@ def of_ideal(spans: list[tuple[float, float]], workers: int, sleep_s: float) -> 
     return (len(ends) - 1) / (ends[-1] - ends[0]) * sleep_s / workers
 
 
+def gaps_ms(spans: list[tuple[float, float]], sleep_s: float) -> list[float]:
+    """Milliseconds beyond its sleep from each job's end to the next one's, of one worker."""
+    ends = sorted(end for _, end in spans)
+    return [(later - end - sleep_s) * 1e3 for end, later in itertools.pairwise(ends)]
+
+
 def remote(folder: Path, server: Redis, workers: int, jobs: int, sleep_s: float) -> dict[str, Any]:
     """So many workers draw so many jobs."""
     folder.mkdir(parents=True)
@@ -129,6 +139,7 @@ def remote(folder: Path, server: Redis, workers: int, jobs: int, sleep_s: float)
     idle = (before[0] - resting[0]) / IDLE_S  # a second, of all workers and the spooler
     return {
         "of_ideal": of_ideal(queue.spans(), workers, sleep_s),
+        "gaps_ms": gaps_ms(queue.spans(), sleep_s) if workers == 1 else [],
         "jobs_s": jobs / took,
         "idle_commands_s": idle / workers,
         "commands": max(0.0, after[0] - before[0] - idle * took) / jobs,
@@ -152,8 +163,8 @@ def threads(of: psutil.Process) -> tuple[float, float]:
     return first, whole.user + whole.system - first
 
 
-def local(folder: Path, jobs: int, sleep_s: float) -> float:
-    """Jobs a second of one engine under the spooler itself, over the ideal."""
+def local(folder: Path, jobs: int, sleep_s: float) -> list[float]:
+    """One engine under the spooler itself: milliseconds of each job beyond its sleep."""
     folder.mkdir(parents=True)
     queue = Queue(folder)
     where = ["--spool", str(queue.spool.root), "--spooler", "bench", "--floor-mib", "0", "--sleep-s", str(sleep_s)]
@@ -161,10 +172,10 @@ def local(folder: Path, jobs: int, sleep_s: float) -> float:
         waited(lambda: any(status.state == "ready" for status, _ in queue.spool.spoolers()), "the spooler")
         queue.fill(jobs)
         queue.drain()
-    return of_ideal(queue.spans(), 1, sleep_s)
+    return gaps_ms(queue.spans(), sleep_s)
 
 
-def plain(folder: Path, server: Redis, jobs: int, sleep_s: float) -> float:
+def plain(folder: Path, server: Redis, jobs: int, sleep_s: float) -> list[float]:
     """The same with nothing but Celery: a task that sleeps, one worker, all results awaited."""
     folder.mkdir(parents=True)
     server.client.flushall()
@@ -177,12 +188,7 @@ def plain(folder: Path, server: Redis, jobs: int, sleep_s: float) -> float:
     with process(folder / "log", "-m", "bench.plain_celery", url):
         results = [app.send_task("bench.sleep", args=[sleep_s]) for _ in range(jobs)]
         ends = sorted(result.get(timeout=DEADLINE_S) for result in results)
-    return of_ideal([(end, end) for end in ends], 1, sleep_s)
-
-
-def overhead_ms(part: float, sleep_s: float) -> float:
-    """Milliseconds of a job beyond its sleep, from what was reached of the ideal."""
-    return (sleep_s / part - sleep_s) * 1e3
+    return gaps_ms([(end, end) for end in ends], sleep_s)
 
 
 def measure(folder: Path, jobs: int, sleep_s: float) -> dict[str, Any]:
@@ -195,8 +201,11 @@ def measure(folder: Path, jobs: int, sleep_s: float) -> dict[str, Any]:
                 f"{workers} workers: {runs[workers]['jobs_s']:.2f} jobs/s, {runs[workers]['of_ideal']:.3f} of the ideal",
                 flush=True,
             )
-        beside = {"local": local(folder / "local", jobs, sleep_s), "celery": plain(folder / "plain", server, jobs, sleep_s)}
-        beside["remote"] = runs[1]["of_ideal"]
+        beside: dict[str, list[float]] = {"local": [], "celery": [], "remote": []}
+        for turn in range(ROUNDS):
+            beside["celery"] += plain(folder / f"plain-{turn}", server, jobs, sleep_s)
+            beside["remote"] += remote(folder / f"lone-{turn}", server, 1, jobs, sleep_s)["gaps_ms"]
+            beside["local"] += local(folder / f"local-{turn}", jobs, sleep_s)
     finally:
         server.kill()
     most = runs[max(WORKERS)]
@@ -210,7 +219,7 @@ def measure(folder: Path, jobs: int, sleep_s: float) -> dict[str, Any]:
     return {
         "jobs_s": {str(workers): run["of_ideal"] * workers / sleep_s for workers, run in runs.items()},
         "of_ideal": {str(workers): run["of_ideal"] for workers, run in runs.items()},
-        "overhead_ms": {name: overhead_ms(part, sleep_s) for name, part in beside.items()},
+        "overhead_ms": {name: statistics.median(gaps) for name, gaps in beside.items()},
         "costs": asdict(costs),
         "sleep_s": sleep_s,
         "runs": {str(workers): run for workers, run in runs.items()},

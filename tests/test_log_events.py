@@ -129,7 +129,7 @@ def test_s9_in_plain_words_each_line_begins_with_its_program_and_is_printable(sp
         assert text.startswith(("sdspool web: ", "sdspool spooler: ", "sdspool engine: ")), line
         assert not text.startswith(("sdspool web: fake", "sdspool spooler: fake")), line
     assert any("job drawn: held [door=own by=ops]" in line for line in web)
-    assert any("job drawn: done, 1 pictures in" in line for line in worker)
+    assert any("job drawn: done, 1 picture in" in line for line in worker)
 
 
 @pytest.mark.parametrize(
