@@ -60,7 +60,7 @@ class Dispatch(Child):
         self._troubles: dict[str, str] = {}
         self._told_trouble: str | None = None
         self._ready = False
-        self._look_now = False
+        self._due: set[str] = set()  # jobs that are to be looked at before all are
         self._closed = threading.Event()
         self._files = ThreadPoolExecutor(AT_ONCE, "dispatch")  # there and back: each may wait until the store answers
         self._post = ThreadPoolExecutor(1, "dispatch post")  # to Redis
@@ -82,7 +82,8 @@ class Dispatch(Child):
             case messages.Cancel():
                 with self._lock:
                     if found := self._sent.get(message.id):
-                        found.cancelling, self._look_now = True, True
+                        found.cancelling = True
+                        self._due.add(found.run.id)
                         if found.state == "outgoing":
                             self._end(found, _cancelled(found))
             case messages.Stop():
@@ -128,12 +129,12 @@ class Dispatch(Child):
                 if said := ears.get_message(timeout=HEAR_S):
                     self._hear_said(str(said["data"]))
                 now = time.monotonic()
-                if now >= next_poll or self._look_now:
-                    self._look_now = False
+                is_poll = now >= next_poll or not was_well
+                if is_poll or self._due:
                     if not was_well:
                         self._forgive(now)
-                    self._look(now)
-                    next_poll, was_well = now + POLL_S, True
+                    self._look(now, is_poll)
+                    next_poll, was_well = now + POLL_S if is_poll else next_poll, True
                     self._trouble("broker", None)
             except BROKER_ERRORS as error:
                 was_well = False
@@ -163,12 +164,15 @@ class Dispatch(Child):
             for sent in self._sent.values():
                 sent.since = None
 
-    def _look(self, now: float) -> None:
-        """Compare what was sent with what Redis has."""
+    def _look(self, now: float, at_all: bool) -> None:
+        """Compare what was sent with what Redis has: all of it, and who is there, or only what is due."""
         with self._lock:
-            sent = [each for each in self._sent.values() if each.state in ("waiting", "taken")]
+            due, self._due = self._due, set()
+            sent = [
+                each for each in self._sent.values() if each.state in ("waiting", "taken") and (at_all or each.run.id in due)
+            ]
         # Of false members there may be any number: no more are looked at than there can be workers.
-        workers = sorted(map(str, self._redis.srandmember(redises.WORKERS, MAX_WORKERS) or ()))
+        workers = sorted(map(str, self._redis.srandmember(redises.WORKERS, MAX_WORKERS) or ())) if at_all else []
         bounds = {redises.beat_key(worker): MAX_BEAT_BYTES for worker in workers}
         bounds |= {redises.key(self._settings.spooler, each.run.id): MAX_KEY_BYTES for each in sent}
         bounds |= {redises.result_key(each.id): MAX_RESULT_BYTES for each in sent}
@@ -243,7 +247,8 @@ class Dispatch(Child):
             sent = next((each for each in self._sent.values() if each.id == said.task), None)
             if sent is None or sent.state == "ending":
                 return
-            self._look_now |= said.ended
+            if said.ended:
+                self._due.add(sent.run.id)
             if said.progress:
                 self._tell(said.progress.model_copy(update={"id": sent.run.id}))
             if said.preview:
