@@ -6,22 +6,12 @@ import pytest
 
 from spooler import messages
 from spooler.job import Job
-from spooler.record import EngineFacts
 from spooler.remote import broker as redises
 from spooler.remote.crew import UNSEEN_S, Crew
 from spooler.remote.sent import STRANDED_S, Sent, Verdict, judge
 from spooler.remote.wire import Beat, Name
+from tests.prove.restart import FACTS
 
-FACTS = EngineFacts(
-    model="demo",
-    hash="ab" * 32,
-    family="sd1",
-    device="cpu",
-    device_name="cpu",
-    precision="float32",
-    versions={},
-    load_seconds=1,
-)
 #: Heartbeats come every second, and Redis is asked as often.
 LATER = UNSEEN_S + 2 * redises.BEAT_S + 0.1
 

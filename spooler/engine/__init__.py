@@ -3,6 +3,7 @@
 __main__.py     the process: from command line to worker
 commands.py     what the spooler says, heard in mid-job
 worker.py       messages in, messages out: batches, the out-of-memory ladder
+warming.py      the first picture of a process
 reports.py      what is told of a job's end
 album.py        a job's pictures on their way into its folder: filters, files, contact sheet
 draw.py         the kinds of work: from a job and its seeds to pictures

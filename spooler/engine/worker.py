@@ -24,11 +24,10 @@ from spooler.engine.album import Album
 from spooler.engine.alone import FILES_S, Alone, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
-from spooler.engine.device import JOB_ERRORS, UnusableError, first_line
+from spooler.engine.device import JOB_ERRORS, first_line
 from spooler.engine.growth import Growth
 from spooler.engine.helpers import helpers
 from spooler.engine.knee import Knees
-from spooler.engine.memory import Rung
 from spooler.engine.party import Party
 from spooler.engine.preview import Previews
 from spooler.engine.reports import Reports
@@ -36,8 +35,8 @@ from spooler.engine.residents import Residents
 from spooler.engine.row import Desk
 from spooler.engine.safety import Safety, SafetyOptions
 from spooler.engine.voice import Voice
+from spooler.engine.warming import warm_up
 from spooler.engine.work import Work
-from spooler.job import Job
 from spooler.library import Library
 from spooler.record import EngineFacts
 from spooler.settings import Settings
@@ -48,9 +47,6 @@ log = logging.getLogger(__name__)
 #: Between looks for those who are about to join a party's first call.
 GATHER_S = 0.002
 T = TypeVar("T")
-WARM_UP = Job(
-    prompt="warm-up", width=64, height=64, steps=1, guidance_scale=2.0, sampler="Euler", scheduler="Automatic", seed=0
-)
 
 
 class Engine:
@@ -99,36 +95,8 @@ class Engine:
     # -- the loop ------------------------------------------------------------------------------------------------------------
 
     def warm_up(self) -> EngineFacts:
-        """Load the default model and draw with it: the first kernels are slow, and one that cannot draw should say so now."""
-        begun = time.perf_counter()
-        name = self._residents.library.default
-        rung = Rung(self._residents.configured(name), 1)
-        while short := self._too_much(name):
-            log.warning("model %s: out of memory at the start (%s)", name, short)
-            devices.release(self._device)
-            lower = rung.lower()
-            if lower is None:
-                raise UnusableError(
-                    f"The model {name!r} needs more memory than there is, with the thriftiest settings too: {short}"
-                )
-            rung = lower
-            self._residents.use(name, rung.tricks)
-        self._growth.note()
-        return self._reports.facts(name, rung, time.perf_counter() - begun)
-
-    def _too_much(self, name: str) -> str | None:
-        """Load the model and draw the warm-up picture; what was said when memory ran out over it, None when all went well."""
-        try:
-            model = self._residents.get(name)
-            if model.is_unet and model.family.name != "sdxl-refiner" and not model.entry.card.inpainting:
-                run = messages.Run(id="", folder="", job=WARM_UP, cells=())
-                studio = self._alone.studio(Work.of(run, self._album(run), ALONE), quiet=True)
-                draw.pictures(WARM_UP.model_copy(update={"model": name}), [0], studio)
-        except JOB_ERRORS as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            return first_line(error)
-        return None
+        """Load the default model and draw with it. Raises UnusableError when that cannot be."""
+        return warm_up(self._residents, self._alone, self._reports, self._growth, self._album)
 
     def serve(self, facts: EngineFacts) -> None:
         """Run jobs as they come, until told to stop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 from tests.prove.writers import cp, mv, tee
 from tests.prove.writing import ANY, KEPT, NEW, ONLY, OPEN, Steps, Work, draft_and_rename, put
@@ -17,6 +18,17 @@ def sed(work: Work) -> Steps:
     yield from draft_and_rename(work, f"sed{work.word()}")
 
 
+def _swapped(work: Work, draft: Path, old: Path) -> Steps:
+    """The old file goes out of the way, the draft comes in its place."""
+    with suppress(FileNotFoundError):
+        work.path.rename(old)
+    yield ANY
+    work.declare(work.data)
+    draft.rename(work.path)
+    yield ANY
+    old.unlink(missing_ok=True)
+
+
 def excel(work: Work) -> Steps:
     """Microsoft Office: a lock, an eight-letter draft, the old file out of the way, the draft in its place."""
     yield from put(work, work.hidden(f"~${work.name}"), b"\5user")
@@ -26,13 +38,7 @@ def excel(work: Work) -> Steps:
     work.data = _other(work.data)
     yield from put(work, draft, work.data)
     yield ANY
-    with suppress(FileNotFoundError):
-        work.path.rename(old)
-    yield ANY
-    work.declare(work.data)
-    draft.rename(work.path)
-    yield ANY
-    old.unlink(missing_ok=True)
+    yield from _swapped(work, draft, old)
     work.hidden(f"~${work.name}").unlink()
 
 
@@ -52,13 +58,7 @@ def jetbrains(work: Work) -> Steps:
     work.data = _other(work.data)
     draft, old = work.hidden(f"{work.name}___jb_tmp___"), work.hidden(f"{work.name}___jb_old___")
     yield from put(work, draft, work.data)
-    with suppress(FileNotFoundError):
-        work.path.rename(old)
-    yield ANY
-    work.declare(work.data)
-    draft.rename(work.path)
-    yield ANY
-    old.unlink(missing_ok=True)
+    yield from _swapped(work, draft, old)
 
 
 def vim(work: Work) -> Steps:

@@ -98,7 +98,7 @@ def _ended_well(spool: Spool, expected: dict[str, tuple[str, str, bytes]]) -> li
     quiet = 0
     while time.monotonic() < end and quiet < 5:
         quiet = 0 if busy() else quiet + 1
-        time.sleep(0.1)
+        time.sleep(0.1)  # how often it looks: jobs move meanwhile, so only five looks that find nothing at work are the end
     wrong = [f"set aside: {each.name}: {each.reason}" for each in spool.rejected()]
     wrong += [f"left in pending/: {name}" for name in _names(spool.pending)]
     done = Counter(each.name for each in (spool.root / "done").iterdir())
