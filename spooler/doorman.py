@@ -16,7 +16,7 @@ from spooler.dropped import OVERRIDES, Source, Suspect, has_writer, owner_of
 from spooler.ids import is_text
 from spooler.job import Job
 from spooler.logs import event
-from spooler.mistakes import IncompleteError, JobError, Mistake
+from spooler.mistakes import IncompleteError, JobError, Mistake, printable
 from spooler.pending import Pending
 from spooler.reader import PRIORITY
 from spooler.spool import Spool
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 #: Seconds of one turn that may go into setting aside and taking; what is left over is for the next.
 WORK_S = 0.2
+#: What is said of a file that is left where it is.
+NOBODYS = "it is not taken and stays: a job is a .json, many are a .jsonl, .csv or .txt, a picture to draw again is a .png"
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Doorman:
         self._expansions: list[Expansion] | None = None  # None: what an earlier life began is not known yet
         self._next_look = float("-inf")
         self.rejected = 0  # files that were set aside, until somebody takes note
+        self.lying: tuple[str, ...] = ()  # names in pending/ that nobody will take
         self._left_over = False  # the last turn had more to do than it had time for
 
     @property
@@ -65,6 +68,7 @@ class Doorman:
             self._pending.look_again(now)
             for name in self._pending.orphans(now, self._grace_s()):
                 self._remove_orphan(name)
+            self._tell_lying(now)
         end = time.perf_counter() + WORK_S
         self._left_over = False
         todo: list[Suspect | Source] = [*self._pending.suspects, *self._pending.sources]
@@ -94,6 +98,13 @@ class Doorman:
                     self._expansions.append(Expansion(batch, self._batches.rows(batch)))
                 except (JobError, durable.UnreadableError) as error:
                     log.error("batches/%s: cannot be read any more, its jobs are not all in the queue: %s", batch.id, error)
+
+    def _tell_lying(self, now: float) -> None:
+        """Say once of each file of another kind that it will stay: whoever dropped it waits for it."""
+        lying = self._pending.lying(now, self._grace_s())
+        for name in sorted({*lying} - {*self.lying}):
+            log.warning("pending/%s: %s", printable(name), NOBODYS)
+        self.lying = lying
 
     def _mind_suspect(self, suspect: Suspect, now: float) -> None:
         unchanged = now - suspect.since >= self._grace_s()

@@ -68,9 +68,7 @@ Found = Waiting | Suspect | Source | Side
 
 def kind_of(name: str, is_folder: Callable[[], bool]) -> Literal["job", "source", "side"] | None:
     """What an entry of pending/ may be by its name; None for others' temporary names and files that are nobody's job."""
-    if name.startswith((".", "~", "#")) or name.lower().endswith(_UNFINISHED):
-        return None
-    if name.endswith(OVERRIDES):
+    if _is_anothers(name):
         return None
     if name.endswith(".json"):
         return "job"
@@ -79,6 +77,16 @@ def kind_of(name: str, is_folder: Callable[[], bool]) -> Literal["job", "source"
     if name.lower().endswith(SOURCES):
         return "source"
     return "job" if is_folder() else None
+
+
+def is_nobodys(name: str, is_folder: Callable[[], bool]) -> bool:
+    """Whether an entry of pending/ is left lying for good: it is no job by its name, nor what will become or belongs to one."""
+    return not _is_anothers(name) and kind_of(name, is_folder) is None
+
+
+def _is_anothers(name: str) -> bool:
+    """Whether it is a program's, which has not finished with it, or belongs to another file."""
+    return name.startswith((".", "~", "#")) or name.lower().endswith(_UNFINISHED) or name.endswith(OVERRIDES)
 
 
 @lru_cache(256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from spooler.schedule import Waiting
@@ -45,7 +46,9 @@ def judge(job: Waiting, now: float | None, where: Callable[[str], State | None])
         if state != "done":
             return Verdict("later", f"It waits until {other!r} is done.")
     if job.not_before is not None and (now is None or now < job.not_before):
-        return Verdict("later", "It waits for its `not_before`." if now is not None else "The clock was set just now.")
+        until = f"{datetime.fromtimestamp(job.not_before, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        why = f"It waits for its `not_before`, {until}." if now is not None else "The clock was set just now."
+        return Verdict("later", why)
     return READY
 
 

@@ -19,7 +19,7 @@ from spooler.doorman import Doorman
 from spooler.dropped import owner_of
 from spooler.job import Job
 from spooler.logs import event, whose
-from spooler.mistakes import JobError
+from spooler.mistakes import JobError, printable
 from spooler.moments import seconds
 from spooler.pending import Judged, Pending
 from spooler.place import Place
@@ -85,6 +85,11 @@ class Intake:
         """How many dropped files were set aside since this was asked last."""
         rejected, self._doorman.rejected = self._doorman.rejected, 0
         return rejected
+
+    @property
+    def lying(self) -> tuple[str, ...]:
+        """Names in pending/ that nobody will take; the first few, fit to be shown."""
+        return tuple(printable(name) for name in self._doorman.lying)
 
     @property
     def watching(self) -> Literal["events", "polling"]:

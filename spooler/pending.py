@@ -27,6 +27,7 @@ from spooler.dropped import (
     Suspect,
     has_writer,
     is_dir,
+    is_nobodys,
     kind_of,
     owner_of,
     side_of,
@@ -49,6 +50,8 @@ VERIFY_S = 0.01
 GRAIN_S = 0.05
 #: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
 REMEMBERED = 10_000
+#: Names of what is left lying in the folder that are kept, to be told.
+LYING = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Pending:
         self._judge = judge
         self._decode = decode
         self._polling = polling
+        self._lying: dict[str, float] = {}  # name -> since when, monotonic seconds
         self._known: dict[str, tuple[Signature, Found]] = {}
         self.queue = schedule.Queue(owner_cap)  # what may run now, as far as the folder tells
         self.gated: dict[str, Waiting] = {}  # what has a condition, and was not let through yet
@@ -119,6 +123,10 @@ class Pending:
     @property
     def sources(self) -> list[Source]:
         return [each for each in self._odd.values() if isinstance(each, Source)]
+
+    def lying(self, now: float, for_s: float) -> tuple[str, ...]:
+        """Names of entries that nobody will take and that have lain there so long; the first few of them."""
+        return tuple(name for name, since in self._lying.items() if now - since >= for_s)
 
     def place(self, waiting: Waiting) -> Place:
         return Place(waiting.id, "pending", self._spool.pending / waiting.name, is_folder=waiting.is_folder)
@@ -275,14 +283,20 @@ class Pending:
         """Compare the names in the folder with those that are known."""
         there: set[str] = set()
         new: list[tuple[int, str]] = []
+        lying: dict[str, float] = {}
         with os.scandir(self._spool.pending) as entries:
             for entry in entries:
                 there.add(entry.name)
-                if entry.name not in self._known and kind_of(entry.name, partial(is_dir, entry)):
+                if entry.name in self._known:
+                    continue
+                if kind_of(entry.name, partial(is_dir, entry)):
                     try:
                         new.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
                     except OSError:  # gone, or not to be looked at: the look itself will say which
                         new.append((0, entry.name))
+                elif len(lying) < LYING and is_nobodys(entry.name, partial(is_dir, entry)):
+                    lying[entry.name] = self._lying.get(entry.name, now)
+        self._lying = lying
         for name in [name for name in self._known if name not in there]:
             self._look(name, now)  # a listing may miss what is renamed meanwhile (C7): ask for the name itself
         waiting = set(self._backlog)

@@ -26,7 +26,7 @@ def serve(settings: Settings) -> int:
     """Run a spooler until SIGTERM or SIGINT. Returns the exit status: 0, or 2 when it cannot work as configured."""
     # A lease that we ask for to see whether a file has a writer may be broken by one: that is no reason to die.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
-    if settings.dispatch and (why := _cannot_dispatch(settings)):
+    if why := _cannot_dispatch(settings):
         log.error("%s", why)
         return 2
     spool = Spool(settings.spool)
@@ -74,7 +74,10 @@ def run(service: Service, life: Life) -> bool:
 
 
 def _cannot_dispatch(settings: Settings) -> str | None:
-    """Why jobs cannot be sent to workers with these settings."""
+    """Why jobs cannot be sent to workers with these settings; None where they can be, or are not to be."""
+    if not settings.dispatch:
+        idle = "`store` is where jobs that --dispatch sends have their pictures, but none are sent, and it is"
+        return f"{idle} {settings.store!a}" if settings.store else None
     try:
         from spooler.remote.broker import Broker, BrokerError
         from spooler.remote.store import Store, StoreAddressError

@@ -379,6 +379,7 @@ class Service:
             running=tuple(self.running),
             watching=self.intake.watching,
             waiting=len(self.intake),
+            lying=self.intake.lying,
             last_turn=self.intake.last_turns(),
             speeds=self._attempts.speeds,
             engine=ailing.engine,

@@ -71,6 +71,7 @@ class SpoolerStatus(_Note):
     running: tuple[str, ...] = Field((), description="Ids of the jobs on the device: those that are drawn together.")
     watching: str = Field("events", description="How new jobs are noticed: file events, or polling.")
     waiting: Whole = Field(0, description="Number of jobs in pending/ that it knows of.")
+    lying: tuple[str, ...] = Field((), description="Names of entries of pending/ that nobody will take, the first few.")
     last_turn: dict[str, int] = Field({}, description="Number of the last turn of the owners served last.")
     speeds: dict[str, FiniteFloat] = Field({}, description="Measured seconds a megapixel-step, by model.")
     engine: EngineFacts | None = Field(None, description="Of several engines, the first that works.")

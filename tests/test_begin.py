@@ -20,6 +20,7 @@ from spooler.life import Life
 from spooler.place import Place
 from spooler.record import Record, Timings, utc_now
 from spooler.serve import serve
+from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import End
 from spooler.status import SpoolerStatus
@@ -329,6 +330,12 @@ def test_a_pending_that_is_away_for_a_while_stops_nothing(tmp_path: Path) -> Non
         made.turn()
         made.turn()
         assert made.runs() == 1
+
+
+def test_a_store_that_nothing_is_sent_by_is_no_setting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert serve(Settings(spool=tmp_path / "spool", store="file:///pictures")) == 2
+    assert "`store` is where jobs that --dispatch sends have their pictures, but none are sent" in caplog.text
+    assert not (tmp_path / "spool").exists()
 
 
 def test_a_second_spooler_of_a_name_that_lives_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

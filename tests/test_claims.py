@@ -187,6 +187,24 @@ def intake_of(spool: Spool, **settings: Any) -> Intake:
     return made
 
 
+def test_what_nobody_takes_is_told_once_and_left(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a\nb.zip", "photo.jpg", "half.json.part", "~lock", ".hidden", "x.png.overrides.json"):
+        (spool.pending / name).write_bytes(b"not a job")
+    intake = intake_of(spool, drop_grace_s=5.0)
+    intake.look(2.0)
+    assert intake.lying == (), "it may be somebody's temporary file, under a name that nobody knows"
+    for now in (7.0, 9.0, 11.0):
+        intake.look(now)
+    assert sorted(intake.lying) == ["a\\nb.zip", "photo.jpg"] and len(caplog.messages) == 2
+    assert "pending/photo.jpg: it is not taken and stays: a job is a .json" in caplog.text
+    assert (spool.pending / "photo.jpg").exists() and not any(spool.rejected_folder.iterdir())
+    (spool.pending / "photo.jpg").unlink()
+    intake.pending.refresh(20.0)
+    intake.look(20.0)
+    assert intake.lying == ("a\\nb.zip",)
+    intake.stop()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_n_picked_in_one_go_are_n_picked_one_after_another(seed: int, tmp_path: Path) -> None:
     """Turns of the owners, their caps for waiting and for running, priorities, the loaded model: all as if one by one."""

@@ -307,6 +307,7 @@ def test_s1_the_start_says_who_gets_in(tmp_path: Path) -> None:
     assert KeyFile(tmp_path / "keys").whose(made.stdout.strip(), "ann"), "the command works as it is told"
     (tmp_path / "keys").unlink()
     opened = start(tmp_path, "OPEN", "--host", "0.0.0.0", "--open")
+    assert "http://0.0.0.0" not in opened, "nobody can type that"
     assert "OPEN: everybody who can reach this machine" in opened and not (tmp_path / "keys").exists()
     kept = start(tmp_path, "1 key", "--host", "0.0.0.0", env={"JOURNAL_STREAM": "8:1"})
     assert "made the key" not in kept, "what goes to the journal is for many to read"

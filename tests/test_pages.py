@@ -105,7 +105,7 @@ def test_queue_cancel_and_retry_without_a_script(client: FlaskClient, spool: Spo
 def test_a_job_s_page_has_the_verbs_that_its_state_allows(client: FlaskClient, spool: Spool) -> None:
     spool.submit(b'{"prompt": "a cat"}', "cat")
     spool.submit(b'{"prompt": "later", "not_before": "2100-01-01T00:00:00Z"}', "later")
-    assert "It waits for its “Not before”." in text(client, "/jobs/later")
+    assert "It waits for its “Not before”, 2100-01-01 00:00:00 UTC." in text(client, "/jobs/later")
     page = text(client, "/jobs/cat")
     assert all(f'action="/jobs/cat/{verb}"' in page for verb in ("cancel", "top", "hold", "priority"))
     assert client.post("/jobs/cat/priority", data={"priority": "-7"}).status_code == 303

@@ -95,6 +95,13 @@ def test_publish_tells_a_lost_race_from_a_folder_that_is_gone(spool: Spool) -> N
     assert spool.give_back(Place("cat", "claimed", spool.claimed / "dead" / "cat", "dead"))
 
 
+def test_a_lost_race_brings_no_folder_back(spool: Spool) -> None:
+    (spool.root / "done").rename(spool.root / "gone")
+    with pytest.raises(FileNotFoundError):
+        spool.move("publish", spool.claimed / "me" / "cat", spool.root / "done" / "cat")
+    assert not (spool.root / "done").exists(), "nothing was to be shown in it"
+
+
 def test_give_back_of_what_another_adopted_is_a_lost_race(spool: Spool) -> None:
     place = claimed(spool)
 

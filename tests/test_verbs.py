@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from desk import Desk
 from house import ROOT, drop
+from PIL import Image
 
 from spooler import archive, cli, edit, fsck
+from spooler.commands import submitting
 from spooler.dropped import owner_of
+from spooler.job import Job
 from spooler.mistakes import JobError
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
@@ -98,8 +101,25 @@ def test_a_spool_that_is_not_there_is_no_empty_one(tmp_path: Path, capsys: pytes
         ["wait", "x"],
     ):
         assert run(nowhere, *words) == 2
-        assert capsys.readouterr().err == f"sdspool: there is no spool at {nowhere.root}\n"
+        assert capsys.readouterr().err == f"sdspool: there is no spool at {nowhere.root}: say with --spool where it is\n"
     assert not nowhere.root.exists()
+
+
+def test_submit_takes_what_its_help_shows(spool: Spool, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = Job.model_json_schema()["properties"]
+    simple = {"string", "integer", "number", "boolean"}
+    kinds = {name: {row.get("type"), *(each.get("type") for each in row.get("anyOf", ()))} for name, row in rows.items()}
+    assert {name for name, found in kinds.items() if not found & simple} == set(submitting.FORMS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "edges.png")
+    with pytest.raises(SystemExit):
+        cli.main(["submit", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, form in submitting.FORMS.items():
+        assert f"As '{form}'." in shown
+        edges = ["--input", str(tmp_path / "edges.png")] if name == "controls" else []
+        assert run(spool, "submit", "a cat", f"--{name}", form, *edges) == 0, capsys.readouterr().err
+        place = spool.find(capsys.readouterr().out.strip())
+        assert place and name in spool.read_job(place).model_dump(exclude_defaults=True)
 
 
 def test_a_reader_that_has_enough_is_no_error(spool: Spool) -> None:

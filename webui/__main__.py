@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from webui.server import create_server, raise_files
 
 #: Seconds that the index gets to end its piece of work; it may be killed at any point of it.
 INDEX_STOP_S = 5.0
+#: What stands for every address of a machine; and addresses that nobody has, which are kept for examples (RFC 5737, 3849).
+EVERY = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}  # noqa: S104 - compared with, not bound to
+ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 def main() -> int:
@@ -66,8 +70,7 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    logging.info("http://%s:%d%s", host, settings.port, settings.prefix)
+    logging.info("http://%s:%d%s", to_type(settings.host), settings.port, settings.prefix)
     logging.info("%s", who_gets_in(settings, len(door.keys.all())))
     # systemd's journal and whoever collects JSON keep what is said to them, for many to read.
     if made and settings.log_format == "plain" and not os.environ.get("JOURNAL_STREAM"):
@@ -76,6 +79,18 @@ def main() -> int:
         server.run()
     server.close()
     return 0
+
+
+def to_type(host: str) -> str:
+    """What to type into a browser to reach a server that listens on `host`. Where that is every address of this machine, the
+    one by which it reaches others; without any, its name."""
+    if host in EVERY:
+        with contextlib.suppress(OSError), socket.socket(EVERY[host], socket.SOCK_DGRAM) as asked:
+            asked.connect((ELSEWHERE[EVERY[host]], 9))  # sends nothing: the way is looked up
+            host = asked.getsockname()[0]
+        if host in EVERY:
+            return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def who_gets_in(settings: Settings, keys: int) -> str:

@@ -57,7 +57,7 @@ KNOWN = (
     # spooler/gate.py
     msgid("It waits for %(job)s, of which there is no job yet."),
     msgid("It waits until %(job)s is done."),
-    msgid("It waits for its `not_before`."),
+    msgid("It waits for its `not_before`, %(moment)s."),
     msgid("The clock was set just now."),
     msgid("It was not started before its `expires_at`."),
     msgid("It was to run after itself."),

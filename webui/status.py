@@ -75,6 +75,7 @@ class QueueDepth(_Told):
     waiting: int
     held: int
     running: int
+    lying: tuple[str, ...] = Field(description="Names of entries of pending/ that nobody will take, the first few.")
     last_starts_in_s: float | None = Field(description="Seconds until the last of the line is thought to start.")
 
 
@@ -135,6 +136,7 @@ def report() -> StatusReport:
             waiting=len(desk.line.jobs(told)),
             held=sum(1 for _ in spool.walk("held")),
             running=sum(1 for _ in spool.walk("claimed")),
+            lying=tuple(sorted({name for status, alive in told if alive for name in status.lying})),
             last_starts_in_s=desk.line.last_start_s(told),
         ),
         disk=Disk(total=space.total, free=space.free, floor=int(desk.settings.floor_mib * (1 << 20)), jobs=_sizes(desk)),

@@ -52,11 +52,12 @@ def ids_of(spool: Spool, given: Sequence[str]) -> list[tuple[str, bool]]:
     return found
 
 
-def spool_of(options: argparse.Namespace) -> Spool:
-    """The spool that the option names. Raises SpoolError when there is none: a mistyped one must not look like an empty one."""
+def spool_of(options: argparse.Namespace, known_by: str = "pending") -> Spool:
+    """The spool that the option names. Raises SpoolError when there is none, as its folder `known_by` tells: a mistyped one
+    must not look like an empty one."""
     spool = Spool(options.spool)
-    if not spool.pending.is_dir():
-        raise SpoolError(f"there is no spool at {options.spool}")
+    if not (spool.root / known_by).is_dir():
+        raise SpoolError(f"there is no spool at {options.spool}: say with --spool where it is")
     return spool
 
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spooler import retention
-from spooler.commands.common import Verbs
+from spooler.commands.common import Verbs, spool_of
 from spooler.record import iso
 from spooler.retention import Removal, Rules, Survey
 from spooler.settings import Settings
-from spooler.spool import Spool, SpoolError
+from spooler.spool import SpoolError
 
 SETTINGS = ("spool", "keep_days", "keep_jobs", "keep_disk_gib")
 
@@ -35,11 +35,9 @@ def add(verbs: Verbs) -> None:
 def prune(options: argparse.Namespace) -> int:
     """0: done, if there was anything to do; 1: some could not be removed; 2: no bound is set, or there is no such spool."""
     rules = Rules(options.keep_days, options.keep_jobs, options.keep_disk_gib)
-    spool = Spool(options.spool)
     if not rules:
         raise SpoolError("Nothing says what to keep: give --keep-days, --keep-jobs or --keep-disk-gib.")
-    if not (spool.root / "done").is_dir():
-        raise SpoolError(f"There is no spool at {spool.root}.")
+    spool = spool_of(options, known_by="done")
     steady = retention.agrees_with_disk(spool)
     removed: list[dict[str, Any]] = []
     notes: list[str] = []

@@ -35,6 +35,16 @@ from spooler.spool import Spool, TakenError
 POLL_S = 0.1
 #: Levels of 255 by which a picture may differ for the company in which its steps were computed (docs/engine.md).
 ROUNDING = 2
+#: How a field that is more than a word is given.
+FORMS = {
+    "loras": '[{"name": "film", "weight": 0.8}]',
+    "controls": '[{"model": "canny", "image": "edges.png"}]',
+    "hires": '{"scale": 2, "strength": 0.5}',
+    "refiner": '{"model": "refiner", "switch_at": 0.8}',
+    "upscale": '{"scale": 2}',
+    "sweep": '{"steps": [15, 20]}',
+    "after": "one-id,another-id",
+}
 
 
 def add(verbs: Verbs) -> None:
@@ -42,7 +52,8 @@ def add(verbs: Verbs) -> None:
     submit.add_argument("prompt", help="what the picture shows; - reads a whole job file from standard input")
     for name, row in job.Job.model_json_schema()["properties"].items():
         if name != "prompt":
-            submit.add_argument(settings.option(name), help=row["description"].replace("%", "%%"))
+            form = f" As '{FORMS[name]}'." if name in FORMS else ""
+            submit.add_argument(settings.option(name), help=(row["description"] + form).replace("%", "%%"))
     submit.add_argument(
         "--input",
         action="append",

@@ -41,9 +41,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _fsck(options: argparse.Namespace) -> int:
-    spool = Spool(options.spool)
-    if not spool.root.is_dir():
-        raise SpoolError(f"there is no spool at {options.spool}")
+    spool = spool_of(options, known_by="")  # what is missing in it is a finding
     told, left, mended = [], 0, 0
     for finding in fsck.examine(spool, options.deep, Settings.parse([], "sdspool").tmp_max_age_s):
         done = False
