@@ -77,6 +77,11 @@ class Intake:
         return len(self.pending)
 
     @property
+    def ready(self) -> int:
+        """How many jobs wait for nothing but their turn."""
+        return len(self.pending.queue)
+
+    @property
     def busy(self) -> bool:
         """Whether a batch is being submitted, row by row."""
         return self._doorman.busy

@@ -253,7 +253,7 @@ class Service:
                 log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
                 self._attempts.again.append(place)
         self._notifier.wake()
-        if self._life.goes_on():  # so the spool is there, and not the empty place where it was mounted
+        if self._goes_on():  # so the spool is there, and not the empty place where it was mounted
             for name in FOLDERS:
                 if name != "pending":
                     self.spool.restore(self.spool.root / name)
@@ -261,7 +261,7 @@ class Service:
 
     def _feed(self, now: float) -> None:
         """Give warm engines jobs while they have room: those that were recovered, else the next in pending/."""
-        while not self.stopping and any(lane.room for lane in self.lanes):
+        while not self.stopping and (self._attempts.again or self.intake.ready) and any(lane.room for lane in self.lanes):
             if any(running.tried for running in self.running.values()):  # one whose end the disk does not take
                 return
             if not self._floor.has_room(now) or not self._goes_on():
@@ -290,8 +290,10 @@ class Service:
     def _end_hopeless(self, now: float) -> None:
         """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing else does."""
         until = time.perf_counter() + LOOK_S  # a hundred thousand of them must not keep a job that can run (P5)
-        while not any(running.outcome for running in self.running.values()) and self._goes_on():
-            if not self._hopeless and self.intake.hopeless and time.perf_counter() < until:
+        while self._hopeless or self.intake.hopeless:
+            if any(running.outcome for running in self.running.values()) or not self._goes_on():
+                return
+            if not self._hopeless and time.perf_counter() < until:
                 self._hopeless.extend(self.intake.claim_hopeless(HOPELESS_AT_ONCE))
             if not self._hopeless:
                 return
