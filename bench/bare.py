@@ -21,9 +21,13 @@ from spooler.child import ENVIRONMENT, OFFLINE
 from spooler.library import DEMO
 
 
+#: The sampler that the demo model's checkpoint has; as a job it would get another by default.
+SAMPLER = "DDIM"
+
+
 @dataclass(frozen=True)
 class Call:
-    """One picture to be drawn with the demo model and its own sampler."""
+    """One picture to be drawn with the demo model and its checkpoint's own sampler."""
 
     prompt: str
     seed: int
@@ -40,6 +44,7 @@ class Call:
             "width": self.size,
             "height": self.size,
             "guidance_scale": self.guidance_scale,
+            "sampler": SAMPLER,
         }
 
 

@@ -5,8 +5,7 @@ diffusers pipeline that throw the picture away, in a warm process of its own; an
 real spooler, from the first rename until the last is in done/ with its picture, its record and every fsync. The figure is the
 median over the blocks of one over the other. The scratch folder should be on the disk that a spool would be on.
 
-Not quite equal: the product draws with the model's default sampler (DPM++ 2M), the bare pipeline with the checkpoint's own
-(DDIM), whose 20 steps take 2 ms less. And both compute on all cores: beside other programs a block says nothing.
+Both compute on all cores: beside other programs a block says nothing.
 
 Exit status: 1 when the figure misses its target.
 """
