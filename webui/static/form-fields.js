@@ -12,7 +12,7 @@ const follow = () => {
   // What starts from a picture takes its size.
   if (['img2img', 'inpaint'].includes(kind())) for (const name of ['width', 'height']) field(name).placeholder = say('pictureSize');
   const own = part('own-sampler');
-  own.textContent = own.textContent.replace(/ \(.*\)$/, '') + ` (${card.defaults.sampler})`;
+  own.textContent = `${card.defaults.sampler} (${own.textContent.replace(/^.*\((.*)\)$/, '$1')})`;
   part('family').textContent = card.family;
   parts('shapes').forEach(shapes => [...shapes.children].forEach((chip, at) => {
     const [width, height] = card.sizes[at];
