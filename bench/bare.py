@@ -20,7 +20,6 @@ from spooler import samplers
 from spooler.child import ENVIRONMENT, OFFLINE
 from spooler.library import DEMO
 
-
 #: The sampler that the demo model's checkpoint has; as a job it would get another by default.
 SAMPLER = "DDIM"
 

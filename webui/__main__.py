@@ -106,11 +106,12 @@ def who_gets_in(settings: Settings, keys: int) -> str:
 
 
 def key_command(settings: Settings) -> str:
-    """The command that makes a key, as it works when it is typed here: that of this Python, which may be on nobody's PATH."""
+    """The command that makes a key, as it works when it is typed here: that of this Python, which may be on nobody's PATH, with
+    the file that this server reads, for whoever types it need not have the variable that names it."""
     beside = Path(sys.executable).with_name("sdspool")
     near = str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
     command = [near] if beside.exists() else [sys.executable, "-m", "spooler.cli"]
-    keys = [] if settings.keys == Settings.parse([], "").keys else [f"--keys={settings.keys}"]
+    keys = [] if settings.keys == Settings.parse([], "", env={}).keys else [f"--keys={settings.keys}"]
     return shlex.join([*command, "key", "add", "NAME", *keys])
 
 
