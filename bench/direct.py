@@ -18,6 +18,7 @@ from PIL.Image import Image as Picture
 
 from spooler import messages
 from spooler.catalogue import resolve_all
+from spooler.engine import device as devices
 from spooler.engine.worker import Engine
 from spooler.job import Job, from_fields
 from spooler.library import scan
@@ -56,7 +57,8 @@ class Direct:
         self._out = io.BytesIO()
         commands = Nobody()
         self.unwanted = commands.cancelled  # ids of jobs to be cancelled
-        self.engine = Engine.make(self.settings, self.library, commands, self._out)  # type: ignore[arg-type]
+        device = devices.choose(self.settings.device, self.settings.model)
+        self.engine = Engine.make(self.settings, self.library, device, commands, self._out)  # type: ignore[arg-type]
         self.facts: EngineFacts = self.engine.warm_up()
         self._number = 0
 

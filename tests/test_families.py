@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,10 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+
+from spooler import families
+from spooler.distilled import LCM_PIPELINE
+from spooler.engine import loading
 
 SIDE = 64
 PROMPT = "a red circle on a blue background"
@@ -111,6 +116,16 @@ def draw(pipe: Any, seeds: list[int], **more: Any) -> tuple[np.ndarray, list[tup
     assert images.shape == (len(seeds), SIDE, SIDE, 3)
     assert np.isfinite(images).all() and images.std() > 0.001
     return images, shapes
+
+
+@pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "sdxl-refiner"])
+def test_text_is_drawn_by_the_pipeline_that_the_library_would_choose(family: str, tmp_path: Path) -> None:
+    """Whichever of the family's pipelines the model was saved as; for LCM's own see test_distilled.py."""
+    index = tiny.build(family, tmp_path / family) / "model_index.json"
+    saved = json.loads(index.read_bytes())
+    for name in {saved["_class_name"], *families.get(family).pipelines} - {LCM_PIPELINE, "PixArtAlphaPipeline"}:
+        index.write_text(json.dumps(saved | {"_class_name": name}))
+        assert loading._text_to_image(name) is type(load(index.parent, family)), name
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -27,23 +27,27 @@ def main() -> int:
         out.write(messages.Refused(reason=reason).line())
         return 2
 
-    # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along.
+    # 2. Listen before the slow imports: a spooler that dies meanwhile takes this process along. Confirm the device before the
+    # slowest of them.
     commands = Commands(sys.stdin.buffer)
     gc.disable()  # imports make a million objects that stay: to look among them for garbage is a fifth of the time
     try:
+        from spooler.engine.device import UnusableError, choose
+
+        device = choose(settings.device, settings.model)
+        from spooler.engine.safety import SafetyError
         from spooler.engine.worker import Engine
     except ImportError as error:
         return refuse(f"The engine's packages are not installed ({error}): pip install 'sdspool[engine]'.")
+    except UnusableError as error:
+        return refuse(str(error))
     gc.freeze()
     gc.enable()
 
-    # 3. Confirm the device before anything is read; load once; let the filters say now if they cannot work.
-    from spooler.engine.device import UnusableError
-    from spooler.engine.safety import SafetyError
-
+    # 3. Load once; let the filters say now if they cannot work.
     try:
         library = scan(settings.models, settings.model)
-        engine = Engine.make(settings, library, commands, out)
+        engine = Engine.make(settings, library, device, commands, out)
         facts = engine.warm_up()
     except (UnusableError, ModelError, SafetyError) as error:
         return refuse(str(error))

@@ -13,6 +13,7 @@ import transformers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
+from spooler import families
 from spooler.distilled import LCM_PIPELINE
 from spooler.engine import single_file
 from spooler.engine.device import UnusableError
@@ -25,6 +26,13 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_default_handler()  # what it has to say goes the way of our own lines
     library.utils.logging.enable_propagation()
 
+#: Of the pipelines that families.py has, those that do not draw from text alone, and which does it with their parts.
+DRAWN_BY = {
+    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
+    LCM_PIPELINE: "StableDiffusionPipeline",
+    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+}
 #: What the libraries raise for weights that do not fit their config, are cut short, or are missing.
 LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError),
@@ -62,9 +70,14 @@ def _load_folder(entry: Entry, dtype: torch.dtype) -> Any:
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if entry.card.family == "sdxl-refiner":
         return diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(entry.path, **options)
-    if index.get("_class_name") == LCM_PIPELINE:
-        return diffusers.StableDiffusionPipeline.from_pretrained(entry.path, **options)
-    return diffusers.AutoPipelineForText2Image.from_pretrained(entry.path, **options)
+    return _text_to_image(str(index.get("_class_name"))).from_pretrained(entry.path, **options)
+
+
+def _text_to_image(saved_as: str) -> Any:
+    """The pipeline that draws from text alone with a model whose index names that one."""
+    if families.of_pipeline(saved_as) is families.OTHER:
+        return diffusers.AutoPipelineForText2Image  # which knows ours too, but imports every pipeline that there is
+    return getattr(diffusers, DRAWN_BY.get(saved_as, saved_as))
 
 
 def load_vae(path: Path, family: str, dtype: torch.dtype) -> Any:

@@ -35,10 +35,11 @@ PIPELINES_KEPT = 8
 #: What a file that is damaged, or for another model, raises on its way into this one.
 ADD_ON_ERRORS = (ValueError, RuntimeError, KeyError, OSError, TypeError, SafetensorError)
 
-FROM_PIPE: dict[Task, Any] = {
-    "txt2img": diffusers.AutoPipelineForText2Image,
-    "img2img": diffusers.AutoPipelineForImage2Image,
-    "inpaint": diffusers.AutoPipelineForInpainting,
+#: diffusers' own choice of the pipeline for a task, by name: only to look at one of them imports every pipeline that there is.
+FROM_PIPE: dict[Task, str] = {
+    "txt2img": "AutoPipelineForText2Image",
+    "img2img": "AutoPipelineForImage2Image",
+    "inpaint": "AutoPipelineForInpainting",
 }
 
 
@@ -144,7 +145,7 @@ class Model:
         if controls:
             nets = [self._controlnet(name) for name in controls]
             more["controlnet"] = nets[0] if len(nets) == 1 else nets
-        pipe = FROM_PIPE[task].from_pipe(self._base, **more)
+        pipe = getattr(diffusers, FROM_PIPE[task]).from_pipe(self._base, **more)
         pipe.set_progress_bar_config(disable=True)
         memory.tile(pipe, self.tricks)
         return pipe

@@ -73,9 +73,8 @@ class Engine:
         self._reports = Reports(residents, self._growth, self._voice)
 
     @classmethod
-    def make(cls, settings: Settings, library: Library, commands: Commands, out: IO[bytes]) -> Engine:
-        """The engine on the device of the settings, with its filters, and no model yet. Raises UnusableError, SafetyError."""
-        device = devices.choose(settings.device, settings.model)
+    def make(cls, settings: Settings, library: Library, device: torch.device, commands: Commands, out: IO[bytes]) -> Engine:
+        """The engine on that device, with its filters, and no model yet. Raises SafetyError."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32 == "on"
         default = library.models[library.default]
         options = SafetyOptions(
