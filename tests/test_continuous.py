@@ -62,8 +62,15 @@ class Asked:
         return torch.Generator("cpu").manual_seed(self.seed)
 
 
+_MADE: dict[str, Any] = {}
+
+
 def scheduler(config: dict[str, Any], sampler: samplers.Sampler, schedule: str) -> Any:
-    return getattr(diffusers, sampler.scheduler_class).from_config(config, **sampler.config(schedule))
+    """A fresh one, copied as the engine does it: to make DPM2's takes a quarter of a second."""
+    key = repr((sampler.scheduler_class, sampler.config(schedule), config))
+    if key not in _MADE:
+        _MADE[key] = getattr(diffusers, sampler.scheduler_class).from_config(config, **sampler.config(schedule))
+    return copy.deepcopy(_MADE[key])
 
 
 class Studio:
@@ -222,12 +229,13 @@ def test_a_table_is_what_the_scheduler_does(sampler: samplers.Sampler) -> None:
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
     for schedule in sampler.schedules:
         for prediction, begun in (("epsilon", False), ("v_prediction", True), ("epsilon", True)):
-            stock = scheduler(config | {"prediction_type": prediction}, sampler, schedule)
+            told = config | {"prediction_type": prediction}
+            stock = scheduler(told, sampler, schedule)
             stock.set_timesteps(8)
             begin = 3 * stock.order if begun else None
             if begin is not None and hasattr(stock, "set_begin_index"):
                 stock.set_begin_index(begin)
-            table = tabulate(type(stock).from_config(stock.config), 8, begin)
+            table = tabulate(scheduler(told, sampler, schedule), 8, begin)
             assert table.is_linear and table.ticks == len(stock.timesteps[begin or 0 :])
             assert table.start == float(stock.init_noise_sigma)
 
