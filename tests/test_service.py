@@ -22,14 +22,16 @@ from spooler.spool import Spool
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5}
 #: Long enough to be met in the middle.
 LONG = {"prompt": "a large green square on a white background", "steps": 150, "seed": 1}
+#: A job has two attempts, and an engine that says nothing is ended soon.
+MORTAL = ("--max-attempts", "2", "--stall-s", "15")
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
-    """A spooler whose engine is warm, for all tests that leave it alive."""
+    """A spooler whose engine is warm, for all tests of this file: the last one ends it."""
     spool = Spool(tmp_path_factory.mktemp("warm") / "spool")
     spool.create()
-    with spooler(spool, "--drop-grace-s", "2") as running:
+    with spooler(spool, "--drop-grace-s", "2", *MORTAL) as running:
         yield running
 
 
@@ -233,56 +235,49 @@ def test_p9_pickled_weights_are_no_weights(spool: Spool, tmp_path: Path) -> None
     assert "pickles are not loaded" in refused.log
 
 
-def test_p2_a_job_survives_the_death_of_the_engine_and_of_the_spooler(spool: Spool) -> None:
-    first = Spooler(spool).ready()
-    drop(spool, "job.json", LONG)
+def test_p2_p4_a_job_survives_the_death_of_engine_and_spooler_and_one_that_keeps_killing_the_engine_fails(
+    warm: Spooler,
+) -> None:
+    """The last test: it ends the warm spooler."""
+    spool = warm.spool
+    drop(spool, "poison.json", LONG)
+    drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4, "width": 72})  # not in its company: see test_company.py
 
-    # 1. kill -9 of the engine: the spooler starts another and the job runs again.
-    place = wait_running(spool, "job")
-    os.kill(first.engine_pid(), signal.SIGKILL)
+    # 1. The engine dies: the spooler starts another and the job runs again.
+    place = wait_running(spool, "poison")
+    os.kill(warm.engine_pid(), signal.SIGSEGV)
     wait_for(lambda: attempts(spool, place)[0], "the attempt to be counted")
-    assert attempts(spool, place) == ["worker-died: killed by SIGKILL"]
+    assert attempts(spool, place) == ["worker-died: killed by SIGSEGV"]
     wait_for(lambda: len(attempts(spool, place)) == 2, "the second attempt")
 
-    # 2. SIGTERM of the spooler: the job stays, the attempt does not count.
-    wait_running(spool, "job")
-    assert first.stop() == 0
-    assert attempts(spool, place)[1] == "stopped"
+    # 2. A hung kernel: alive, and silent. That was its last attempt, and the queue goes on.
+    wait_running(spool, "poison")
+    os.kill(warm.engine_pid(), signal.SIGSTOP)
+    failed = wait_state(spool, "poison", "failed", "done")
+    record = spool.read_record(failed)
+    assert record and record.failure and record.failure.code == "worker-died"
+    assert "2 times" in record.failure.reason and "no sign of life" in record.failure.reason
+    assert wait_state(spool, "victim", "done", "failed").state == "done"
 
-    # 3. kill -9 of the spooler: its engine ends too, and the next spooler has the job.
-    second = Spooler(spool).ready()
-    wait_for(lambda: len(attempts(spool, place)) == 3, "the third attempt")
-    wait_running(spool, "job")
+    # 3. Sent back by somebody, it has its attempts anew. SIGTERM of the spooler: the job stays, the attempt does not count.
+    assert spool.retry("poison")
+    place = wait_running(spool, "poison")
+    assert warm.stop() == 0
+    assert attempts(spool, place)[2:] == ["stopped"]
+
+    # 4. kill -9 of the spooler: its engine ends too.
+    second = Spooler(spool, *MORTAL).ready()
+    wait_for(lambda: len(attempts(spool, place)) == 4, "the next attempt")
+    wait_running(spool, "poison")
     engine = second.engine_pid()
     second.kill()
     wait_for(lambda: not Path(f"/proc/{engine}/status").exists(), "the engine to follow its spooler")
-    assert spool.find("job").state == "claimed"  # type: ignore[union-attr]
+    assert spool.find("poison").state == "claimed"  # type: ignore[union-attr]
 
-    # 4. A spooler of another name takes the dead one's job over.
-    with spooler(spool, name="heir") as heir:
-        done = wait_state(spool, "job", "done", "failed")
+    # 5. A spooler of another name takes the dead one's job over.
+    with spooler(spool, *MORTAL, name="heir") as heir:
+        done = wait_state(spool, "poison", "done", "failed")
         assert done.state == "done", heir.log
-        assert attempts(spool, done)[2:] == ["worker-died: the spooler died", "done"]
+        assert attempts(spool, done)[3:] == ["worker-died: the spooler died", "done"]
         assert sorted(path.name for path in done.path.iterdir()) == ["0.png", "job.json", "record.json"]
         assert spool.read_record(done).parameters.seed == 1  # type: ignore[union-attr]
-
-
-def test_p4_a_job_that_keeps_killing_the_engine_fails_and_the_queue_goes_on(spool: Spool) -> None:
-    with spooler(spool, "--max-attempts", "2", "--stall-s", "15") as running:
-        drop(spool, "poison.json", LONG)
-        drop(spool, "victim.json", RED_ON_BLUE | {"steps": 4, "width": 72})  # not in its company: see test_company.py
-        place = wait_running(spool, "poison")
-        os.kill(running.engine_pid(), signal.SIGSEGV)
-        wait_for(lambda: len(attempts(spool, place)) == 2, "the second attempt")
-        wait_running(spool, "poison")
-        os.kill(running.engine_pid(), signal.SIGSTOP)  # a hung kernel: alive, and silent
-        failed = wait_state(spool, "poison", "failed", "done")
-        record = spool.read_record(failed)
-        assert record and record.failure and record.failure.code == "worker-died"
-        assert "2 times" in record.failure.reason and "no sign of life" in record.failure.reason
-        assert wait_state(spool, "victim", "done", "failed").state == "done"
-
-        # Sent back by somebody, it has its attempts anew.
-        assert spool.retry("poison")
-        again = wait_state(spool, "poison", "done", "failed")
-        assert again.state == "done" and attempts(spool, again)[2:] == ["done"]
