@@ -26,6 +26,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 #: Generous: nothing is timed, a slow machine only waits longer. It is the deadline of a test that would fail anyway.
 DEADLINE_S = 180.0
+#: A spooler like the real one whose engine only sleeps: for what is about the spool, and not about a picture.
+SLEEPER = "tests.prove.sleeper"
 #: The demo model alone.
 DEMO = Catalogue(
     models=(ModelCard(name="demo", family="sd1", width=128, height=128, steps=20, guidance_scale=3),), default="demo"
@@ -54,11 +56,18 @@ def missing(needs: str) -> NoReturn:
 class Spooler:
     """A real spooler process, `python -m spooler`, on a spool of its own or a shared one."""
 
-    def __init__(self, spool: Spool, *options: str, name: str = "test", env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        spool: Spool,
+        *options: str,
+        name: str = "test",
+        env: Mapping[str, str] | None = None,
+        program: str = "spooler",
+    ):
         self.spool = spool
         self.name = name
         self.log_path = spool.root.parent / f"spooler-{name}.log"
-        command = [sys.executable, "-m", "spooler", "--spool", str(spool.root), "--spooler", name, *options]
+        command = [sys.executable, "-m", program, "--spool", str(spool.root), "--spooler", name, *options]
         self._log = self.log_path.open("ab")
         environment = {**os.environ, **(env or {})}
         self.process = subprocess.Popen(
@@ -118,8 +127,10 @@ class Spooler:
 
 
 @contextmanager
-def spooler(spool: Spool, *options: str, name: str = "test", env: Mapping[str, str] | None = None) -> Iterator[Spooler]:
-    made = Spooler(spool, *options, name=name, env=env)
+def spooler(
+    spool: Spool, *options: str, name: str = "test", env: Mapping[str, str] | None = None, program: str = "spooler"
+) -> Iterator[Spooler]:
+    made = Spooler(spool, *options, name=name, env=env, program=program)
     try:
         yield made.ready()
     finally:

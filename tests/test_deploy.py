@@ -16,7 +16,7 @@ from typing import Any
 import npm
 import pytest
 import yaml
-from house import ROOT, missing, spooler, wait_for, wait_state
+from house import ROOT, SLEEPER, missing, spooler, wait_for, wait_state
 from test_api import Web
 
 from spooler import fsck
@@ -193,7 +193,7 @@ def test_p2_a_copy_of_a_spool_at_work_has_every_job_once_and_goes_on(spool: Spoo
             for move in (spool.hold, spool.release, spool.cancel, spool.retry)[: 1 + len(submitted) % 4]:
                 move(job_id)
 
-    with spooler(spool, "--max-waiting", "0") as running:
+    with spooler(spool, "--max-waiting", "0", "--sleep-s", "0.2", program=SLEEPER) as running:
         spool.submit(SMALL, "first")
         wait_state(spool, "first", "done")
         busy = threading.Thread(target=people)
@@ -214,7 +214,7 @@ def test_p2_a_copy_of_a_spool_at_work_has_every_job_once_and_goes_on(spool: Spoo
 
     for path in copy.walk("held"):
         copy.release(path.id)
-    with spooler(copy, name="restored"):
+    with spooler(copy, name="restored", program=SLEEPER):
         wait_for(lambda: not any(copy.walk("pending")) and not any(copy.walk("claimed")), "the restored queue to be empty")
     ended = [place.id for state in ENDS for place in copy.walk(state)]
     assert len(ended) == len(set(ended)) and not [each for each in ended if each.endswith("-2")], "none runs twice"

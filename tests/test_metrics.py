@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import drop, spooler, wait_for, wait_state
+from house import SLEEPER, drop, spooler, wait_for, wait_state
 from people import bearer
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -130,7 +130,7 @@ def test_a_scrape_tells_of_real_jobs_and_no_counter_goes_down(web: Web, spool: S
     _, dead = scrape(web)
     assert value(dead, "sdspool_spooler_up", spooler="gpu") == 0 == value(dead, "sdspool_ready")
     _no_less(after, dead)
-    with spooler(spool, name="gpu"):  # what it counted goes on where it was
+    with spooler(spool, name="gpu", program=SLEEPER):  # what it counted goes on where it was
         assert web.request("/api/v1/jobs", SMALL | {"id": "again"})[0] == 201
         wait_state(spool, "again", "done")
         wait_for(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import ROOT, drop, spooler, wait_for, wait_state
+from house import ROOT, SLEEPER, drop, spooler, wait_for, wait_state
 from receivers import ME, SECRET, Receiver, began, end, finished, hooked, looked, notice_options, notifier, outbox, wait_empty
 
 from spooler import notices
@@ -263,18 +263,18 @@ def test_the_verdict_goes_by_folders_and_never_by_a_clock() -> None:
 def test_a_real_spooler_tells_of_its_jobs_over_its_own_death(
     spool: Spool, secret_file: Path, receivers: Callable[..., Receiver]
 ) -> None:
-    """The whole way: a spooler process, the demo model, kill -9 while the receiver is out of order, and another life."""
+    """The whole way: a spooler process, kill -9 while the receiver is out of order, and another life."""
     works = threading.Event()
     receiver = receivers(lambda number: (200, {}) if works.is_set() else (503, {}))
     options = notice_options(hooked(secret_file, receiver))
     drop(spool, "cat.json", {"prompt": "a small red circle on a white background", "steps": 2, "width": 64, "height": 64})
-    with spooler(spool, *options, name=ME) as first:
+    with spooler(spool, *options, name=ME, program=SLEEPER) as first:
         wait_state(spool, "cat", "done")
         wait_for(lambda: receiver.got, "the first try")
         first.kill()
     assert len(outbox(spool).names()) == 1
     works.set()
-    with spooler(spool, *options, name=ME):
+    with spooler(spool, *options, name=ME, program=SLEEPER):
         wait_empty(spool)
     told = receiver.notices[-1]
     assert (told["event"], told["job"], told["images"]) == ("job.done", "cat", ["0.png"])

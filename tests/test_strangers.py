@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from house import Spooler, drop, spooler, wait_for, wait_state
+from house import SLEEPER, Spooler, drop, spooler, wait_for, wait_state
 from PIL import Image
 
 from spooler import pictures
@@ -33,7 +33,7 @@ OUTSIDE = "not for everybody"
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
     spool = Spool(tmp_path_factory.mktemp("strangers") / "spool")
     spool.create()
-    with spooler(spool, "--drop-grace-s", "1") as running:
+    with spooler(spool, "--drop-grace-s", "1", program=SLEEPER) as running:
         yield running
 
 
