@@ -58,7 +58,8 @@ class Running:
         self.progress = before.model_copy(update=message.model_dump(include=known))
 
     def add_image(self, image: Image) -> None:
-        """A picture is in the folder, whole."""
-        self.images = sorted([*self.images, image], key=lambda each: each.index)
+        """A picture is in the folder, whole. Of one that comes from elsewhere this is told when it comes, and at the end."""
+        others = [each for each in self.images if each.index != image.index]
+        self.images = sorted([*others, image], key=lambda each: each.index)
         self.progress = self.progress.model_copy(update={"images": tuple(self.images)})
         self.progress_written = 0.0  # shown at once

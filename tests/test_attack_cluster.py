@@ -16,79 +16,15 @@ import psutil
 import pytest
 from cluster import Redis
 from house import wait_for
+from stage import Stage, finished
 
 from spooler import messages
-from spooler.child import Child, Gone
-from spooler.job import Job
 from spooler.reader import MAX_RECORD_BYTES
 from spooler.record import EngineFacts, Record
-from spooler.remote.broker import WORKERS, beat_key, channel, key, result_key
+from spooler.remote.broker import WORKERS, beat_key, channel, result_key
 from spooler.remote.crew import MAX_WORKERS
-from spooler.remote.dispatch import Dispatch
-from spooler.remote.store import Store
-from spooler.remote.wire import Beat, Result
-from spooler.settings import Settings
 from spooler.status import Progress
 from tests.prove.restart import FACTS
-
-JOB = Job(prompt="x", model="demo", seed=1)
-Message = messages.FromEngine | Gone
-
-
-class Stage:
-    """The spooler's side, and a worker that is nobody but what a test writes into Redis."""
-
-    def __init__(self, folder: Path, redis: Redis):
-        self.folder, self.redis = folder, redis
-        self.heard: list[Message] = []
-        self.beats = 0
-        self.store = Store(f"file://{folder}/store")
-        (folder / "job").mkdir(parents=True)
-        settings = Settings(
-            dispatch=redis.url, dispatch_password_file=str(redis.password_file), store=self.store.url, spooler="me"
-        )
-        redis.client.flushall()
-        self.dispatch = Dispatch(settings, lambda child, said: self.hear(child, said))
-        self.beat()
-        wait_for(lambda: self.told(messages.Ready), "the worker to be seen")
-
-    def hear(self, child: Child, said: Message) -> None:
-        self.heard.append(said)
-
-    def told(self, *kinds: type[Any]) -> list[Any]:
-        return [each for each in self.heard if isinstance(each, kinds)]
-
-    @property
-    def ends(self) -> list[Any]:
-        return self.told(messages.Finished, messages.Failed, messages.Lost)
-
-    def beat(self, **changes: Any) -> None:
-        self.beats += 1
-        beat = Beat(worker="w", number=self.beats, host="h", slots=1, facts=FACTS).model_dump(mode="json") | changes
-        self.redis.client.set(beat_key("w"), json.dumps(beat))
-        self.redis.client.sadd(WORKERS, "w")
-
-    def send(self) -> str:
-        """A job goes out; the name of its try."""
-        self.dispatch.send(messages.Run(id="cat", folder=str(self.folder / "job"), job=JOB, cells=(JOB,)))
-        told = wait_for(lambda: self.redis.client.get(key("me", "cat")), "the job to be sent")
-        return str(told).partition("|")[0]
-
-    def answer(self, task: str, result: dict[str, Any] | str, status: str = "SUCCESS") -> Any:
-        """The worker's result; what the spooler is told of it."""
-        raw = result if isinstance(result, str) else json.dumps({"status": status, "result": result})
-        self.redis.client.set(result_key(task), raw)
-        self.redis.client.publish(channel("me"), json.dumps({"task": task, "ended": True}))
-        return wait_for(lambda: self.ends[-1:], "the end of the job")[0]
-
-    def say(self, task: str, **said: Any) -> None:
-        self.redis.client.publish(channel("me"), json.dumps({"task": task} | said))
-
-    def goes_on(self) -> None:
-        """It still hears: of a worker that is ailing now."""
-        self.beat(trouble="it rains")
-        wait_for(lambda: any("it rains" in (each.reason or "") for each in self.told(messages.Trouble)), "the worker's trouble")
-        assert not self.told(Gone), self.told(Gone)
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +40,6 @@ def stage(tmp_path: Path, redis: Redis) -> Iterator[Stage]:
     yield made
     made.dispatch.kill()
     made.dispatch.wait(10)
-
-
-def finished(task: str, **changes: Any) -> dict[str, Any]:
-    end = messages.Finished(id="cat", timings={"denoise": 1.0}, facts=FACTS)  # type: ignore[arg-type]
-    return json.loads(Result(worker="w", end=end).model_dump_json()) | changes
-
-
-def picture_of(stage: Stage, task: str, data: bytes = b"png", **changes: Any) -> dict[str, Any]:
-    job, attempt, token = task.split(".")
-    file = stage.store.put(f"me/{job}/{attempt}.{token}", "0.png", data)
-    image = {"file": "0.png", "seed": 1, "width": 8, "height": 8}
-    return finished(task, images=[image | changes], files=[file.model_dump()])
 
 
 def test_what_is_no_text_ends_nothing(stage: Stage) -> None:
@@ -173,7 +97,7 @@ def test_a_preview_is_small_and_is_written_to_the_job_s_folder_alone(stage: Stag
     written = stage.folder / "job" / "preview.jpg"
     wait_for(lambda: written.exists(), "the preview")
     assert written.read_bytes() == b"\xff\xd8 small"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "spool"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +134,7 @@ def test_a_preview_is_small_and_is_written_to_the_job_s_folder_alone(stage: Stag
 )
 def test_a_result_that_is_none_costs_its_job_a_try(stage: Stage, changes: dict[str, Any]) -> None:
     task = stage.send()
-    end = stage.answer(task, picture_of(stage, task) | changes)
+    end = stage.answer(task, finished(stage.put(task, 0), **changes))
     assert isinstance(end, messages.Lost), end
     assert not list((stage.folder / "job").iterdir())
     stage.goes_on()
@@ -219,7 +143,7 @@ def test_a_result_that_is_none_costs_its_job_a_try(stage: Stage, changes: dict[s
 def test_what_a_worker_says_of_a_failure_is_cut_to_what_a_record_and_a_label_hold(stage: Stage) -> None:
     reason = "\x1b]0;title\x07" + "x" * 10**6
     failed = {"type": "failed", "id": "cat", "code": "y" * 10**6, "reason": reason, "details": "z" * 10**7, "fatal": True}
-    end = stage.answer(stage.send(), finished("", end=failed))
+    end = stage.answer(stage.send(), finished(end=failed))
     assert isinstance(end, messages.Failed) and not end.fatal
     record = Record(id="cat").fail(end.code, end.reason)
     assert len(record.encode()) < 10_000 and len(end.code) <= 40 and len(end.details) <= 100_000

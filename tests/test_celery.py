@@ -272,15 +272,22 @@ def test_the_spooler_is_killed_and_its_next_life_does_not_hear_the_try_of_the_on
     wait_for(lambda: before not in [task for beat in house.cluster.beats().values() for task in beat.tasks], "the first to end")
 
 
-def test_p4_a_worker_that_is_killed_costs_its_job_one_try(house: House) -> None:
-    house.drop("killed", LONG)
-    wait_running(house.spool, "killed")
+def test_p2_p4_a_worker_that_is_killed_costs_its_job_one_try_and_the_pictures_of_that_try(house: House) -> None:
+    house.drop("killed", LONG | {"steps": [2, 100]})
+    place = wait_running(house.spool, "killed")
     worker = house.taken("killed")
     assert worker == house.cluster.workers[0].name
     wait_for(lambda: ("killed",) in [each.running for each in house.engines() if each.name == worker], "readers to be told")
+    told = wait_for(lambda: (now := house.spool.read_progress(place)) and now.images, "its first picture to be shown")
+    assert [image.file for image in told] == ["0.png"] and "/killed/1." in str(told[0].stored)
+    picture(place.path / "0.png")
     house.cluster.workers[0].kill()
+    wait_for(lambda: (now := house.spool.read_record(place)) and outcomes(now) == ["worker-died"], "the worker to be missed")
+    assert sorted(path.name for path in place.path.iterdir()) == ["job.json", "record.json"]
     house.cluster.ready(house.cluster.add_worker("--together", "2"))
-    assert outcomes(house.done("killed")) == ["worker-died", "done"]
+    record = house.done("killed")
+    assert outcomes(record) == ["worker-died", "done"]
+    assert ["/killed/2." in str(image.stored) for image in record.images] == [True, True]
     assert worker not in house.cluster.beats() and worker not in [each.name for each in house.engines()]
 
 

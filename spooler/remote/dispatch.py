@@ -29,8 +29,8 @@ from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
 from spooler.remote.crew import MAX_WORKERS, Crew
 from spooler.remote.freight import End, Freight, UnwantedError
 from spooler.remote.sent import Sent, Verdict, judge
-from spooler.remote.store import Store, StoreAddressError, StoreError
-from spooler.remote.wire import MAX_BEAT_BYTES, MAX_KEY_BYTES, MAX_RESULT_BYTES, Name, Said, Task
+from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
+from spooler.remote.wire import MAX_BEAT_BYTES, MAX_KEY_BYTES, MAX_RESULT_BYTES, Made, Name, Said, Task
 from spooler.settings import Settings
 from spooler.status import LaneStatus
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 POLL_S = 1.0
 HEAR_S = 0.2
 RETRY_S = 1.0
-AT_ONCE = 8
+AT_ONCE, AHEAD_AT_ONCE = 8, 2
 
 
 class Dispatch(Child):
@@ -65,6 +65,7 @@ class Dispatch(Child):
         self._files = ThreadPoolExecutor(AT_ONCE, "dispatch")  # there and back: each may wait until the store answers
         self._post = ThreadPoolExecutor(1, "dispatch post")  # to Redis
         self._errands = ThreadPoolExecutor(1, "dispatch errands")  # what nobody waits for
+        self._early = ThreadPoolExecutor(AHEAD_AT_ONCE, "dispatch early")  # pictures of jobs that are still being drawn
         self._thread = threading.Thread(target=self._work, name="dispatch", daemon=True)
         self._thread.start()
 
@@ -114,6 +115,8 @@ class Dispatch(Child):
             self._watch()
         except Exception as error:
             log.exception("the jobs that were sent are given up")
+            with self._lock:
+                self._sent = {}  # what still comes of them is nobody's
             self._tell(Gone(f"it stumbled: {error!r}"))
         else:
             self._leave()
@@ -146,7 +149,7 @@ class Dispatch(Child):
 
     def _leave(self) -> None:
         """Have the workers stop what nobody will hear of."""
-        for pool in (self._files, self._post, self._errands):
+        for pool in (self._files, self._post, self._errands, self._early):
             pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             left, self._sent = list(self._sent.values()), {}
@@ -249,6 +252,10 @@ class Dispatch(Child):
                 return
             if said.ended:
                 self._due.add(sent.run.id)
+            for made in said.made:
+                if made.image.index not in sent.ahead and made.fits(sent.run):
+                    sent.ahead.add(made.image.index)
+                    self._submit(self._early, self._bring_ahead, sent, sent.name, made)
             if said.progress:
                 self._tell(said.progress.model_copy(update={"id": sent.run.id}))
             if said.preview:
@@ -265,6 +272,30 @@ class Dispatch(Child):
             durable.replace_lightly(Path(sent.run.folder) / "preview.jpg", base64.b64decode(preview, validate=True))
         except (OSError, binascii.Error) as error:
             log.info("job %s: no preview: %s", sent.run.id, error)
+
+    def _bring_ahead(self, sent: Sent, name: Name, made: Made) -> None:
+        """Show a picture of a job that is still being drawn. One that does not come now comes with the result."""
+
+        def is_wanted() -> bool:  # an earlier try's must not get among a later one's, nor one that comes late into a result
+            is_same = self._is_current(sent) and sent.name == name and sent.state != "ending"
+            return is_same and not sent.cancelling and not self._closed.is_set()
+
+        with self._lock:
+            if not is_wanted():
+                return
+        draft = None
+        try:
+            draft = self._freight.fetch_ahead(name, made, self._settings.spool / "tmp")
+            with self._lock:  # whoever ends the try waits for the rename, and no more
+                if is_wanted():
+                    if draft:
+                        draft.replace(Path(sent.run.folder) / made.image.file)
+                    self._tell(messages.ImageDone(id=sent.run.id, image=self._freight.with_address(made.image, sent)))
+        except (OSError, DamagedError) as error:
+            log.info("job %s: picture %d comes at its end: %s", sent.run.id, made.image.index, error)
+        finally:
+            if draft:
+                draft.unlink(missing_ok=True)
 
     # -- there and back ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """A job's files on their way to a worker and its pictures on their way home, by the store.
 
 Whole or not at all: what comes is held to its checksums, and to what the worker tells of it, before the spooler hears of it.
+Pictures that come while others are being drawn are shown and no more: the end of the job says which ones count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from spooler.reader import RESULT
 from spooler.record import Image
 from spooler.remote.sent import Sent
 from spooler.remote.store import DamagedError, Store
-from spooler.remote.wire import Result, Task
+from spooler.remote.wire import File, Made, Name, Result, Task, image_fits
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,16 @@ class Freight:
         except OSError as error:
             reason = f"The pictures of this job could not be written: {error}"
             return Home(messages.Failed(id=run.id, code="no_space", reason=reason, no_room=error.errno in NO_ROOM))
-        return Home(result.end, tuple(self._with_address(image, sent) for image in result.images))
+        return Home(result.end, tuple(self.with_address(image, sent) for image in result.images))
+
+    def fetch_ahead(self, name: Name, made: Made, tmp: Path) -> Path | None:
+        """A picture of a try that is still being drawn, whole and on stable storage: a file in `tmp`, to be moved to where it
+        belongs; None for one that was withheld. Raises StoreError, DamagedError, OSError: then it comes with all others."""
+        if not made.file:
+            return None
+        draft = tmp / durable.unique_name()
+        durable.write_new(draft, self._store.get(name.folder(self._spooler), made.file))
+        return draft
 
     def discard(self, sent: Sent, is_done: bool) -> None:
         """Leave nothing in the store but a done job's pictures. Raises StoreError."""
@@ -107,9 +117,13 @@ class Freight:
             self._store.remove(f"{folder}/inputs" if is_done else folder)
 
     def _write_down(self, sent: Sent, result: Result) -> None:
-        """Have the job's folder hold its pictures, whole and for good."""
+        """Have the job's folder hold its pictures, and no others, whole and for good."""
         folder, target = sent.name.folder(self._spooler), Path(sent.run.folder)
+        for name in {f"{index}.png" for index in sent.ahead} - {file.name for file in result.files}:
+            (target / name).unlink(missing_ok=True)
         for file in result.files:
+            if _is_there(target / file.name, file):
+                continue
             for number in range(FETCHES):
                 try:
                     data = self._patiently(lambda file=file: self._store.get(folder, file), sent)  # type: ignore[misc]
@@ -121,9 +135,17 @@ class Freight:
             durable.write_new(target / file.name, data)
         durable.sync_folder(target)
 
-    def _with_address(self, image: Image, sent: Sent) -> Image:
+    def with_address(self, image: Image, sent: Sent) -> Image:
         folder = sent.name.folder(self._spooler)
         return image.model_copy(update={"stored": self._store.address(folder, image.file)}) if image.file else image
+
+
+def _is_there(path: Path, file: File) -> bool:
+    """Whether the file is at home already. Who put it there has had the disk keep it."""
+    try:
+        return file.is_of(durable.read_small(path, file.size))
+    except (FileNotFoundError, durable.UnreadableError):
+        return False
 
 
 def _result(run: messages.Run, raw: str) -> Result:
@@ -146,7 +168,7 @@ def _check_pictures(run: messages.Run, result: Result) -> None:
     if told != list(range(run.job.pictures)):
         raise ValueError(f"it tells of the pictures {told}, but the job makes {run.job.pictures}")
     for image in result.images:
-        if image.file not in ("", f"{image.index}.png") or (image.cell and not run.job.values_at(image.cell)):
+        if not image_fits(image, run):
             raise ValueError(f"its picture {image.index} is {image.file!a}, at {image.cell}")
 
 

@@ -18,7 +18,7 @@ What was sent is compared every second with what Redis has: heartbeats, the key 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Sent:
     worker: str = ""
     cancelling: bool = False
     preview: str | None = None  # the newest that is not shown yet
+    ahead: set[int] = field(default_factory=set)  # numbers of the pictures that were told of before the end
     since: float | None = None  # monotonic seconds: since when what is seen of it is not as it should be
 
     @property

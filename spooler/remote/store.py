@@ -7,7 +7,6 @@ is in an address, so none can get into a log, a task or a record.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -59,7 +58,7 @@ class Store:
     def put(self, folder: str, name: str, data: bytes) -> File:
         """Raises StoreError."""
         self._do(lambda: self._files.pipe_file(f"{self._root}/{folder}/{name}", data))
-        return File(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        return File.of(name, data)
 
     def get(self, folder: str, file: File) -> bytes:
         """The file's bytes. Raises StoreError, or DamagedError when they are not those that were put there."""
@@ -69,7 +68,7 @@ class Store:
             data: bytes = self._do(lambda: self._files.cat_file(path, start=0, end=file.size + 1))
         except FileNotFoundError:
             raise DamagedError(f"{folder}/{file.name} is not in the store any more") from None
-        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
+        if not file.is_of(data):
             raise DamagedError(f"{folder}/{file.name} in the store is not what was put there")
         return data
 

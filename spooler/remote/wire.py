@@ -6,6 +6,7 @@ message can lead a worker anywhere else (P9).
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MAX_FILE_BYTES = 256 << 20
 #: Of what Redis holds, bytes: of a heartbeat, of a try's key, of a result with all its pictures.
 MAX_BEAT_BYTES, MAX_KEY_BYTES, MAX_RESULT_BYTES = 1 << 20, 4096, 16 << 20
 MAX_REASON, MAX_DETAILS, MAX_TROUBLE = 2000, 100_000, 300
+#: Pictures that one message tells of while their job is being drawn.
+MAX_MADE = 16
 _CODE = re.compile("[a-z_]{1,40}")
 _SPOOLER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -71,6 +74,14 @@ class File(_Told):
     size: int = Field(ge=0, le=MAX_FILE_BYTES, description="Bytes.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
+    @classmethod
+    def of(cls, name: str, data: bytes) -> File:
+        return cls(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether these are its bytes."""
+        return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
+
 
 class Task(_Told):
     """One try at a job, as Celery carries it. Its `run.folder` is empty: that is the worker's affair."""
@@ -101,11 +112,23 @@ class Result(_Told):
         return end.model_copy(update={"how": _plain(end.how)}) if isinstance(end, messages.Lost) else end
 
 
+class Made(_Told):
+    """A picture of a job that is still being drawn."""
+
+    image: Image
+    file: File | None = Field(None, description="As it lies in the store; null for one that was withheld.")
+
+    def fits(self, run: messages.Run) -> bool:
+        """Whether it can be one of that job's."""
+        return image_fits(self.image, run) and self.image.file == (self.file.name if self.file else "")
+
+
 class Said(_Told):
-    """What is told meanwhile, and may be missed."""
+    """What is told meanwhile, and may be missed: all that counts comes with the result once more."""
 
     task: Text
     progress: messages.Progress | None = None
+    made: tuple[Made, ...] = Field((), max_length=MAX_MADE, description="Pictures that were not told of yet.")
     preview: str | None = Field(None, max_length=2 * MAX_PREVIEW_BYTES, description="The picture at work, as a JPEG in base64.")
     ended: bool = Field(False, description="Whether its result is there to be fetched.")
 
@@ -124,6 +147,12 @@ class Beat(_Told):
     @property
     def free(self) -> int:
         return max(0, self.slots - len(self.tasks)) if self.facts else 0
+
+
+def image_fits(image: Image, run: messages.Run) -> bool:
+    """Whether it can be one of that job's pictures, under our own name or withheld."""
+    is_placed = not image.cell or bool(run.job.values_at(image.cell))
+    return image.index < run.job.pictures and image.file in ("", f"{image.index}.png") and is_placed
 
 
 def _plain(text: str) -> str:

@@ -3,7 +3,8 @@
 A task runs in a thread of Celery's, as many at the same time as the engine can draw together: it takes the try (one swap of one
 key: a task that Celery delivers twice is drawn once), fetches the pictures, has the engine draw, puts what it made into the
 store, and returns wire.Result, which says what there is with its checksums. Another thread tells every second that the worker
-lives and what it has, how far its jobs are, and hears which of them nobody wants any more.
+lives and what it has, how far its jobs are, and hears which of them nobody wants any more. A third puts pictures into the store
+whose jobs are still being drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ from spooler.remote import broker as redises
 from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
 from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
-from spooler.remote.wire import MAX_PREVIEW_BYTES, MAX_SLOTS, MAX_TROUBLE, Beat, File, Name, Result, Said, Task
+from spooler.remote.wire import MAX_MADE, MAX_PREVIEW_BYTES, MAX_SLOTS, MAX_TROUBLE, Beat, File, Made, Name, Result, Said, Task
 from spooler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Held:
     folder: Path
     told: messages.Progress | None = None
     is_drawn: bool = False  # only its way home is left
+    made: list[Made] = field(default_factory=list)  # pictures that went to the store before all were drawn
+    told_made: int = 0  # ... and how many of them were told of
+    is_behind: bool = False  # whether some could not go there, as was logged
+    storing: threading.Lock = field(default_factory=threading.Lock)  # had by whoever puts its pictures there
     previewed: float = 0.0  # time of change of the preview that was told last
     trouble: str | None = None  # why it cannot go on just now
 
@@ -101,6 +106,7 @@ class Worker:
             self._queue = redises.queue_of(self._bench.facts.model)
             self._beat()
             threading.Thread(target=self._tell_on, name="beat", daemon=True).start()
+            threading.Thread(target=self._store_on, name="store", daemon=True).start()
             log.info("worker %s: ready for %s", self._name, self._bench.facts.model)
             worker = self._celery = self._app.Worker(
                 hostname=self._node,
@@ -237,8 +243,9 @@ class Worker:
             self._fetch(held, folder)
             end = self._bench.draw(held.seat)
             self._rise(held)
-            if isinstance(end, messages.Finished):
-                return end, self._keep(held, folder, end)
+            with held.storing:  # nothing goes there once its end is told: it would stay for good
+                if isinstance(end, messages.Finished):
+                    return end, self._keep(held, folder, end)
             return end.model_copy(update={"fatal": False}) if isinstance(end, messages.Failed) else end, files
         except UnwantedError:
             return messages.Failed(id=run.id, code="cancelled", reason="Cancelled while its pictures were on their way."), files
@@ -259,13 +266,37 @@ class Worker:
             (inputs / file.name).write_bytes(self._patiently(lambda file=file: self._store.get(f"{folder}/inputs", file), held))  # type: ignore[misc]
 
     def _keep(self, held: Held, folder: str, end: messages.Finished) -> tuple[File, ...]:
-        """Put what the engine made into the store."""
+        """Put what the engine made into the store, but for what is there already."""
+        kept = {made.file.name: made.file for made in held.made if made.file}
         names = [*(image.file for image in held.seat.images), end.sheet]
-        kept = []
-        for name in filter(None, names):
+        for name in [name for name in names if name and name not in kept]:
             data = (held.folder / name).read_bytes()
-            kept.append(self._patiently(lambda name=name, data=data: self._store.put(folder, name, data), held))  # type: ignore[misc]
-        return tuple(kept)
+            kept[name] = self._patiently(lambda name=name, data=data: self._store.put(folder, name, data), held)  # type: ignore[misc]
+        return tuple(kept.values())
+
+    def _store_on(self) -> None:
+        """Put pictures into the store while others of their jobs are being drawn."""
+        while not self._closed.wait(TELL_S):
+            for held in list(self._held.values()):
+                if not held.storing.acquire(blocking=False):  # all of it goes there now
+                    continue
+                try:
+                    self._store_ahead(held)
+                except (OSError, ValueError) as error:
+                    if not held.is_behind:
+                        log.info("job %s: its pictures wait for its end: %s", held.task.run.id, error)
+                    held.is_behind = True
+                finally:
+                    held.storing.release()
+
+    def _store_ahead(self, held: Held) -> None:
+        """Once, without patience: what does not go now goes a little later, or when all are drawn."""
+        folder = Name.parse(held.id).folder(held.task.spooler)
+        for image in held.seat.images[len(held.made) :]:
+            if held.is_drawn or held.seat.unwanted:
+                return
+            file = self._store.put(folder, image.file, (held.folder / image.file).read_bytes()) if image.file else None
+            held.made.append(Made(image=image, file=file))
 
     def _patiently(self, do: Callable[[], T], held: Held) -> T:
         """Do it, and again as long as Redis or the store does not answer. Raises UnwantedError when the try is not wanted."""
@@ -353,10 +384,11 @@ class Worker:
                 preview = base64.b64encode(data).decode() if len(data) <= MAX_PREVIEW_BYTES else None
         except FileNotFoundError:
             pass
-        if progress is held.told and not preview:
+        made = tuple(held.made[held.told_made : held.told_made + MAX_MADE])
+        if progress is held.told and not preview and not made:
             return None
-        held.told = progress
-        return Said(task=held.id, progress=progress, preview=preview)
+        held.told, held.told_made = progress, held.told_made + len(made)
+        return Said(task=held.id, progress=progress, made=made, preview=preview)
 
 
 def _engine_settings(settings: Settings) -> Settings:

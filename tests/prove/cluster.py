@@ -23,14 +23,18 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 from cluster import BUCKET, S3, Redis, free_port
 
 from spooler import fsck
+from spooler.place import Place
 from spooler.spool import Spool
 from tests.prove.report import ROOT, Figure, main, report
+from tests.prove.restart import picture
 
 NAME = "cluster"
 WORKERS = 3
-SLEEP_S = 0.1
+#: Of a job: so that of some the first pictures come home while the others are being drawn.
+SLEEP_S = 0.2
 MAX_ATTEMPTS = 5
-JOB = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1}
+COUNT = 3
+JOB = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "count": COUNT}
 #: Seconds between two fates, and for which a part stays away at most.
 LONG_PAUSE_S, SHORT_PAUSE_S = 3.0, 2.0
 AWAY_S = 3.0
@@ -139,6 +143,16 @@ class Farm:
             self.s3.stop()
 
 
+def is_mixed(spool: Spool, place: Place) -> bool:
+    """Whether not all of its pictures, and no others, are of its last attempt, whose number they tell."""
+    record = spool.read_record(place)
+    if not record:
+        return True
+    number = record.attempts[-1].number
+    drawn = {path.name: path.read_bytes() for path in place.path.glob("*.png")}
+    return drawn != {f"{index}.png": picture(number, index) for index in range(COUNT)}
+
+
 def prove(short: bool) -> list[Figure]:
     jobs, pause_s = (60, SHORT_PAUSE_S) if short else (2_000, LONG_PAUSE_S)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,6 +170,7 @@ def prove(short: bool) -> list[Figure]:
         tries = max((record.attempts_used for record in records), default=0)
         failed = [f"{each.id}: {each.failure.reason}" for each in records if each.failure]
         found = [each for each in fsck.examine(farm.spool, deep=True) if not each.can_be_mended]
+        mixed = [place.id for place in places if place.state == "done" and is_mixed(farm.spool, place)]
         broken = [f"{each.path.name}: {each.sentence}" for each in found]
         fates = ", ".join(f"{name} {number}" for name, number in sorted(farm.fates.items()))
         details = f"{took_s:.0f} s; {fates}; attempts {sum(len(each.attempts) for each in records)}, failed {len(failed)}"
@@ -164,6 +179,7 @@ def prove(short: bool) -> list[Figure]:
             report(NAME, "jobs in and out", f">= {jobs}", sum(out.values()), sum(out.values()) >= jobs, details, folder=place),
             report(NAME, "jobs lost", "0", len(lost), not lost, "; ".join(lost[:5]), folder=place),
             report(NAME, "jobs shown twice", "0", len(doubled), not doubled, "; ".join(doubled[:5]), folder=place),
+            report(NAME, "jobs with pictures of two tries", "0", len(mixed), not mixed, "; ".join(mixed[:5]), folder=place),
             report(NAME, "most attempts of a job that count", f"<= {MAX_ATTEMPTS}", tries, tries <= MAX_ATTEMPTS, folder=place),
             report(NAME, "findings of fsck afterwards", "0", len(broken), not broken, "; ".join(broken[:5]), folder=place),
         ]

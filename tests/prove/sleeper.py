@@ -34,7 +34,10 @@ CATALOGUE = Catalogue(
 
 
 class Sleeper(Child):
-    """In the place of an engine's process: a thread that sleeps, and then writes a picture of one colour."""
+    """In the place of an engine's process: a thread that sleeps, and writes pictures of one colour, which tells the attempt.
+
+    `sleep_s` is for each job: of one with several pictures a part before each.
+    """
 
     def __init__(self, hear: Callable[[Child, messages.FromEngine | Gone], None], sleep_s: float, facts: EngineFacts = FACTS):
         self._hear = hear
@@ -69,10 +72,11 @@ class Sleeper(Child):
     def _run(self, order: messages.Run) -> messages.FromEngine:
         from pathlib import Path
 
-        time.sleep(self._sleep_s)
+        drawn = draw(Path(order.folder), order.attempt, order.job.pictures)
         try:
-            for image in draw(Path(order.folder), 1, order.job.pictures):
-                self._tell(messages.ImageDone(id=order.id, image=image))
+            for _ in range(order.job.pictures):
+                time.sleep(self._sleep_s / order.job.pictures)
+                self._tell(messages.ImageDone(id=order.id, image=next(drawn)))
         except FileNotFoundError as error:  # adopted meanwhile
             return messages.Failed(id=order.id, code="lost", reason=str(error))
         except OSError as error:
