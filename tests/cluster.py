@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
+import psutil
 import redis
 from house import ROOT, missing, wait_for
 
@@ -127,6 +128,11 @@ class Worker:
         said = [line for line in self.log.splitlines() if ": ready for " in line]
         return said[-1].split("worker ")[-1].partition(":")[0] if said else None
 
+    def engine_pid(self) -> int:
+        """The process number of its engine."""
+        children = psutil.Process(self.process.pid).children
+        return wait_for(lambda: [child.pid for child in children()], "the engine's process")[0]
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -144,19 +150,25 @@ class Worker:
 class Cluster:
     """Redis, the store, and whatever workers a test wants."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, store: str = ""):
+        """`store`: its address; none: an S3 server is started."""
         self.folder = folder
-        self.redis, self.s3 = Redis(folder / "redis"), S3()
-        self.s3.client().create_bucket(Bucket=BUCKET)
+        self.redis = Redis(folder / "redis")
+        self._store = store
+        self.env: dict[str, str] = {}  # of whoever uses the store
+        if not store:
+            self.s3 = S3()
+            self.s3.client().create_bucket(Bucket=BUCKET)
+            self._store, self.env = self.s3.url, self.s3.env
         self.workers: list[Worker] = []
 
     @property
     def options(self) -> list[str]:
-        return ["--dispatch", self.redis.url, "--dispatch-password-file", str(self.redis.password_file), "--store", self.s3.url]
+        return ["--dispatch", self.redis.url, "--dispatch-password-file", str(self.redis.password_file), "--store", self._store]
 
     def add_worker(self, *options: str) -> Worker:
         folder = self.folder / f"worker-{len(self.workers)}"
-        worker = Worker(folder, [*self.options, "--broker", self.redis.url, *options], self.s3.env)
+        worker = Worker(folder, [*self.options, "--broker", self.redis.url, *options], self.env)
         self.workers.append(worker)
         return worker
 
@@ -177,8 +189,9 @@ class Cluster:
         for worker in self.workers:
             worker.kill()
         self.redis.kill()
-        self.s3.stop()
+        if self.env:
+            self.s3.stop()
 
 
-def cluster(folder: Path) -> AbstractContextManager[Cluster]:
-    return closing(Cluster(folder))
+def cluster(folder: Path, store: str = "") -> AbstractContextManager[Cluster]:
+    return closing(Cluster(folder, store))

@@ -48,7 +48,7 @@ settings.load_profile("suite")
 
 #: Files that take longest, the longest first: of two processes neither is to begin one when the other is about to end.
 LONGEST = (
-    *("service", "demo_model", "continuous", "follow_browser", "faults", "pages_browser", "company", "cli", "form_browser"),
+    *("contract", "demo_model", "continuous", "follow_browser", "faults", "pages_browser", "company", "cli", "form_browser"),
     *("prove_kill", "prove_errno", "run_sh", "prove_power", "ladder", "sdapi_waits", "pixels", "prove_fuzz", "openai"),
     *("strangers", "kinds", "form_pictures_browser", "shelf", "browser", "style", "prove_mutants", "prove_parser", "examples"),
     *("bench_gpu", "metrics", "deploy", "log_events", "proxy", "prove_traces", "sdapi", "notices", "compiled", "prove_watch"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import platform
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from desk import Desk
-from house import Spooler, drop, picture, spooler, wait_for, wait_running, wait_state
+from house import Spooler, drop, picture, spooler, wait_state
 from PIL import Image
-from ward import Patient, patient
 
 from bench.direct import Direct
 from spooler import company, messages
@@ -29,14 +26,10 @@ from spooler.job import from_fields
 from spooler.place import Place
 from spooler.record import Record, Timings
 from spooler.schedule import Queue, Waiting
-from spooler.settings import Settings
 from spooler.spool import Spool
 from tests.prove.restart import FACTS
-from webui.app import create_app
 
 CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 8}
-#: Long enough to be met in the middle.
-LONG = CIRCLE | {"steps": 60}
 CARD = ModelCard(name="demo", family="sd1", hash="0" * 64, width=128, height=128, steps=8, guidance_scale=2.0)
 #: Calls that gain by every row, and are faster than any that will be measured: nothing keeps jobs apart.
 FLAT = {str(rows): 1e-6 * rows**0.1 for rows in (1, 2, 4, 8, 16)}
@@ -360,60 +353,13 @@ def test_what_goes_wrong_in_company_is_tried_alone(
         assert_drawn(alone, fields, folder)
 
 
-# -- the whole way -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory, alone: Direct) -> Iterator[Patient]:
-    folder = tmp_path_factory.mktemp("company")
-    know_calls(folder / "cache", alone.facts.hash)
-    with patient(folder, "--preview-s", "0.2") as made:
-        yield made
-        made.heal()
+# -- the whole way; more of it is in test_contract.py --------------------------------------------------------------------------
 
 
 def record_of(made: Spooler, place: Place) -> Record:
     record = made.spool.read_record(place)
     assert record
     return record
-
-
-def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_cancel(busy: Patient, tmp_path: Path) -> None:
-    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 60 - seed}) for seed in range(4)]
-    places = [wait_running(busy.spool, job_id) for job_id in jobs]
-    status = wait_for(lambda: (told := busy.running.status()) and len(told.running) == 4 and told, "all four to run")
-    assert set(status.running) == set(jobs)
-    for place in places:
-        wait_for((place.path / "preview.jpg").exists, "each one's preview")
-    client = create_app(Settings(spool=busy.spool.root, cache=tmp_path)).test_client()
-    [told] = client.get("/api/v1/status").get_json()["spoolers"]
-    assert set(told["running"]) == set(jobs)
-    for job_id in jobs:
-        report = client.get(f"/api/v1/jobs/{job_id}").get_json()
-        assert report["status"] == "running" and 0 < report["progress"]["step"] <= report["progress"]["steps"]
-    assert 'sdspool_spooler_running_jobs{spooler="test"} 4.0' in client.get("/metrics").text
-    assert all(job_id in client.get("/status").text for job_id in jobs)
-    busy.spool.cancel(jobs[1])
-    late = busy.drop(steps=8)
-    assert wait_state(busy.spool, jobs[1], "cancelled", "done").state == "cancelled"
-    records = [
-        record_of(busy.running, wait_state(busy.spool, job_id, "done", "failed")) for job_id in [*jobs[:1], *jobs[2:], late]
-    ]
-    assert all(record.engine and record.engine.shared >= 2 for record in records)
-    ends = {record.id: record.completed or "" for record in records}
-    assert ends[late] < min(ends[job_id] for job_id in ends if job_id != late), "it joined, and left when it was done"
-
-
-def test_p4_one_that_kills_the_engine_fails_and_its_companions_do_not(busy: Patient) -> None:
-    jobs = [busy.drop(**LONG | {"seed": seed, "steps": 60}) for seed in range(3)]
-    for job_id in jobs:
-        wait_running(busy.spool, job_id)
-    os.kill(busy.running.engine_pid(), signal.SIGKILL)
-    records = [record_of(busy.running, wait_state(busy.spool, job_id, "done", "failed")) for job_id in jobs]
-    for record in records:
-        first, second = record.attempts
-        assert first.outcome == "company-died: killed by SIGKILL" and not first.counts and second.outcome == "done"
-        assert record.engine and record.engine.shared == 1
 
 
 def test_together_1_is_one_job_at_a_time(tmp_path: Path) -> None:
