@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import ROOT, Spooler, drop, picture, spooler, wait_for, wait_state
+from house import ROOT, SLEEPER, Spooler, drop, picture, spooler, wait_for, wait_state
+from test_safety import red_classifier
 
 from bench.direct import Direct
+from spooler import messages
 from spooler.engine.safety import SafetyError
+from spooler.record import Image
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
 
 RED_ON_BLUE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 6}
+RED = {"prompt": "a large red square on a red background", "seed": 5, "steps": 12}
+BLUE = {"prompt": "a large blue square on a blue background", "seed": 5, "steps": 12}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,7 +109,7 @@ def test_the_deny_list_holds_at_every_way_in(spool: Spool, tmp_path: Path) -> No
     refused = client.post("/api/v1/jobs", json={"prompt": "a (Purple:1.2) ring"})
     assert refused.status_code == 400 and "has 'purple'" in refused.json["error"]["message"]  # type: ignore[index]
     assert refused.json["error"]["fields"]["prompt"]  # type: ignore[index]
-    with spooler(spool, *option):
+    with spooler(spool, *option, program=SLEEPER):
         drop(spool, "bad.json", {"prompt": "a purple ring"})
         drop(spool, "swept.json", {"prompt": ["a red ring", "a purple ring"]})
         drop(spool, "good.json", RED_ON_BLUE | {"negative_prompt": "purple"})
@@ -137,28 +142,44 @@ def test_so_does_each_other_filter_and_the_engine_says_why(settings: dict[str, s
         Direct(**settings)
 
 
-@pytest.mark.parametrize("action", ["withhold", "blur"])
-def test_a_flagged_picture_is_withheld_or_blurred_and_the_record_says_why(spool: Spool, tmp_path: Path, action: str) -> None:
-    from test_safety import red_classifier
+@pytest.fixture
+def red(tmp_path: Path) -> dict[str, str]:
+    """The settings of a classifier that objects to red."""
+    return {"classifier": str(red_classifier(tmp_path / "classifier")), "classifier_labels": "red"}
 
-    folder = red_classifier(tmp_path / "classifier")
-    options = ("--classifier", str(folder), "--classifier-labels", "red", "--flagged", action)
+
+def assert_flagged(image: Image, action: str) -> None:
+    flag = image.flagged
+    assert flag and (flag.layer, flag.label, flag.action) == ("classifier", "red", action) and flag.score > 0.5
+
+
+def test_a_flagged_picture_is_withheld_and_the_record_says_why(spool: Spool, red: dict[str, str]) -> None:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (red | {"flagged": "withhold"}).items()]
     with spooler(spool, *options):
-        drop(spool, "red.json", RED_ON_BLUE | {"prompt": "a large red square on a red background", "steps": 12})
-        drop(spool, "blue.json", RED_ON_BLUE | {"prompt": "a large blue square on a blue background", "steps": 12})
-        red = wait_state(spool, "red", "done", "failed")
-        blue = wait_state(spool, "blue", "done", "failed")
-        record = spool.read_record(red)
-        assert record and record.images[0].flagged
-        flag = record.images[0].flagged
-        assert (flag.layer, flag.label, flag.action) == ("classifier", "red", action) and flag.score > 0.5
-        assert not (red.path / "preview.jpg").exists()
+        drop(spool, "red.json", RED)
+        drop(spool, "blue.json", BLUE)
+        withheld = wait_state(spool, "red", "done", "failed")
+        shown = wait_state(spool, "blue", "done", "failed")
+        record = spool.read_record(withheld)
+        assert record and record.images[0].file == "" and not (withheld.path / "0.png").exists()
+        assert_flagged(record.images[0], "withhold")
+        assert not (withheld.path / "preview.jpg").exists()
         page = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")).test_client().get("/jobs/red").text
-        if action == "withhold":
-            assert record.images[0].file == "" and not (red.path / "0.png").exists()
-            assert "kept back by a safety filter (red)" in page
+        assert "kept back by a safety filter (red)" in page
+        clean = spool.read_record(shown)
+        assert clean and clean.images[0].flagged is None and (shown.path / "0.png").exists()
+
+
+def test_or_it_is_blurred(red: dict[str, str]) -> None:
+    engine = Direct(**red, flagged="blur", preview_s=0.0001)
+    for fields, is_red in ((RED, True), (BLUE, False)):
+        folder = engine.run(fields)
+        (image,) = [each.image for each in engine.said if isinstance(each, messages.ImageDone)]
+        drawn = picture(folder / image.file)
+        assert drawn.size == (128, 128) and len(drawn.getcolors(1 << 20) or ()) > 1
+        assert not (folder / "preview.jpg").exists()
+        if is_red:
+            assert_flagged(image, "blur")
         else:
-            blurred = picture(red.path / "0.png")
-            assert len(blurred.getcolors(1 << 20) or ()) > 1 and blurred.size == (128, 128)
-        clean = spool.read_record(blue)
-        assert clean and clean.images[0].flagged is None and (blue.path / "0.png").exists()
+            assert image.flagged is None
+    engine.close()

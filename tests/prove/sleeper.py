@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 
 from filelock import Timeout
@@ -70,8 +71,6 @@ class Sleeper(Child):
         self._tell(Gone("it was told to stop"))
 
     def _run(self, order: messages.Run) -> messages.FromEngine:
-        from pathlib import Path
-
         drawn = draw(Path(order.folder), order.attempt, order.job.pictures)
         try:
             for _ in range(order.job.pictures):
@@ -94,12 +93,13 @@ def serve(settings: Settings, sleep_s: float) -> int:
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     spool = Spool(settings.spool)
     spool.create()
+    deny_list = DenyList.read(Path(settings.deny_list)) if settings.deny_list else DenyList()
     while True:
         try:
             life = Life.begin(spool, settings.spooler)
         except Timeout:
             return 2
-        service = Service(settings, spool, CATALOGUE, DenyList(), life, lambda made, _: of(made, sleep_s))
+        service = Service(settings, spool, CATALOGUE, deny_list, life, lambda made, _: of(made, sleep_s))
         signal.signal(signal.SIGTERM, lambda *_, service=service: service.stop())  # type: ignore[misc]
         try:
             service.run()
