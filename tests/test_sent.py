@@ -83,7 +83,22 @@ def test_what_is_not_as_it_should_be_is_looked_at_again_before_it_is_believed(ta
     assert table.look("taken|w") is Verdict.NOTHING
     table.pass_s(UNSEEN_S)
     table.beats(table.sent.id)
-    assert table.look("taken|w") is Verdict.NOTHING and table.sent.since is None
+    assert table.look("taken|w") is Verdict.NOTHING and not table.sent.wrong
+
+
+def test_what_lay_about_for_long_and_was_taken_just_now_is_not_mislaid(table: Table) -> None:
+    """Its worker has not told of it yet. What was wrong with it before says nothing of that."""
+    table.beats()
+    assert table.look("waiting|") is Verdict.NOTHING
+    table.pass_s(LATER)
+    table.beats()
+    assert table.look("waiting|") is Verdict.NOTHING
+    table.pass_s(1)
+    table.beats()
+    assert table.look("taken|w") is Verdict.NOTHING
+    table.pass_s(1)
+    table.beats(table.sent.id)
+    assert table.look("taken|w") is Verdict.NOTHING and not table.sent.wrong
 
 
 def test_a_result_is_fetched_whatever_else_there_is(table: Table) -> None:

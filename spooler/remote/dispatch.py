@@ -165,7 +165,7 @@ class Dispatch(Child):
         with self._lock:
             self._crew.excuse(now)
             for sent in self._sent.values():
-                sent.since = None
+                sent.is_well()
 
     def _look(self, now: float, at_all: bool) -> None:
         """Compare what was sent with what Redis has: all of it, and who is there, or only what is due."""
@@ -209,7 +209,8 @@ class Dispatch(Child):
                 self._submit(self._files, self._publish_again, sent)
             case Verdict.ANEW:
                 log.warning("job %s: Redis has forgotten it, it is sent again", run.id)
-                sent.name, sent.state, sent.since = Name.new(run.id, run.attempt), "outgoing", None
+                sent.name, sent.state = Name.new(run.id, run.attempt), "outgoing"
+                sent.is_well()
                 self._submit(self._files, self._go_out, sent)
             case Verdict.CANCELLED:
                 self._end(sent, _cancelled(sent))

@@ -44,16 +44,23 @@ class Sent:
     cancelling: bool = False
     preview: str | None = None  # the newest that is not shown yet
     ahead: set[int] = field(default_factory=set)  # numbers of the pictures that were told of before the end
-    since: float | None = None  # monotonic seconds: since when what is seen of it is not as it should be
+    wrong: str = ""  # what is seen of it that is not as it should be
+    since: float = 0.0  # ... and since when, in monotonic seconds
 
     @property
     def id(self) -> str:
         return str(self.name)
 
-    def wrong_for(self, now: float) -> float:
-        """Seconds for which it has been so, as it is seen to be once more."""
-        self.since = now if self.since is None else self.since
+    def wrong_for(self, what: str, now: float) -> float:
+        """Seconds for which that has been wrong with it, as it is seen to be once more. What was wrong before does not count:
+        one that long lay about, and was taken just now, is not one that its worker has not told of for as long."""
+        if what != self.wrong:
+            self.wrong, self.since = what, now
         return now - self.since
+
+    def is_well(self) -> None:
+        """All that is seen of it is as it should be, or may be."""
+        self.wrong = ""
 
 
 class Verdict(Enum):
@@ -85,32 +92,32 @@ def judge(sent: Sent, key: str | None, result: bool, crew: Crew, now: float) -> 
     if is_ours and state == "waiting" and not holder:
         return _judge_waiting(sent, crew, now)
     if holder:
-        sent.state, sent.worker, sent.since = "taken", holder, None
+        sent.state, sent.worker = "taken", holder
+        sent.is_well()
         return Verdict.NOTHING if key else Verdict.KEY_ANEW
     if key is None and sent.state == "waiting":
-        if sent.wrong_for(now) <= UNSEEN_S:
+        if sent.wrong_for("forgotten", now) <= UNSEEN_S:
             return Verdict.NOTHING
         return Verdict.CANCELLED if sent.cancelling else Verdict.ANEW
     sent.state, sent.worker = "taken", worker or sent.worker
-    if sent.wrong_for(now) <= UNSEEN_S:
+    if sent.wrong_for("unaccounted for", now) <= UNSEEN_S:
         return Verdict.NOTHING
     if sent.cancelling:
         return Verdict.CANCELLED
     if sent.worker not in crew.beats:
         # Without its key Redis has lost more than the worker: who knows what became of either.
         return Verdict.ABANDONED if is_ours else Verdict.MISLAID
-    assert sent.since is not None  # noqa: S101 - it has been wrong for a while
     return Verdict.MISLAID if crew.has_beaten_since(sent.worker, sent.since) else Verdict.NOTHING
 
 
 def _judge_waiting(sent: Sent, crew: Crew, now: float) -> Verdict:
     """Nobody has begun it: see to it that somebody may."""
     if sent.queue != redises.COMMON and sent.queue not in crew.queues() and crew.able:
-        sent.since = None
+        sent.is_well()
         return Verdict.FOR_ALL
     if not any(beat.free for beat in crew.able):
-        sent.since = None
-    elif sent.wrong_for(now) >= STRANDED_S:
-        sent.since = None
+        sent.is_well()
+    elif sent.wrong_for("left lying", now) >= STRANDED_S:
+        sent.is_well()
         return Verdict.FOR_ALL
     return Verdict.NOTHING
