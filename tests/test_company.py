@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import platform
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from desk import Desk
-from house import Spooler, drop, picture, spooler, wait_state
+from house import drop, picture
 from PIL import Image
 
 from bench.direct import Direct
@@ -24,9 +23,8 @@ from spooler.engine import knee
 from spooler.engine.knee import Knees
 from spooler.job import from_fields
 from spooler.place import Place
-from spooler.record import Record, Timings
+from spooler.record import Timings
 from spooler.schedule import Queue, Waiting
-from spooler.spool import Spool
 from tests.prove.restart import FACTS
 
 CIRCLE = {"prompt": "a large red circle on a blue background", "seed": 5, "steps": 8}
@@ -260,9 +258,14 @@ def engine(tmp_path: Path, alone: Direct) -> Iterator[Direct]:
     made.close()
 
 
+_ALONE: dict[str, list[Image.Image]] = {}
+
+
 def assert_drawn(alone: Direct, fields: dict[str, Any], folder: Path, inputs: dict[str, Image.Image] | None = None) -> None:
-    """That the pictures in the folder are those of the job alone, but for the last digit."""
-    expected = alone.draw(inputs, **fields)
+    """That the pictures in the folder are those of the job alone, but for the last digit. It is drawn alone once."""
+    if (name := repr(fields)) not in _ALONE:
+        _ALONE[name] = alone.draw(inputs, **fields)
+    expected = _ALONE[name]
     assert len(list(folder.glob("[0-9]*.png"))) == len(expected)
     for index, one in enumerate(expected):
         assert abs(pixels(folder / f"{index}.png") - np.asarray(one, dtype=int)).max() <= 1, (fields, index)
@@ -353,22 +356,12 @@ def test_what_goes_wrong_in_company_is_tried_alone(
         assert_drawn(alone, fields, folder)
 
 
-# -- the whole way; more of it is in test_contract.py --------------------------------------------------------------------------
-
-
-def record_of(made: Spooler, place: Place) -> Record:
-    record = made.spool.read_record(place)
-    assert record
-    return record
-
-
-def test_together_1_is_one_job_at_a_time(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
-    spool.create()
-    with spooler(spool, "--cache", str(tmp_path / "cache"), "--together", "1") as made:
-        for number in range(3):
-            drop(spool, f"{number}.json", CIRCLE)
-        records = [record_of(made, wait_state(spool, str(number), "done", "failed")) for number in range(3)]
-        times = sorted((record.attempts[-1].started, record.attempts[-1].ended or "") for record in records)
-        assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(times))
-        assert {record.images[0].pixels for record in records} == {records[0].images[0].pixels}, "to the bit"
+def test_together_1_is_one_job_at_a_time(alone: Direct) -> None:
+    """Each is done before the next is begun, and the spooler is told of no room: see what it gives then, above."""
+    folders = alone.run_all([(CIRCLE, {})] * 3)
+    assert [each.facts.shared for each in alone.ended_all if isinstance(each, messages.Finished)] == [1, 1, 1]
+    assert not [each for each in alone.said if isinstance(each, messages.Room) and each.jobs]
+    told = [each.id for each in alone.said if isinstance(each, messages.Progress | messages.ImageDone)]
+    assert set(told) == {"direct0", "direct1", "direct2"} and told == sorted(told)
+    one, *others = ((folder / "0.png").read_bytes() for folder in folders)
+    assert others == [one, one], "to the bit"

@@ -75,9 +75,7 @@ def test_the_checker_knows_every_drawing() -> None:
 def test_a_quick_training_makes_a_pipeline_and_the_same_one_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once as the command that it is, and once in this process, which has drawn a lot before."""
     command = ["tools/train_demo_model.py", "--quick", "--out"]
-    subprocess.run(
-        [sys.executable, "-W", "ignore", *command, str(tmp_path / "one")], cwd=ROOT, check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-W", "ignore", *command, str(tmp_path / "one")], cwd=ROOT, check=True, capture_output=True)
     monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "two")])
     train_demo_model.main()
     hashes = []

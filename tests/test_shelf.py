@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from house import ROOT, spooler
-from studio import BASE, DRAWING, FAMILIES, Desk, apart, asked, desk, open_spool, options, shelf
+from house import ROOT
+from studio import BASE, DRAWING, FAMILIES, Desk, apart, asked, desk, options, patches, shelf
+
+from bench.direct import Direct
+from spooler import messages
 
 __all__ = ["desk", "shelf"]
 
@@ -24,7 +29,7 @@ def test_p8_count_equals_single_seeds(desk: Desk, family: str) -> None:
     assert apart(together.images[0], together.images[1]) > 1
 
 
-def test_models_are_switched_and_counted(desk: Desk, shelf: Path, tmp_path: Path) -> None:
+def test_models_are_switched_and_counted(desk: Desk, shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dressed = {
         "loras": [{"name": "sd1-lora"}],
         "prompt": "a sd1-word circle on a blue background",
@@ -34,18 +39,22 @@ def test_models_are_switched_and_counted(desk: Desk, shelf: Path, tmp_path: Path
     jobs = [{"model": "sd1"} | dressed, {"model": "flux", "loras": [{"name": "flux-lora"}]}, asked("refiner", "sdxl")] * 2
 
     # 1. Room for one: the last one goes whenever another comes, whatever was laid over it.
-    with spooler(open_spool(tmp_path), *options(shelf, tmp_path / "cache"), "--keep-gib", "0.00001") as running:
-        narrow = Desk(running, desk.client)
-        drawn = [narrow.draw(**BASE | job) for job in jobs]
-        log = running.log
-    swaps = [one.record.engine.swaps for one in drawn if one.record.engine]
+    caplog.set_level(logging.INFO)
+    narrow, drawn, swaps = Direct(tmp_path, models=shelf, model="sd1", keep_gib=0.00001), [], []
+    inputs = {"other.png": patches(2)}
+    for job in jobs:
+        drawn += narrow.draw(inputs if "controls" in job else None, **BASE | job)
+        assert isinstance(narrow.ended, messages.Finished)
+        swaps.append(narrow.ended.facts.swaps)
+    log = caplog.text
+    narrow.close()
     assert swaps[0] == 0 and all(before < after for before, after in itertools.pairwise(swaps)), swaps
     assert log.count(": loaded, ") == swaps[-1] + 1
     assert log.count("dropped, all its memory came back") == swaps[-1] and "still held" not in log
 
     # 2. Room for all: each is loaded once, and draws the same.
     for job, one in zip(jobs, drawn, strict=True):
-        assert apart(desk.draw(**BASE | job).image, one.image) <= 1
+        assert apart(desk.draw(**BASE | job).image, np.asarray(one)) <= 1
     names = [line.split()[3] for line in desk.running.log.splitlines() if ": loaded, " in line]
     assert {"sd1:", "flux:", "sdxl:", "sdxl-refiner:"} <= set(names) and len(names) == len(set(names))
     assert "dropped" not in desk.running.log
