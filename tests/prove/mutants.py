@@ -1,15 +1,18 @@
 """Each fsync, each look at what a rename did, each check, flag, lock and verify is taken out in turn: the suite must notice.
 
 mutation.py finds the points in the source. Each mutant is made in a copy of the tree that is thrown away, where those tests are
-run that could catch it, the quick ones first, until one fails: the operations of the power cut's proof that come by that line,
-cut at the same points as in its long form; the tests of the module; the operations under kills and errors. What survives them
-meets all that the suite has without an engine. A hang is a catch, and is told apart.
+run that could catch it, the quick ones first, until one fails: the test that caught it the last time (caught.json); the
+operations of the power cut's proof that come by that line, cut at the same points as in its long form; the tests of the module;
+the operations under kills and errors. What survives them meets all that the suite has without an engine. A hang is a catch, and
+is told apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +43,10 @@ MODULES = (
 #: Seconds after which a run hangs: the longest one that does not takes a third of it. Where the same run without the mutant
 #: takes as long, it gets more, up to the second figure.
 LIMIT_S, BUSY_LIMIT_S = 100.0, 3200.0
+#: By mutant the test that caught it, so that the next time it is asked first. Nothing is believed of it: it is run.
+CAUGHT = Path(__file__).with_name("caught.json")
+#: What pytest says when there is no such test: it may be called otherwise by now.
+NOTHING_RUN = (4, 5)
 #: Operations that come by a line, of which so many are tried.
 OPERATIONS = 6
 #: States of the disk that are looked for after a change; in a long operation after each fourth one.
@@ -98,6 +105,9 @@ EQUIVALENT: Mapping[tuple[str, str, str, str], str] = {
 }
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 @dataclass(frozen=True)
 class Fate:
     """What became of a mutant: which run caught it, if one did."""
@@ -148,8 +158,33 @@ def paths() -> dict[str, set[tuple[str, int]]]:
     return dict(sorted(found.items(), key=lambda pair: len(pair[1])))
 
 
+def caught_before() -> dict[str, str]:
+    """By mutant the test that caught it the last time."""
+    try:
+        found: dict[str, str] = json.loads(CAUGHT.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def remember(fates: Iterable[Fate]) -> None:
+    """Note which tests caught these, for the next time."""
+    caught = caught_before()
+    for fate in fates:
+        if failed := re.search(r"^FAILED (tests/.+?)(?: - |$)", fate.why, re.MULTILINE):
+            caught[_hint(fate.mutant)] = failed[1]
+    CAUGHT.write_text(json.dumps(dict(sorted(caught.items())), indent=1) + "\n")
+
+
+def _hint(mutant: Mutant) -> str:
+    return " | ".join(mutant.key)
+
+
 def runs(mutant: Mutant, come_by: Mapping[str, set[tuple[str, int]]], rest: bool = False) -> Iterator[tuple[str, list[str]]]:
     """The runs that could catch a mutant, the likeliest first: a name for each, and the arguments of Python."""
+    known = caught_before().get(_hint(mutant), "")
+    if known and (ROOT / known.partition("::")[0]).exists():
+        yield known, ["-m", "pytest", *_pytest(()), known]
     names = firing_range.spread([name for name, lines in come_by.items() if (mutant.file, mutant.line) in lines], OPERATIONS)
     table = {each.name for each in operations.operations()}
     fired = firing_range.spread([name for name in names if name in table], 3)
@@ -266,7 +301,7 @@ def try_mutant(copy: Copy, mutant: Mutant, come_by: Mapping[str, set[tuple[str, 
             # What takes as long without the mutant does not hang: the machine is busy.
             slow = status is None and limit_s < BUSY_LIMIT_S and copy.run(arguments, limit_s)[0] is None
             limit_s *= 2
-        if status != 0:
+        if status not in (0, *NOTHING_RUN):
             return Fate(mutant, name, status is None, said)
     return Fate(mutant)
 
@@ -298,7 +333,7 @@ def clean(chosen: Collection[Mutant]) -> list[str]:
     """What fails without a mutant, among the runs that these would meet: it would be taken for a catch."""
     come_by = paths()
     every = {tuple(arguments): name for mutant in chosen for name, arguments in runs(mutant, come_by)}
-    tests = sorted({each for arguments in every for each in arguments if each.startswith("tests/")})
+    tests = sorted({each.partition("::")[0] for arguments in every for each in arguments if each.startswith("tests/")})
     with fire.scratch() as folder:
         copy = Copy(folder / "clean")
         found = [copy.run(["-m", "pytest", *_pytest(()), *tests], BUSY_LIMIT_S)] if tests else []
@@ -338,6 +373,8 @@ def prove(short: bool) -> list[Figure]:
 
 
 def _tell(fate: Fate) -> None:
+    with _ONE_AT_A_TIME:
+        remember([fate])
     by = f"caught by {fate.caught_by}{', a hang' if fate.hung else ''}" if fate.caught_by else "SURVIVES"
     print(f"  {by}: {fate.mutant}", file=sys.stderr, flush=True)
 
