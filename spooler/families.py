@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "sampler": "choice of the sampler",
     "negative_prompt": "negative prompt",
     "guidance_cutoff": "guidance that ends early",
+    "deepcache": "DeepCache",
     "preview": "live preview",
 }
 
@@ -121,6 +122,7 @@ def mistakes(job: Job, model: str, family: Family) -> Iterator[Mistake]:
         "sampler": ("sampler", job.sampler is not None),
         "negative_prompt": ("negative_prompt", bool(job.negative_prompt)),
         "guidance_cutoff": ("guidance_cutoff", job.guidance_cutoff < 1),
+        "deepcache": ("deepcache_interval", job.deepcache_interval > 1),
     }
     for kind, (field, wanted) in asked.items():
         if wanted and kind not in family.kinds:

@@ -29,6 +29,7 @@ def infotext(job: Job, seed: int, model: str, model_hash: str) -> str:
         "Schedule type": job.scheduler if job.sampler else None,
         "CFG scale": f"{job.guidance_scale:g}",
         "Guidance cutoff": f"{job.guidance_cutoff:g}" if job.guidance_cutoff < 1 else None,
+        "DeepCache interval": job.deepcache_interval if job.deepcache_interval > 1 else None,
         "Seed": seed,
         # The size that is drawn first, as A1111 has it: a reader multiplies it by "Hires upscale" again.
         "Size": f"{job.width}x{job.height}",
@@ -81,6 +82,7 @@ _FIELDS: tuple[tuple[str, str, type], ...] = (
     ("Steps", "steps", int),
     ("CFG scale", "guidance_scale", float),
     ("Guidance cutoff", "guidance_cutoff", float),
+    ("DeepCache interval", "deepcache_interval", int),
     ("Seed", "seed", int),
     ("Clip skip", "clip_skip", int),
     ("Variation seed", "variation_seed", int),

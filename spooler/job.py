@@ -230,6 +230,11 @@ class Job(_Part):
         description="Part of the steps after which guidance ends, 1 is never. Faster, as the rest costs half as much, and "
         "lossy: it is another picture.",
     )
+    deepcache_interval: Annotated[int, Field(ge=1, le=10)] = Field(
+        1,
+        description="DeepCache: the deep layers of the UNet are asked at every so many steps, 1 is at each. Faster, and lossy: "
+        "it is another picture.",
+    )
     width: Side | None = Field(None, description="Width in pixels, a multiple of 8; the model's default when left out.")
     height: Side | None = Field(None, description="Height in pixels, a multiple of 8; the model's default when left out.")
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = Field(

@@ -237,6 +237,7 @@ def asked(kind: str, family: str) -> dict[str, Any]:
         "sampler": {"sampler": "Euler a"},
         "negative_prompt": {"negative_prompt": "a small green ring"},
         "guidance_cutoff": {"guidance_cutoff": 0.25, "guidance_scale": 20},
+        "deepcache": {"deepcache_interval": 3, "guidance_scale": 20},
         "preview": {"steps": 8},
         "upscale": {"upscale": {"scale": 2.0}},
         "sweep": {"steps": [2, 4], "guidance_scale": [4, 6]},

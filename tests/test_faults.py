@@ -296,6 +296,7 @@ FIT: dict[str, tuple[Any, ...]] = {
     "model": ("", "demo", "ancestral", ["demo", "ancestral"]),
     "clip_skip": (1, 2),
     "guidance_cutoff": (0.5, 1),
+    "deepcache_interval": (1, 3),
     "hires": ({"scale": 1.5}, {"scale": 1.5, "upscaler": "Latent", "strength": 0.5}),
     "upscale": ({"scale": 1.5},),
     "variation_strength": (0.5, 1),

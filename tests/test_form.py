@@ -41,7 +41,7 @@ def test_every_field_of_a_job_can_be_sent(client: FlaskClient, spool: Spool) -> 
         "form": "1", "kind": "txt2img", "prompt": "a ring", "negative_prompt": "blue", "model": "big", "sampler": "Euler",
         "scheduler": "Karras", "steps": "5", "guidance_scale": "2", "width": "512", "height": "640", "seed": "9", "count": "2",
         "vae": "soft", "clip_skip": "2", "priority": "-3", "owner": "ann", "loras.0.name": "ink", "loras.0.weight": "0.5",
-        "guidance_cutoff": "0.4",
+        "guidance_cutoff": "0.4", "deepcache_interval": "3",
         "loras.2.name": "chalk", "hires.on": "on", "hires.scale": "1.5", "hires.upscaler": "Latent", "hires.steps": "4",
         "variation.on": "on", "variation_seed": "3", "variation_strength": "0.2", "upscale.on": "on", "upscale.scale": "3",
         "refiner.on": "on", "refiner.model": "big", "refiner.switch_at": "0.7", "sweep.on": "on", "sweep": "steps: 5, 6\r\n",
@@ -50,8 +50,8 @@ def test_every_field_of_a_job_can_be_sent(client: FlaskClient, spool: Spool) -> 
     job, _ = submitted(spool, client.post("/", data=form))
     assert json.loads(job.model_dump_json(exclude_unset=True)) == {
         "prompt": "a ring", "negative_prompt": "blue", "model": "big", "sampler": "Euler", "scheduler": "Karras", "steps": 5,
-        "guidance_scale": 2, "guidance_cutoff": 0.4, "width": 512, "height": 640, "seed": 9, "count": 2, "vae": "soft",
-        "clip_skip": 2, "priority": -3,
+        "guidance_scale": 2, "guidance_cutoff": 0.4, "deepcache_interval": 3, "width": 512, "height": 640, "seed": 9,
+        "count": 2, "vae": "soft", "clip_skip": 2, "priority": -3,
         "owner": "ann", "loras": [{"name": "ink", "weight": 0.5}, {"name": "chalk"}],
         "hires": {"scale": 1.5, "upscaler": "Latent", "steps": 4}, "variation_seed": 3, "variation_strength": 0.2,
         "upscale": {"scale": 3}, "refiner": {"model": "big", "switch_at": 0.7}, "sweep": {"steps": [5, 6]},

@@ -20,7 +20,7 @@ KINDS = ("txt2img", *families.KINDS, "upscale", "sweep")
 #: The kinds that are asked for by no field of their own, so nothing is refused: a family that cannot do them draws without.
 SILENT = ("embeddings", "weights", "preview")
 #: The field that a refusal names, where it is not called like the kind.
-FIELDS = {"img2img": "image", "inpaint": "mask", "variation": "variation_strength"}
+FIELDS = {"img2img": "image", "inpaint": "mask", "variation": "variation_strength", "deepcache": "deepcache_interval"}
 
 
 def txt2img(desk: Desk, family: str) -> None:
@@ -166,21 +166,25 @@ def sweep(desk: Desk, family: str) -> None:
     assert sheet.width > 2 * SIDE and sheet.height > 2 * SIDE
 
 
-def guidance_cutoff(desk: Desk, family: str) -> None:
-    """In every kind of work that a family can do. What is asked of the network is counted in tests/test_cutoff.py."""
-    job = asked("guidance_cutoff", family)
-    drawn, whole = desk.draw(**job), desk.draw(**job | {"guidance_cutoff": 1.0})
-    assert apart(drawn.image, whole.image) > 1
-    parameters = drawn.record.parameters
-    assert parameters and parameters.guidance_cutoff == 0.25
-    with Image.open(drawn.folder / "0.png") as image:
-        assert "Guidance cutoff: 0.25" in image.info["parameters"]
-    for kind in {"img2img", "inpaint", "hires", "controls", "refiner"} & families.get(family).kinds:
-        controlled = {"controls": asked("controls", family)["controls"]} if family in UNETS and kind == "inpaint" else None
-        for extra in ({}, controlled) if controlled else ({},):
-            job = asked(kind, family) | extra | {"steps": 8, "guidance_scale": 20}
-            one, other = (desk.draw(**job | {"guidance_cutoff": part}).image for part in (1.0, 0.2))
-            assert one.shape == other.shape and apart(one, other) > 1, (kind, extra)
+def lossy(kind: str, field: str, told: str, less: float) -> Callable[[Desk, str], None]:
+    """The check of a way to draw faster: with every kind of work of a family it makes another picture, and is told of."""
+
+    def check(desk: Desk, family: str) -> None:
+        job = asked(kind, family)
+        drawn, whole = desk.draw(**job), desk.draw(**job | {field: 1})
+        assert apart(drawn.image, whole.image) > 1
+        parameters = drawn.record.parameters
+        assert parameters and getattr(parameters, field) == job[field]
+        with Image.open(drawn.folder / "0.png") as image:
+            assert f"{told}: {job[field]}" in image.info["parameters"]
+        for other in {"img2img", "inpaint", "hires", "controls", "refiner"} & families.get(family).kinds:
+            controlled = {"controls": asked("controls", family)["controls"]} if family in UNETS and other == "inpaint" else None
+            for extra in ({}, controlled) if controlled else ({},):
+                job = asked(other, family) | extra | {"steps": 8, "guidance_scale": 20}
+                one, two = (desk.draw(**job | {field: value}).image for value in (1, less))
+                assert one.shape == two.shape and apart(one, two) > 1, (other, extra)
+
+    return check
 
 
 def differs(kind: str) -> Callable[[Desk, str], None]:
@@ -209,7 +213,9 @@ CHECKS: dict[str, Callable[[Desk, str], None]] = {
     "variation": variation,
     "sampler": sampler,
     "negative_prompt": differs("negative_prompt"),
-    "guidance_cutoff": guidance_cutoff,
+    # What is asked of the network is counted in tests/test_cutoff.py and tests/test_deepcache.py.
+    "guidance_cutoff": lossy("guidance_cutoff", "guidance_cutoff", "Guidance cutoff", 0.2),
+    "deepcache": lossy("deepcache", "deepcache_interval", "DeepCache interval", 4),
     "preview": preview,
     "upscale": upscale,
     "sweep": sweep,

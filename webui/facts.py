@@ -20,6 +20,7 @@ def rows(report: JobReport) -> list[tuple[str, str]]:
         ("steps", gettext("Steps"), used.steps),
         ("guidance_scale", gettext("Guidance scale"), None if used.guidance_scale is None else f"{used.guidance_scale:g}"),
         ("guidance_cutoff", gettext("Guidance until"), None if used.guidance_cutoff == 1 else f"{used.guidance_cutoff:g}"),
+        ("deepcache_interval", gettext("DeepCache"), None if used.deepcache_interval == 1 else used.deepcache_interval),
         ("sampler", gettext("Sampler"), _sampler(used)),
         ("seed", gettext("Seed"), None if used.seed == -1 else _span(used.seed, used.count)),
         ("kind", gettext("Kind"), None if used.kind == "txt2img" else used.kind),

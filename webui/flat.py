@@ -21,7 +21,7 @@ Given = dict[str, str]
 
 NUMBERS = frozenset(
     {"steps", "guidance_scale", "width", "height", "seed", "count", "clip_skip", "strength", "mask_blur", "inpaint_padding"}
-    | {"variation_seed", "variation_strength", "priority", "guidance_cutoff"}
+    | {"variation_seed", "variation_strength", "priority", "guidance_cutoff", "deepcache_interval"}
     | {"hires.scale", "hires.strength", "hires.steps", "refiner.switch_at", "upscale.scale"}
 )
 #: Texts whose spaces are kept.
@@ -54,7 +54,8 @@ _HIDDEN: dict[str, tuple[str, ...]] = {
     "inpaint": ("hires.", "refiner.", "variation_"),
     "upscale": (
         *PROMPTS, "strength", *_OF_MASK, "hires.", "refiner.", "variation_", "controls.", "loras.", "sweep", "steps", "sampler",
-        "scheduler", "guidance_scale", "guidance_cutoff", "width", "height", "seed", "count", "vae", "clip_skip",
+        "scheduler", "guidance_scale", "guidance_cutoff", "deepcache_interval", "width", "height", "seed", "count",
+        "vae", "clip_skip",
     ),
 }  # fmt: skip
 _SWITCHED = {switch: (f"{switch}.",) for switch in SWITCHES} | {"variation": ("variation_",), "sweep": ("sweep",)}

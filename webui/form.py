@@ -268,6 +268,7 @@ _FIELDS_OF = {
     "vae": ("vae",),
     "clip_skip": ("clip_skip",),
     "guidance_cutoff": ("guidance_cutoff",),
+    "deepcache": ("deepcache_interval",),
     "variation": ("variation",),
     "sampler": ("sampler", "scheduler"),
     "negative_prompt": ("negative_prompt",),

@@ -57,6 +57,7 @@ LABELS = {
     "vae": msgid("VAE"),
     "clip_skip": msgid("Clip skip"),
     "guidance_cutoff": msgid("Guidance until"),
+    "deepcache_interval": msgid("DeepCache"),
     "owner": msgid("Your name"),
     "priority": msgid("Priority"),
     "not_before": msgid("Not before"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from spooler.engine.deepcache import Shortcut
 from spooler.engine.row import Row
 from spooler.engine.table import FACTORS, OF_IMAGE, OF_NOISE, SCALE, TIME, step_arguments
 
@@ -51,6 +52,11 @@ class Batch:
     def is_laid(self) -> bool:
         """Whether nobody has joined or left since the last tick: the tensors lie as they are wanted."""
         return self._laid is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the next tick asks all of the UNet for all rows: only such a one tells how long a call takes."""
+        return all(row.is_due for row in self._rows)
 
     def join(self, row: Row) -> None:
         """Take the row in. Raises ValueError if it is not of these rows' kind; the message names what."""
@@ -87,7 +93,7 @@ class Batch:
         """
         if not self._rows:
             return []
-        laid = self._laid = self._laid or _lay(self._rows, self._sizes, self._device, self._dtype)
+        laid = self._laid = self._laid or _lay(self._rows, self._unet, self._sizes, self._device, self._dtype)
         now = laid.numbers[laid.each, laid.at]  # (rows, 4 + factors)
         before = laid.state
         word = self._asked(laid, before[:, 0] * _wide(now[:, SCALE]), now[:, TIME])
@@ -116,8 +122,10 @@ class Batch:
     def _settle(self) -> None:
         """Give every row its own state back: the tensors are laid out anew at the next tick."""
         if self._laid:
-            for row, state in zip(self._rows, self._laid.state, strict=True):
+            for index, (row, state) in enumerate(zip(self._rows, self._laid.state, strict=True)):
                 row.state = state[: len(row.state)].clone()
+                if self._laid.kept is not None and row.deepcache_interval > 1:
+                    row.kept = self._laid.kept[[place for place, whose in enumerate(self._laid.whose) if whose == index]]
         self._laid = None
 
     # -- the parts of a tick -------------------------------------------------------------------------------------------------
@@ -130,21 +138,32 @@ class Batch:
         seen, times = seen.index_select(0, laid.source), times.index_select(0, laid.source)
         most = self.most or len(seen)
         parts = [self._called(laid, seen, times, slice(first, first + most)) for first in range(0, len(seen), most)]
-        said = torch.cat(parts).float()
+        said = torch.cat([part for part, _ in parts]).float()
+        if laid.shortcut:
+            laid.kept = torch.cat([kept for _, kept in parts if kept is not None])
         without, with_prompt = said.index_select(0, laid.without_prompt), said.index_select(0, laid.with_prompt)
         return without + laid.guidance * (with_prompt - without)
 
-    def _called(self, laid: _Laid, seen: torch.Tensor, times: torch.Tensor, part: slice) -> torch.Tensor:
-        said: torch.Tensor = self._unet(
-            seen[part],
-            times[part],
-            encoder_hidden_states=laid.texts[part],
-            encoder_attention_mask=None if laid.text_mask is None else laid.text_mask[part],
-            timestep_cond=None if laid.told_guidance is None else laid.told_guidance[part],
-            added_cond_kwargs=None if laid.added is None else {name: each[part] for name, each in laid.added.items()},
-            return_dict=False,
-        )[0]
-        return said
+    def _called(
+        self, laid: _Laid, seen: torch.Tensor, times: torch.Tensor, part: slice
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the UNet says to a part of its rows, and what its deep blocks said, where that is kept."""
+        given: dict[str, Any] = {
+            "sample": seen[part],
+            "timestep": times[part],
+            "encoder_hidden_states": laid.texts[part],
+            "encoder_attention_mask": None if laid.text_mask is None else laid.text_mask[part],
+            "timestep_cond": None if laid.told_guidance is None else laid.told_guidance[part],
+            "added_cond_kwargs": None if laid.added is None else {name: each[part] for name, each in laid.added.items()},
+            "return_dict": False,
+        }
+        if laid.shortcut is None:
+            return self._unet(**given)[0], None
+        whose = laid.whose[part]
+        due = [place for place, index in enumerate(whose) if self._rows[index].is_due]
+        those = None if len(due) == len(whose) else _there(torch.tensor(due, dtype=torch.long), self._device)
+        (said,), kept = laid.shortcut(those, None if laid.kept is None else laid.kept[part], **given)
+        return said, kept
 
     def _drawn(self, shape: torch.Size) -> torch.Tensor | None:
         """Fresh noise for the rows whose samplers want it now, each from its own generator; None if none does."""
@@ -205,16 +224,23 @@ class _Laid:
     told_guidance: torch.Tensor | None
     beside: torch.Tensor | None
     areas: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None  # masks, images, noises
+    whose: Sequence[int]  # `source`, here
+    shortcut: Shortcut | None  # where a row's deep blocks are not asked at each tick
+    kept: torch.Tensor | None = None  # what they said last, (UNet rows, channels, h, w)
 
 
-def _lay(rows: Sequence[Row], sizes: Sequence[int], device: torch.device, dtype: torch.dtype) -> _Laid:
+def _there(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, dtype, non_blocking=True)
+
+
+def _lay(rows: Sequence[Row], unet: Any, sizes: Sequence[int], device: torch.device, dtype: torch.dtype) -> _Laid:
     """Lay out the rows' tensors."""
 
     def there(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """On the device, without waiting for it."""
-        if device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(device, dtype, non_blocking=True)
+        return _there(tensor, device, dtype)
 
     def stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """In one tensor of the UNet's precision; None if the rows have no such thing. They all have it, or none has."""
@@ -235,7 +261,9 @@ def _lay(rows: Sequence[Row], sizes: Sequence[int], device: torch.device, dtype:
     with_prompt = range(len(guided), len(source))
     without = [guided.index(index) if index in guided else with_prompt[index] for index in range(len(rows))]
     prompts = [rows[index].texts.negative_side for index in guided] + [row.texts.prompt_side for row in rows]
-    more = next((size for size in sizes if size >= len(source)), len(source)) - len(source)
+    shortcut = Shortcut(unet) if any(row.deepcache_interval > 1 for row in rows) else None
+    larger = () if shortcut else (size for size in sizes if size >= len(source))  # past deep blocks nothing is compiled
+    more = next(iter(larger), len(source)) - len(source)
     source, prompts = [*source, *source[-1:] * more], [*prompts, *prompts[-1:] * more]
     texts, text_mask = _side_by_side([text for text, _ in prompts])
     pooled = stacked([None if each is None else each[0] for _, each in prompts])
@@ -265,7 +293,22 @@ def _lay(rows: Sequence[Row], sizes: Sequence[int], device: torch.device, dtype:
         told_guidance=stacked([rows[index].told_guidance for index in source]),
         beside=stacked([row.beside for row in rows]),
         areas=areas,
+        whose=source,
+        shortcut=shortcut,
+        kept=_kept_of(rows, source),
     )
+
+
+def _kept_of(rows: Sequence[Row], whose: Sequence[int]) -> torch.Tensor | None:
+    """What the UNet's deep blocks said last to each of its rows; zeros to those that are due now, None if all are."""
+    held = [row.kept for row in rows if row.kept is not None]
+    if not held:
+        return None
+    nothing = torch.zeros_like(held[0][0])
+    left = {index: list(row.kept) for index, row in enumerate(rows) if row.kept is not None}
+    # From the end, where those with the prompt are: the one without is the one that goes when guidance ends.
+    found = [left[index].pop() if left.get(index) else nothing for index in reversed(whose)]
+    return torch.stack(found[::-1])
 
 
 def _side_by_side(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -157,11 +157,11 @@ class Company(Group):
     def tick(self) -> list[Drawing]:
         """One call of the UNet. Returns what is done, which has left. When it raises, nothing has happened."""
         rows, begun = self.rows, self._knee.begin()
-        is_steady, began = self._batch.is_laid, time.perf_counter()
+        is_steady, is_whole, began = self._batch.is_laid, self._batch.is_whole, time.perf_counter()
         done = [self._drawing[row.name] for row in self._batch.tick()]
         self._keep_pace()
         took_s = time.perf_counter() - began
-        if is_steady and self._batch.most is None:
+        if is_steady and is_whole and self._batch.most is None:
             self._knee.end(rows, begun)
         for work in {id(each.work): each.work for each in self._drawing.values()}.values():
             work.clock.denoise += took_s

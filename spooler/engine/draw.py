@@ -20,6 +20,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image as Picture
 
 from spooler.engine.cutoff import Cutoff
+from spooler.engine.deepcache import kept_between
 from spooler.engine.model import Model, Task, parameters
 from spooler.engine.row import Desk, Row
 from spooler.engine.upscale import Upscalers
@@ -290,7 +291,12 @@ def _call(
     # 3. Draw.
     if model.compiled:
         model.compiled.paused = model.is_dressed or studio.is_warm_up
-    with cutoff.at_the_door() if cutoff else nullcontext():
+    # Where parts of the model come and go, all of it is asked at each step: who moves them stands where the way past them is.
+    is_cut = job.deepcache_interval > 1 and model.tricks.offload == "none"
+    with (
+        cutoff.at_the_door() if cutoff else nullcontext(),
+        kept_between(pipe, job.deepcache_interval) if is_cut else nullcontext(),
+    ):
         return pipe(**arguments).images
 
 
@@ -334,7 +340,7 @@ def begin(job: Job, seed: int, name: str, model: Model, desk: Desk, inputs: Mapp
         noise = model.noise(job, [seed])
         torch.randn(noise.shape, generator=generator)  # as far on as if the noise had been drawn from it
         row = desk.from_noise(*common, noise, generator)
-    row.guidance_cutoff = job.guidance_cutoff
+    row.guidance_cutoff, row.deepcache_interval = job.guidance_cutoff, job.deepcache_interval
     return Begun(row, finish)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL.Image import Image as Picture
 
+from spooler.engine import deepcache
 from spooler.engine.cutoff import guided_ticks
 from spooler.engine.table import Table, Tables
 
@@ -79,6 +80,10 @@ class Row:
     scheduler: Any = None
     #: The part of the ticks after which guidance ends; 1 for never.
     guidance_cutoff: float = 1.0
+    #: At every so many ticks the UNet's deep blocks are asked.
+    deepcache_interval: int = 1
+    #: What they said last, (UNet rows, channels, h, w), where it is more than 1. Behind while the row is in a batch.
+    kept: torch.Tensor | None = None
     #: The ticks that are over.
     tick: int = 0
 
@@ -96,6 +101,11 @@ class Row:
         """Whether the UNet is asked twice at this tick, with the prompt and with the negative one."""
         asks_twice = self.guidance_scale > 1 and self.told_guidance is None
         return asks_twice and (self.guidance_cutoff >= 1 or self.tick < guided_ticks(self.table.ticks, self.guidance_cutoff))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the UNet's deep blocks are asked at this tick."""
+        return deepcache.is_due(self.tick, self.deepcache_interval)
 
 
 class Desk:
