@@ -74,6 +74,10 @@ class House:
         status = self.spooler.status()
         return status.engines if status else ()
 
+    def stored(self, part: str) -> list[str]:
+        """What the store has with that in its name."""
+        return [name for name in self.cluster.s3.names() if part in name]
+
     def taken(self, name: str) -> str:
         """Wait until a worker has the job; the worker's name."""
 
@@ -117,7 +121,7 @@ def test_a_done_job_s_pictures_stay_in_the_store_and_its_inputs_do_not(house: Ho
     stored = house.cluster.s3.client().get_object(Bucket="pictures", Key=url.removeprefix("s3://pictures/"))["Body"].read()
     assert stored == (house.spool.root / "done" / "over" / "0.png").read_bytes()
     # The pictures that were sent along lie in the spool; in the store nobody needs them any more.
-    wait_for(lambda: not [name for name in house.cluster.s3.names() if "inputs" in name], "the inputs to be removed")
+    wait_for(lambda: not house.stored("inputs"), "the inputs to be removed")
 
 
 def test_a_cancel_reaches_a_job_that_a_worker_has_and_one_that_is_on_its_way(house: House) -> None:
@@ -249,9 +253,10 @@ def test_a_store_that_is_away_for_a_while_costs_no_job(house: House) -> None:
 
 
 def test_the_spooler_is_killed_and_its_next_life_does_not_hear_the_try_of_the_one_before(house: House) -> None:
-    house.drop("orphan", LONG)
+    house.drop("orphan", LONG | {"steps": [2, 100]})
     wait_running(house.spool, "orphan")
     first = house.taken("orphan")
+    wait_for(lambda: house.stored("/orphan/1."), "its first picture to be in the store")
     before = str(house.cluster.redis.client.get(key("test", "orphan"))).split("|")[0]
     house.spooler.kill()
     house.start()
@@ -263,6 +268,8 @@ def test_the_spooler_is_killed_and_its_next_life_does_not_hear_the_try_of_the_on
     ]
     assert first in house.cluster.beats(), "the worker lives, and was told to stop the first try"
     wait_for(lambda: before not in [task for beat in house.cluster.beats().values() for task in beat.tasks], "the first to end")
+    assert not house.stored("/orphan/1."), "nobody else knew of its picture"
+    assert len(house.stored("/orphan/2.")) == 3, "two pictures and a sheet"
 
 
 def test_p2_p4_a_worker_that_is_killed_costs_its_job_one_try_and_the_pictures_of_that_try(house: House) -> None:

@@ -189,6 +189,10 @@ class Worker:
             raise Ignore
         log.info("job %s: attempt %d", name.job, name.attempt)
         end, files = self._tried(held, name.folder(task.spooler))
+        if held.seat.unwanted:
+            self._take_back(held, name.folder(task.spooler))
+            if isinstance(end, messages.Finished):
+                end, files = _cancelled(held), ()
         log.info("job %s: %s", name.job, end.type)
         return Result(worker=self._name, end=end, images=tuple(held.seat.images), files=files).model_dump(mode="json")
 
@@ -248,7 +252,7 @@ class Worker:
                     return end, self._keep(held, folder, end)
             return end.model_copy(update={"fatal": False}) if isinstance(end, messages.Failed) else end, files
         except UnwantedError:
-            return messages.Failed(id=run.id, code="cancelled", reason="Cancelled while its pictures were on their way."), files
+            return _cancelled(held), files
         except DamagedError as error:
             return messages.Lost(id=run.id, how=str(error)), files
         except StoreError as error:
@@ -273,6 +277,15 @@ class Worker:
             data = (held.folder / name).read_bytes()
             kept[name] = self._patiently(lambda name=name, data=data: self._store.put(folder, name, data), held)  # type: ignore[misc]
         return tuple(kept.values())
+
+    def _take_back(self, held: Held, folder: str) -> None:
+        """Leave nothing in the store of a try that nobody wants: who sent it may have cleared up before its last picture came
+        there, or be dead."""
+        try:
+            with held.storing:
+                self._store.remove(folder)
+        except StoreError as error:
+            log.info("job %s: something of it is left behind: %s", held.task.run.id, error)
 
     def _store_on(self) -> None:
         """Put pictures into the store while others of their jobs are being drawn."""
@@ -389,6 +402,11 @@ class Worker:
             return None
         held.told, held.told_made = progress, held.told_made + len(made)
         return Said(task=held.id, progress=progress, made=made, preview=preview)
+
+
+def _cancelled(held: Held) -> messages.Failed:
+    reason = "Cancelled while its pictures were on their way."
+    return messages.Failed(id=held.task.run.id, code="cancelled", reason=reason)
 
 
 def _engine_settings(settings: Settings) -> Settings:
