@@ -13,10 +13,8 @@ import base64
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +35,7 @@ from spooler.child import Child
 from spooler.remote import broker as redises
 from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
+from spooler.remote.scratch import Scratch, sweep
 from spooler.remote.store import DamagedError, Store, StoreAddressError, StoreError
 from spooler.remote.wire import MAX_MADE, MAX_PREVIEW_BYTES, MAX_SLOTS, MAX_TROUBLE, Beat, File, Made, Name, Result, Said, Task
 from spooler.settings import Settings
@@ -61,7 +60,7 @@ class Held:
     task: Task
     id: str
     seat: Seat
-    folder: Path
+    scratch: Scratch
     told: messages.Progress | None = None
     is_drawn: bool = False  # only its way home is left
     made: list[Made] = field(default_factory=list)  # pictures that went to the store before all were drawn
@@ -70,6 +69,10 @@ class Held:
     storing: threading.Lock = field(default_factory=threading.Lock)  # had by whoever puts its pictures there
     previewed: float = 0.0  # time of change of the preview that was told last
     trouble: str | None = None  # why it cannot go on just now
+
+    @property
+    def folder(self) -> Path:
+        return self.scratch.path
 
 
 class Worker:
@@ -98,6 +101,7 @@ class Worker:
 
     def run(self) -> int:
         """Work until SIGTERM, which lets the jobs at work end first. Returns the exit status: 2 when it cannot work here."""
+        sweep()
         self._bench.start()
         try:
             if not self._is_warm():
@@ -180,8 +184,8 @@ class Worker:
         except ValueError as error:  # pydantic's too
             log.error("a task that no spooler wrote: %s", ascii(str(error))[:500])
             raise Ignore from None
-        folder = self._make_folder(name)
-        held = Held(task, task_id, Seat(task.run.model_copy(update={"folder": str(folder)})), folder)
+        scratch = self._make_scratch(name)
+        held = Held(task, task_id, Seat(task.run.model_copy(update={"folder": str(scratch.path)})), scratch)
         self._held[task_id] = held
         if not self._take(held):
             self._drop(held)
@@ -196,17 +200,16 @@ class Worker:
         log.info("job %s: %s", name.job, end.type)
         return Result(worker=self._name, end=end, images=tuple(held.seat.images), files=files).model_dump(mode="json")
 
-    def _make_folder(self, name: Name) -> Path:
-        """A folder for one task. There is none for all of them: what clears /tmp of what is old would take it away."""
+    def _make_scratch(self, name: Name) -> Scratch:
         try:
-            folder = Path(tempfile.mkdtemp(prefix="sdspool-worker-"))
+            scratch = Scratch()
         except OSError as error:
             self._disk_trouble = f"a worker's disk: {error}"[:MAX_TROUBLE]
             log.error("job %s: not begun: %s", name.job, self._disk_trouble)
             self._closed.wait(DISK_REST_S)
             raise Reject(self._disk_trouble, requeue=True) from None  # for whoever has a better disk
         self._disk_trouble = None
-        return folder
+        return scratch
 
     def _after_return(self, status: str, value: Any, task_id: str, *rest: Any) -> None:
         """Celery has stored the result: say that it is there, and only then that the worker no longer has the task."""
@@ -221,7 +224,7 @@ class Worker:
 
     def _drop(self, held: Held) -> None:
         self._held.pop(held.id, None)
-        shutil.rmtree(held.folder, ignore_errors=True)
+        held.scratch.remove()
 
     def _take(self, held: Held) -> bool:
         """Make the try this worker's; False when it is another's, or nobody's."""
