@@ -279,6 +279,31 @@ def test_a_negative_prompt_of_an_earlier_job_is_not_encoded_again(family: str, t
     direct.close()
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_plain_prompts_of_waiting_jobs_are_encoded_by_one_call(family: str, tmp_path: Path) -> None:
+    """To the last digit but one as each by itself; what has weights, or is too long, is encoded when its job begins."""
+    direct = Direct(tmp_path, model=build(family, tmp_path / family))
+    model = direct.engine._residents.get(family)
+    pipe = model.pipeline("txt2img")
+    asked: list[int] = []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    prompts = [("a cat", "a dog"), ("a cow", "a dog"), ("a (red:1.3) bird", ""), ("a cat " * 60, "a fly"), ("a cat", "a cow")]
+    jobs = [Job(prompt=prompt, negative_prompt=negative, guidance_scale=3.0) for prompt, negative in prompts]
+    model.encode_together([*jobs, Job(prompt="a bee", guidance_scale=1.0)])
+    assert asked == [4], "a cat, a dog, a cow, and a bee, which has no guidance"
+    for job in (jobs[0], jobs[1], jobs[4]):
+        given = model.encode(pipe, job)
+        by_itself = pipe.encode_prompt(prompt=job.prompt, **ASKED, negative_prompt=job.negative_prompt)
+        for name, value in zip(EMBEDS, by_itself, strict=False):
+            assert value is None or torch.allclose(given[name], value, rtol=0, atol=2e-6), name
+    asked.clear()
+    model.encode_together([jobs[0], Job(prompt="a new one", guidance_scale=1.0)])
+    assert not asked, "one alone is encoded when its job begins"
+    images = direct.run_all([({"prompt": f"{n} apples", "steps": 2, "guidance_scale": 1.0}, {}) for n in range(4)])
+    assert len(images) == 4 and asked in ([4], [1, 3]), asked
+    direct.close()
+
+
 @pytest.fixture
 def inverted(tmp_path: Path) -> Iterator[Any]:
     """The demo model with two textual inversions: `onevec` of one vector, `twovec` of two."""

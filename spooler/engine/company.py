@@ -132,6 +132,8 @@ class Company(Group):
         """Begin the job's next picture; returned is one with nothing to be drawn. Raises what beginning it raises."""
         piece = work.left[0]
         name = f"{work.id}/{piece.index}"
+        self.model.dress(piece.cell)
+        self.model.encode_together(each.left[0].cell for each in self.works if each.left)
         begun = draw.begin(piece.cell, piece.seed, name, self.model, self._desk, work.inputs)
         if self.model.compiled:
             self.model.compiled.paused = self.model.is_dressed

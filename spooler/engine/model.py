@@ -7,7 +7,7 @@ import inspect
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,9 +286,7 @@ class Model:
 
     def encode(self, pipe: Any, job: Job) -> dict[str, Any]:
         """The prompts as the pipeline takes them: embeddings, kept for the next picture, or texts for other families."""
-        # What names a LoRA is no text: `dress` has seen to it. Nor is the space before it, which some tokenizers keep.
-        prompt, negative_prompt = (extract_loras(text)[0].strip() for text in (job.prompt, job.negative_prompt))
-        guidance = (job.guidance_scale or 0) > 1
+        prompt, negative_prompt, guidance = _texts(job)
         if not self.is_unet:
             if self.family.name == "qwen-image" and guidance:
                 negative_prompt = negative_prompt or " "  # without one its pipeline takes no notice of the guidance
@@ -296,10 +294,28 @@ class Model:
             if negative_prompt and "negative_prompt" in parameters(pipe):
                 given["negative_prompt"] = negative_prompt
             return given
-        for name, token in self._embeddings.items():
-            prompt, negative_prompt = (spelled(text, name, token) for text in (prompt, negative_prompt))
-        key = (prompt, negative_prompt, job.clip_skip, guidance)
+        key = (self._spelled(prompt), self._spelled(negative_prompt), job.clip_skip, guidance)
         return self._kept(key, lambda: self._encode(pipe, *key))
+
+    def encode_together(self, jobs: Iterable[Job]) -> None:
+        """Encode the plain prompts of several jobs by one call, so that `encode` has them. The model is dressed for them."""
+        wanted: dict[str, None] = {}
+        for job in jobs:
+            prompt, negative_prompt, guidance = _texts(job)
+            texts = [self._spelled(text) for text in ([prompt, negative_prompt] if guidance else [prompt])]
+            new = [text for text in texts if (text,) not in self._prompts]
+            if new and prompts.is_the_librarys(self._base, self.family.name, texts, job.clip_skip):
+                wanted |= dict.fromkeys(new)
+        texts = list(wanted)[: PROMPTS_KEPT // 2]
+        if len(texts) > 1:
+            for text, found in zip(texts, prompts.plain(self._base, texts, self.device), strict=True):
+                self._kept((text,), lambda found=found: found)  # type: ignore[misc]
+
+    def _spelled(self, text: str) -> str:
+        """The text with the tokens of the embeddings that it names."""
+        for name, token in self._embeddings.items():
+            text = spelled(text, name, token)
+        return text
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._prompts:
@@ -319,10 +335,10 @@ class Model:
         if "prompt" not in given:
             return given
         # The two are encoded one by one, as the pipeline does it: most jobs have a negative prompt that others had before.
-        embeds = self._kept((prompt,), lambda: prompts.plain(pipe, prompt, self.device))
+        embeds = self._kept((prompt,), lambda: prompts.plain(pipe, [prompt], self.device)[0])
         if not guidance:
             return embeds
-        negative = self._kept((negative_prompt,), lambda: prompts.plain(pipe, negative_prompt, self.device))
+        negative = self._kept((negative_prompt,), lambda: prompts.plain(pipe, [negative_prompt], self.device)[0])
         if "pooled_prompt_embeds" in negative and not negative_prompt and pipe.config.force_zeros_for_empty_prompt:
             # As the pipeline does it: SDXL's base model was trained with zeros for no prompt.
             negative = {name: torch.zeros_like(value) for name, value in negative.items()}
@@ -350,6 +366,13 @@ class Model:
             other = [draw((job.variation_seed + index) % 2**32) for index in range(len(seeds))]
             noises = [slerp(job.variation_strength, one, two) for one, two in zip(noises, other, strict=True)]
         return torch.cat(noises).to(self.dtype)
+
+
+def _texts(job: Job) -> tuple[str, str, bool]:
+    """The prompt and the negative one, and whether the latter counts: there is guidance."""
+    # What names a LoRA is no text: `dress` has seen to it. Nor is the space before it, which some tokenizers keep.
+    prompt, negative_prompt = (extract_loras(text)[0].strip() for text in (job.prompt, job.negative_prompt))
+    return prompt, negative_prompt, (job.guidance_scale or 0) > 1
 
 
 def _briefly(error: Exception) -> str:

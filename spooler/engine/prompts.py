@@ -9,6 +9,7 @@ diffusers draws by itself. Weights, BREAK, long prompts and clip_skip go through
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,21 +36,11 @@ def encode(pipe: Any, family: str, prompt: str, negative_prompt: str, clip_skip:
     is_xl = family.startswith("sdxl")
     texts = [prompt, negative_prompt] if guidance else [prompt]
     parsed = [language.parse(text) for text in texts]
-    pairs = [(pipe.tokenizer, pipe.text_encoder)]
-    if is_xl:
-        pairs = [pair for pair in [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if pair[1] is not None]
+    pairs = _encoders(pipe, family)
 
     # 1. What the library does by itself is left to it.
-    # (Not clip_skip: diffusers takes the negative prompt from the last layer all the same, and with transformers 5 it looks
-    # for the encoder's layer norm where it no longer is.)
-    if clip_skip == 1 and all(map(language.is_plain, texts)):
-        lengths = [
-            (count_tokens(tokenizer, _spelled_out(pipe, tokenizer, text)), tokenizer)
-            for tokenizer, _ in pairs
-            for text in texts
-        ]
-        if all(length + 2 <= tokenizer.model_max_length for length, tokenizer in lengths):
-            return {"prompt": prompt, "negative_prompt": (guidance and negative_prompt) or None, "clip_skip": None}
+    if is_the_librarys(pipe, family, texts, clip_skip):
+        return {"prompt": prompt, "negative_prompt": (guidance and negative_prompt) or None, "clip_skip": None}
 
     # 2. Each prompt with each text encoder.
     device = pipe._execution_device
@@ -76,13 +67,38 @@ def encode(pipe: Any, family: str, prompt: str, negative_prompt: str, clip_skip:
     return result
 
 
-@torch.no_grad()
-def plain(pipe: Any, text: str, device: torch.device) -> dict[str, Any]:
-    """The embeddings of one plain text that fits the encoder, as the pipeline itself makes them: `prompt_embeds` (1, 77, dim),
-    and for SDXL `pooled_prompt_embeds` (1, pooled dim). `device` is the pipeline's, which itself walks all modules to find it.
+def is_the_librarys(pipe: Any, family: str, texts: Sequence[str], clip_skip: int) -> bool:
+    """Whether the library encodes these texts as they are meant: without weights, and short enough for its encoders.
+
+    (Not clip_skip: diffusers takes the negative prompt from the last layer all the same, and with transformers 5 it looks for
+    the encoder's layer norm where it no longer is.)
     """
-    found = pipe.encode_prompt(prompt=text, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-    return {"prompt_embeds": found[0]} | ({"pooled_prompt_embeds": found[2]} if len(found) > 2 else {})
+    return clip_skip == 1 and all(
+        language.is_plain(text)
+        and count_tokens(tokenizer, _spelled_out(pipe, tokenizer, text)) + 2 <= tokenizer.model_max_length
+        for tokenizer, _ in _encoders(pipe, family)
+        for text in texts
+    )
+
+
+@torch.no_grad()
+def plain(pipe: Any, texts: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
+    """The embeddings of plain texts that fit the encoder, as the pipeline itself makes them, by one call of it: of each
+    `prompt_embeds` (1, 77, dim), and for SDXL `pooled_prompt_embeds` (1, pooled dim). `device` is the pipeline's, which itself
+    walks all modules to find it.
+    """
+    found = pipe.encode_prompt(prompt=[*texts], device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    names = {"prompt_embeds": found[0]} | ({"pooled_prompt_embeds": found[2]} if len(found) > 2 else {})
+    # Copies, not views: one that is kept would keep all.
+    return [{name: tensor[index : index + 1].clone() for name, tensor in names.items()} for index in range(len(texts))]
+
+
+def _encoders(pipe: Any, family: str) -> list[tuple[Any, Any]]:
+    """The tokenizers and their text encoders."""
+    pairs = [(pipe.tokenizer, pipe.text_encoder)]
+    if family.startswith("sdxl"):
+        pairs = [pair for pair in [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if pair[1] is not None]
+    return pairs
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
