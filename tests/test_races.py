@@ -19,6 +19,7 @@ from spooler.batches import Batch, Batches
 from spooler.durable import UnsyncedError
 from spooler.job import Job
 from spooler.mistakes import JobError
+from spooler.moves import forget
 from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import Record, Timings, utc_now
@@ -100,6 +101,40 @@ def test_a_lost_race_brings_no_folder_back(spool: Spool) -> None:
     with pytest.raises(FileNotFoundError):
         spool.move("publish", spool.claimed / "me" / "cat", spool.root / "done" / "cat")
     assert not (spool.root / "done").exists(), "nothing was to be shown in it"
+
+
+def test_a_race_that_is_lost_for_a_moment_is_lost(spool: Spool) -> None:
+    """Whoever had it gave it back in between: it is for the next look."""
+    place = claimed(spool)
+    with failing("rename", code=errno.ENOENT), pytest.raises(FileNotFoundError):
+        spool.move("publish", place.path, spool.root / "done" / "cat")
+    asked: list[object] = []
+    kept = os.rename
+
+    def not_at_first(*names: Any) -> None:
+        asked.append(names)
+        if len(asked) == 1:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        kept(*names)
+
+    os.rename = not_at_first
+    try:
+        with pytest.raises(FileNotFoundError):
+            spool.move("publish", place.path, spool.root / "done" / "cat")
+    finally:
+        os.rename = kept
+    assert len(asked) == 1 and place.path.exists()
+
+
+def test_a_folder_that_is_there_is_not_made_again_and_a_file_that_is_gone_is_forgotten_in_silence(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in (spool.root / "done", spool.pending, spool.claimed / "dead"):
+        spool.restore(folder)
+    forget(spool.root / "nothing")
+    assert not caplog.records
+    forget(spool.pending)
+    assert "cannot remove" in caplog.text
 
 
 def test_give_back_of_what_another_adopted_is_a_lost_race(spool: Spool) -> None:

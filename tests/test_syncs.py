@@ -42,6 +42,16 @@ def test_the_first_start_keeps_the_spool_s_own_name_and_those_of_its_folders(tmp
     assert names[:1] == ["spool"], "who makes the missing folders may have died before"
 
 
+def test_a_folder_that_is_made_again_is_kept_and_so_is_what_is_moved_there(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    place = spool.claim("cat.json", "me")
+    assert place
+    (spool.root / "done").rmdir()
+    with synced() as names:
+        spool.move("publish", place.path, spool.root / "done" / "cat")
+    assert told(names) == ["spool", "me", "done"]
+
+
 def test_a_priority_is_kept_and_so_is_its_end(spool: Spool) -> None:
     drop(spool, "cat.json", CAT)
     with synced() as names:

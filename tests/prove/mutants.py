@@ -330,9 +330,9 @@ def tried(
 
 
 def clean(chosen: Collection[Mutant]) -> list[str]:
-    """What fails without a mutant, among the runs that these would meet: it would be taken for a catch."""
+    """What fails without a mutant, among all runs that these may meet: it would be taken for a catch."""
     come_by = paths()
-    every = {tuple(arguments): name for mutant in chosen for name, arguments in runs(mutant, come_by)}
+    every = {tuple(arguments): name for mutant in chosen for name, arguments in runs(mutant, come_by, rest=True)}
     tests = sorted({each.partition("::")[0] for arguments in every for each in arguments if each.startswith("tests/")})
     with fire.scratch() as folder:
         copy = Copy(folder / "clean")
