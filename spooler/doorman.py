@@ -28,6 +28,7 @@ LOOK_S = 1.0
 #: Seconds of one turn that may go into setting aside and taking; what is left over is for the next.
 WORK_S = 0.2
 #: What is said of a file that is left where it is.
+ALONE = f"it is not taken and stays: what comes without {OVERRIDES!r} in its name is not there"
 NOBODYS = "it is not taken and stays: a job is a .json, many are a .jsonl, .csv or .txt, a picture to draw again is a .png"
 
 
@@ -103,7 +104,7 @@ class Doorman:
         """Say once of each file of another kind that it will stay: whoever dropped it waits for it."""
         lying = self._pending.lying(now, self._grace_s())
         for name in sorted({*lying} - {*self.lying}):
-            log.warning("pending/%s: %s", printable(name), NOBODYS)
+            log.warning("pending/%s: %s", printable(name), ALONE if name.endswith(OVERRIDES) else NOBODYS)
         self.lying = lying
 
     def _mind_suspect(self, suspect: Suspect, now: float) -> None:

@@ -284,6 +284,7 @@ class Pending:
         there: set[str] = set()
         new: list[tuple[int, str]] = []
         lying: dict[str, float] = {}
+        overrides: list[str] = []
         with os.scandir(self._spool.pending) as entries:
             for entry in entries:
                 there.add(entry.name)
@@ -294,8 +295,13 @@ class Pending:
                         new.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
                     except OSError:  # gone, or not to be looked at: the look itself will say which
                         new.append((0, entry.name))
+                elif entry.name.endswith(OVERRIDES):
+                    overrides.append(entry.name)
                 elif len(lying) < LYING and is_nobodys(entry.name, partial(is_dir, entry)):
                     lying[entry.name] = self._lying.get(entry.name, now)
+        for name in overrides:
+            if len(lying) < LYING and name.removesuffix(OVERRIDES) not in there:
+                lying[name] = self._lying.get(name, now)
         self._lying = lying
         for name in [name for name in self._known if name not in there]:
             self._look(name, now)  # a listing may miss what is renamed meanwhile (C7): ask for the name itself

@@ -190,18 +190,22 @@ def intake_of(spool: Spool, **settings: Any) -> Intake:
 def test_what_nobody_takes_is_told_once_and_left(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a\nb.zip", "photo.jpg", "half.json.part", "~lock", ".hidden", "x.png.overrides.json"):
         (spool.pending / name).write_bytes(b"not a job")
+    (spool.pending / "y.csv.overrides.json").write_text('{"steps": 2}')
+    (spool.pending / "y.csv").write_text("prompt\na cat\n")
     intake = intake_of(spool, drop_grace_s=5.0)
     intake.look(2.0)
     assert intake.lying == (), "it may be somebody's temporary file, under a name that nobody knows"
     for now in (7.0, 9.0, 11.0):
         intake.look(now)
-    assert sorted(intake.lying) == ["a\\nb.zip", "photo.jpg"] and len(caplog.messages) == 2
+    assert sorted(intake.lying) == ["a\\nb.zip", "photo.jpg", "x.png.overrides.json"]
+    assert len([said for said in caplog.messages if "and stays" in said]) == 3
+    assert "pending/x.png.overrides.json: it is not taken and stays: what comes without '.overrides.json'" in caplog.text
     assert "pending/photo.jpg: it is not taken and stays: a job is a .json" in caplog.text
     assert (spool.pending / "photo.jpg").exists() and not any(spool.rejected_folder.iterdir())
     (spool.pending / "photo.jpg").unlink()
     intake.pending.refresh(20.0)
     intake.look(20.0)
-    assert intake.lying == ("a\\nb.zip",)
+    assert intake.lying == ("a\\nb.zip", "x.png.overrides.json")
     intake.stop()
 
 
