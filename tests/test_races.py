@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,21 @@ def test_a_race_that_is_lost_for_a_moment_is_lost(spool: Spool) -> None:
     finally:
         os.rename = kept
     assert len(asked) == 1 and place.path.exists()
+    with failing("rename", code=errno.ENOENT), pytest.raises(FileNotFoundError):
+        spool.publish(place, DONE, "done")  # it is ours yet: no lost race, which would have it dropped
+
+
+def test_p2_a_wished_id_that_is_dropped_between_the_look_and_the_link_is_taken(spool: Spool) -> None:
+    """Who copies a file into pending/ asks for no lock."""
+
+    class Late(Spool):
+        def find_by_name(self, name: str) -> Any:
+            assert not super().find_by_name(name)
+            drop(spool, f"{name}.json", CAT)
+
+    with pytest.raises(TakenError, match="'cat' exists"):
+        Late(spool.root).submit(json.dumps({"prompt": "a dog"}).encode(), wanted_id="cat")
+    assert json.loads((spool.pending / "cat.json").read_text()) == CAT
 
 
 def test_a_folder_that_is_there_is_not_made_again_and_a_file_that_is_gone_is_forgotten_in_silence(
