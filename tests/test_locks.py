@@ -9,38 +9,58 @@ from typing import Any
 
 import pytest
 from filelock import Timeout
-from house import listing
+from house import drop, listing
 
 from spooler import moves
 from spooler.batches import Batches
+from spooler.record import Record, Timings
 from spooler.spool import Spool
 from tests.prove.operations import operations
 
 #: Of the operations of the proofs, those that take no claim lock: a wished id, a claim, and whatever goes back, take it.
 FREE = {
     "submit", "submit, pictures", "gather pictures", "cancel, running", "set priority", "star", "begin an epoch", "recover",
-    "prune", "prune, starred", "reap tmp", "restart after a crash",
+    "prune", "prune, starred", "reap tmp",
 }  # fmt: skip
+#: Of what goes on without it first, and needs it then.
+BOTH = {"restart after a crash", "publish, name taken"}
 
 
 def is_free(name: str) -> bool:
     return name in FREE or name.startswith(("prepare", "publish"))
 
 
-@pytest.mark.parametrize("operation", operations(), ids=lambda each: each.name)
-def test_what_could_meet_a_claim_waits_for_the_claim_lock(
+@pytest.mark.parametrize("operation", [each for each in operations() if each.name not in BOTH], ids=lambda each: each.name)
+def test_what_could_meet_a_claim_waits_for_the_claim_lock_and_nothing_else_does(
     operation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool")
     operation.stage(spool)
-    if is_free(operation.name):
-        return
     monkeypatch.setattr(moves, "CLAIM_LOCK_WAIT_S", 0.01)
+    if is_free(operation.name):
+        with spool.claim_lock(), operation.ready(spool):
+            operation.deed(spool)
+        return
     before = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
     with spool.claim_lock(), operation.ready(spool), pytest.raises(Timeout):
         operation.deed(spool)
     after = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
     assert {name for name in after ^ before if not name.endswith(".lock")} == set()
+
+
+def test_what_ends_under_its_own_name_waits_for_nobody(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims take the lock all the time. Only where there is something of that name already it has to be known whose it is."""
+    monkeypatch.setattr(moves, "CLAIM_LOCK_WAIT_S", 0.01)
+    (spool.claimed / "me").mkdir(exist_ok=True)
+    for name in ("cat", "dog"):
+        drop(spool, f"{name}.json", {"prompt": "a cat"})
+    cat, dog = (spool.claim(f"{name}.json", "me") for name in ("cat", "dog"))
+    assert cat and dog
+    (spool.root / "done" / "dog").mkdir()
+    with spool.claim_lock():
+        assert spool.publish(cat, Record(id="cat").finish((), Timings()), "done")
+        with pytest.raises(Timeout):
+            spool.publish(dog, Record(id="dog").finish((), Timings()), "done")
 
 
 def test_n7_a_lock_is_the_kernel_s_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
