@@ -84,6 +84,31 @@ def test_what_cannot_be_compiled_goes_on_eager(monkeypatch: pytest.MonkeyPatch) 
     compiled.stop()
 
 
+def test_what_other_threads_draw_with_is_none_of_the_tracer_s() -> None:
+    """Any module: those that are not compiled, too (the VAE, the text encoder, a UNet with DeepCache or a LoRA)."""
+    tracing, go_on = threading.Event(), threading.Event()
+
+    class Traced(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tracing.set()
+            go_on.wait(60)
+            return super().forward(x)
+
+    compiled, module, x = Compiled(Backbone(), "full"), Block(), torch.randn(2, 8)
+    plain = module(x)
+    graphs: list[torch.fx.Graph] = []
+    thread = threading.Thread(target=lambda: graphs.append(torch.fx.Tracer().trace(Traced())))
+    thread.start()
+    try:
+        assert tracing.wait(60)
+        assert torch.equal(module(x), plain)
+    finally:
+        go_on.set()
+        thread.join()
+        compiled.stop()
+    assert "linear" in [node.target for node in graphs[0].nodes], "it still sees what it traces"
+
+
 def test_a_stopped_one_lets_go_of_its_module() -> None:
     threads = threading.active_count()
     compiled = Compiled(Backbone(), "full")

@@ -19,6 +19,7 @@ SWITCH_S = 0.0001
 STOP_WAIT_S = 120.0
 MAX_GRAPHS = 64
 TRIES = 2
+_CALL_MODULE = torch.fx.Tracer.call_module
 
 
 class Compiled:
@@ -37,13 +38,13 @@ class Compiled:
         self._ready: set[Shape] = set()
         self._wanted: SimpleQueue[tuple[Shape, tuple[Any, ...], dict[str, Any]] | None] = SimpleQueue()
         self._tries: Counter[Shape] = Counter()
-        self._at_work = False
         self.failed: str | None = None
         #: While a LoRA is on: its layers are others each time. And for the warm-up, whose shape no job has.
         self.paused = False
         # A graph for each size and batch; past the limit, code would run eager and be taken for compiled.
         torch._dynamo.config.recompile_limit = MAX_GRAPHS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
+        torch.fx.Tracer.call_module = _call_module
         module.forward = self._forward
         self._thread = threading.Thread(target=self._work, name="compiler", daemon=True)
         self._thread.start()
@@ -72,13 +73,7 @@ class Compiled:
         if self._tries[shape] == 0:
             self._tries[shape] = 1
             self._wanted.put((shape, _zeros(args), _zeros(kwargs)))
-        try:
-            return self._eager(*args, **kwargs)
-        except NameError:
-            # The compiler's tracer patches Module.__call__ for the whole process for a moment, and says this to a stranger.
-            if not self._at_work:
-                raise
-            return self._eager(*args, **kwargs)
+        return self._eager(*args, **kwargs)
 
     def _work(self) -> None:
         try:
@@ -106,14 +101,12 @@ class Compiled:
         # The compiler is Python that does not let go of the interpreter by itself. Each of the thousand operations of an
         # eager step would wait out the usual 5 ms to get it back; a job in the foreground would stand still.
         sys.setswitchinterval(SWITCH_S)
-        self._at_work = True
         try:
             with torch.inference_mode():
                 if self._compiled is None:
                     self._compiled = self._compile()
                 self._compiled(*args, **kwargs)
         finally:
-            self._at_work = False
             sys.setswitchinterval(usual_s)
 
     def _compile(self) -> Callable[..., Any]:
@@ -148,6 +141,18 @@ class _Block:
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         return (self._compiled if getattr(self.switch, "on", False) else self._eager)(*args, **kwargs)
+
+
+def _call_module(
+    tracer: torch.fx.Tracer, module: torch.nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """In the place of the tracer's own, which the compiler puts into Module.__call__ for the whole process for some moments: it
+    raises NameError at a stranger, and what other threads draw with then is that. A stranger is called as ever."""
+    try:
+        tracer.path_of_module(module)
+    except NameError:
+        return forward(*args, **kwargs)
+    return _CALL_MODULE(tracer, module, forward, args, kwargs)
 
 
 def _as_float(value: Any) -> Any:
