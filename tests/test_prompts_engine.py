@@ -17,6 +17,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from bench.direct import Direct
 from spooler import library
+from spooler.engine import model as model_module
+from spooler.engine.knee import Knee
 from spooler.engine.prompts import count_tokens, encode
 from spooler.job import Job
 from spooler.prompt import PromptError
@@ -301,6 +303,19 @@ def test_the_plain_prompts_of_waiting_jobs_are_encoded_by_one_call(family: str, 
     assert not asked, "one alone is encoded when its job begins"
     images = direct.run_all([({"prompt": f"{n} apples", "steps": 2, "guidance_scale": 1.0}, {}) for n in range(4)])
     assert len(images) == 4 and asked in ([4], [1, 3]), asked
+    direct.close()
+
+
+def test_more_waiting_jobs_than_prompts_are_kept_of_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "PROMPTS_KEPT", 8)
+    monkeypatch.setattr(Knee, "rows", 60)  # all join at once
+    direct = Direct(tmp_path, model=build("sd1", tmp_path / "sd1"), together=30)
+    encoder = direct.engine._residents.get("sd1").pipeline("txt2img").text_encoder
+    asked: list[int] = []
+    encoder.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    direct.run_all([({"prompt": f"{n} apples", "steps": 1}, {}) for n in range(30)])
+    assert sum(asked) == 30, "the negative prompt, which is empty, was the warm-up's"
+    assert len(asked) < 15
     direct.close()
 
 

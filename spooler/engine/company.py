@@ -133,7 +133,7 @@ class Company(Group):
         piece = work.left[0]
         name = f"{work.id}/{piece.index}"
         self.model.dress(piece.cell)
-        self.model.encode_together(each.left[0].cell for each in self.works if each.left)
+        self.model.encode_together(each.left[0].cell for each in (work, *self.works) if each.left)
         begun = draw.begin(piece.cell, piece.seed, name, self.model, self._desk, work.inputs)
         if self.model.compiled:
             self.model.compiled.paused = self.model.is_dressed

@@ -298,14 +298,20 @@ class Model:
         return self._kept(key, lambda: self._encode(pipe, *key))
 
     def encode_together(self, jobs: Iterable[Job]) -> None:
-        """Encode the plain prompts of several jobs by one call, so that `encode` has them. The model is dressed for them."""
+        """Encode the plain prompts of several jobs by one call, so that `encode` has them. The model is dressed for them.
+
+        Only when the first job's are wanted: of more than can be kept, those of later ones would else push out what is needed
+        before them, job after job.
+        """
         wanted: dict[str, None] = {}
-        for job in jobs:
+        for number, job in enumerate(jobs):
             prompt, negative_prompt, guidance = _texts(job)
             texts = [self._spelled(text) for text in ([prompt, negative_prompt] if guidance else [prompt])]
             new = [text for text in texts if (text,) not in self._prompts]
             if new and prompts.is_the_librarys(self._base, self.family.name, texts, job.clip_skip):
                 wanted |= dict.fromkeys(new)
+            elif number == 0:
+                return
         texts = list(wanted)[: PROMPTS_KEPT // 2]
         if len(texts) > 1:
             for text, found in zip(texts, prompts.plain(self._base, texts, self.device), strict=True):
