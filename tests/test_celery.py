@@ -238,6 +238,24 @@ def test_a_message_that_got_lost_is_sent_again(house: House) -> None:
     assert outcomes(house.done("mislaid")) == ["done"]
 
 
+def test_a_message_that_comes_again_to_the_worker_that_draws_its_job_is_put_aside(house: House) -> None:
+    """As when a job takes longer than Celery waits for a task to be owned up to."""
+    client, worker = house.cluster.redis.client, house.cluster.workers[-1]
+    house.drop("again", LONG | {"steps": [2, 150]})
+    house.taken("again")
+    wait_for(lambda: house.stored("/again/1."), "its first picture to be in the store")
+    [message] = [json.loads(each)[0] for each in client.hvals("unacked") if "again" in each]
+    client.lpush(COMMON, json.dumps(message))
+    wait_for(lambda: not client.exists(COMMON), "the message to be fetched")
+    wait_for(lambda: "job again: attempt 1 is at work here" in worker.log, "the message to be put aside")
+    assert [task for beat in house.cluster.beats().values() for task in beat.tasks if "again" in task]
+    house.spool.cancel("again")
+    house.record(wait_state(house.spool, "again", "done", "cancelled", "failed"), "cancelled")
+    wait_for(lambda: all(not beat.tasks for beat in house.cluster.beats().values()), "the worker to have nothing")
+    assert worker.log.count("job again: attempt 1\n") == 1
+    wait_for(lambda: not house.stored("/again/"), "its pictures to be gone")
+
+
 def test_a_store_that_is_away_for_a_while_costs_no_job(house: House) -> None:
     house.cluster.s3.stop()
     names = ("store", "store-unwanted", "store-next")

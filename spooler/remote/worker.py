@@ -186,7 +186,10 @@ class Worker:
             raise Ignore from None
         scratch = self._make_scratch(name)
         held = Held(task, task_id, Seat(task.run.model_copy(update={"folder": str(scratch.path)})), scratch)
-        self._held[task_id] = held
+        if self._held.setdefault(task_id, held) is not held:  # the key could not tell the two apart
+            scratch.remove()
+            log.info("job %s: attempt %d is at work here already", name.job, name.attempt)
+            raise Ignore
         if not self._take(held):
             self._drop(held)
             log.info("job %s: attempt %d is not wanted any more, or another worker has it", name.job, name.attempt)
