@@ -88,9 +88,14 @@ def test_one_that_is_damaged_on_its_way_comes_with_the_others(stage: Stage, spoi
 
 
 def test_what_a_worker_withholds_is_told_of(stage: Stage) -> None:
+    """It lies nowhere, whatever the worker says."""
     task = stage.send(TWO)
-    tell(stage, task, Made(image=stage.put(task, 0).image.model_copy(update={"file": ""})))
+    elsewhere = {"file": "", "stored": "https://elsewhere.example/0.png"}
+    withheld = Made(image=stage.put(task, 0).image.model_copy(update=elsewhere))
+    tell(stage, task, withheld)
     assert come(stage)[0].image.stored is None and not folder(stage)
+    stage.answer(task, finished(withheld, stage.put(task, 1)))
+    assert [each.image.stored is None for each in stage.told(messages.ImageDone)] == [True, True, False]
 
 
 def test_p2_an_earlier_try_s_pictures_never_get_among_a_later_one_s(stage: Stage) -> None:

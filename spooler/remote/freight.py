@@ -137,7 +137,7 @@ class Freight:
 
     def with_address(self, image: Image, sent: Sent) -> Image:
         folder = sent.name.folder(self._spooler)
-        return image.model_copy(update={"stored": self._store.address(folder, image.file)}) if image.file else image
+        return image.model_copy(update={"stored": self._store.address(folder, image.file) if image.file else None})
 
 
 def _is_there(path: Path, file: File) -> bool:
