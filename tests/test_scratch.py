@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,13 @@ def test_a_folder_of_a_worker_that_lives_stays_and_one_of_a_killed_worker_goes(f
     mine.remove()
     mine.remove()
     assert not list(folder.iterdir())
+
+
+def test_what_another_host_has_in_a_shared_folder_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its locks are not seen here: NFS keeps those of folders to each host."""
+    shutil.copytree(Scratch().path, folder / f"{PREFIX.removesuffix('.')}-2.abcdefgh")
+    sweep()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_what_was_made_just_now_and_what_is_no_such_folder_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

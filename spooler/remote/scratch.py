@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from contextlib import suppress
@@ -17,7 +18,8 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-PREFIX = "sdspool-worker-"
+#: With the host's name: no other host is told of the lock, on NFS neither, so each sweeps what is its own.
+PREFIX = "sdspool-worker-" + "".join(c if c.isalnum() else "-" for c in socket.gethostname()) + "."
 #: Seconds for which a folder that nobody has locked is left alone: it may have been made just now.
 YOUNG_S = 60.0
 
