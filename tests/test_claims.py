@@ -21,6 +21,7 @@ from spooler.denylist import DenyList
 from spooler.durable import UnsyncedError
 from spooler.intake import Intake
 from spooler.place import Place
+from spooler.priority import Given
 from spooler.schedule import Queue, Waiting
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -165,6 +166,18 @@ def test_a_spooler_without_a_folder_is_no_lost_race_and_leaves_nothing(spool: Sp
         spool.claim_many(("a.json", "b"), "nobody")
     assert ids(spool.claim_many(("b",), "nobody")) == [errno.ESTALE]
     assert not (spool.claimed / "nobody").exists() and (spool.pending / "b" / "job.json").exists()
+
+
+def test_a_reader_is_told_what_a_side_file_says_and_without_one_nothing(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    assert spool.read_priority("cat") == Given()
+    spool.set_priority("cat", 7)
+    assert spool.read_priority("cat") == Given(value=7)
+    (spool.pending / "cat.priority").write_text("soon")
+    assert spool.read_priority("cat").mistake
+    (spool.pending / "cat.priority").unlink()
+    (spool.pending / "cat.priority").mkdir()
+    assert spool.read_priority("cat").mistake
 
 
 def test_what_is_claimed_out_of_held_is_marked_and_keeps_its_priority_when_it_is_to_be_edited(spool: Spool) -> None:
