@@ -241,14 +241,15 @@ def test_a_message_that_got_lost_is_sent_again(house: House) -> None:
 def test_a_message_that_comes_again_to_the_worker_that_draws_its_job_is_put_aside(house: House) -> None:
     """As when a job takes longer than Celery waits for a task to be owned up to."""
     client, worker = house.cluster.redis.client, house.cluster.workers[-1]
-    house.drop("again", LONG | {"steps": [2, 150]})
+    house.drop("again", LONG | {"steps": [2, 150, 149, 148]})
     house.taken("again")
     wait_for(lambda: house.stored("/again/1."), "its first picture to be in the store")
     [message] = [json.loads(each)[0] for each in client.hvals("unacked") if "again" in each]
     client.lpush(COMMON, json.dumps(message))
     wait_for(lambda: not client.exists(COMMON), "the message to be fetched")
     wait_for(lambda: "job again: attempt 1 is at work here" in worker.log, "the message to be put aside")
-    assert [task for beat in house.cluster.beats().values() for task in beat.tasks if "again" in task]
+    tasks = lambda: [task for beat in house.cluster.beats().values() for task in beat.tasks if "again" in task]  # noqa: E731
+    wait_for(tasks, "the worker to tell that it has the first")
     house.spool.cancel("again")
     house.record(wait_state(house.spool, "again", "done", "cancelled", "failed"), "cancelled")
     wait_for(lambda: all(not beat.tasks for beat in house.cluster.beats().values()), "the worker to have nothing")
