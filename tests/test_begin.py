@@ -15,6 +15,7 @@ from desk import Desk
 from house import drop
 
 from spooler import messages
+from spooler.child import Gone
 from spooler.denylist import DenyList
 from spooler.life import Life
 from spooler.place import Place
@@ -49,6 +50,22 @@ def claimed(tmp_path: Path, job: dict[str, Any] = CAT) -> Path:
     place = spool.claim("cat.json", "me")
     assert place
     return place.path
+
+
+def test_a_job_that_is_to_be_tried_again_waits_for_an_engine_and_is_not_ended_by_who_was_taken_for_dead(
+    tmp_path: Path,
+) -> None:
+    with desk(tmp_path) as made:
+        drop(made.spool, "cat.json", CAT)
+        for _ in range(3):
+            made.turn()
+        made.turn(Gone("killed by SIGSEGV"))
+        made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 1), "there is no engine that it could be begun on"
+        made.spool.cancel("cat")
+        made.spool.raise_epoch("me")
+        made.turn()
+        assert made.state() == "claimed", "it is another's by now (N8)"
 
 
 def test_a_job_that_is_well_is_begun(tmp_path: Path) -> None:

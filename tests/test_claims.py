@@ -168,6 +168,38 @@ def test_a_spooler_without_a_folder_is_no_lost_race_and_leaves_nothing(spool: Sp
     assert not (spool.claimed / "nobody").exists() and (spool.pending / "b" / "job.json").exists()
 
 
+def test_what_has_left_before_it_was_told_of_is_no_job(spool: Spool) -> None:
+    intake = intake_of(spool)
+    drop(spool, "cat.json", CAT)
+    place = spool.find("cat")
+    assert place
+    job = spool.read_job(place)
+    place.path.unlink()
+    intake.pending.came(place, job)
+    assert "cat.json" not in intake.pending.queue
+    intake.stop()
+
+
+def test_a_file_that_goes_between_the_look_and_the_reading_is_no_broken_folder(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = intake_of(spool)
+    drop(spool, "cat.json", CAT)
+
+    asked: list[Place] = []
+
+    def gone(place: Place) -> None:
+        asked.append(place)
+        place.path.unlink(missing_ok=True)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(intake.pending._spool, "read_job", gone)
+    intake.pending.hint("cat.json", whole=True)
+    intake.pending.refresh(2.0)
+    assert asked and not intake.pending.suspects and "cat.json" not in intake.pending.queue
+    intake.stop()
+
+
 def test_a_reader_is_told_what_a_side_file_says_and_without_one_nothing(spool: Spool) -> None:
     drop(spool, "cat.json", CAT)
     assert spool.read_priority("cat") == Given()

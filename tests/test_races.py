@@ -129,6 +129,24 @@ def test_a_race_that_is_lost_for_a_moment_is_lost(spool: Spool) -> None:
         spool.publish(place, DONE, "done")  # it is ours yet: no lost race, which would have it dropped
 
 
+def test_p9_a_folder_too_deep_for_the_library_is_removed_and_nothing_that_a_link_in_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "outside" / "precious").mkdir(parents=True)
+    (tmp_path / "outside" / "precious" / "file").write_text("mine")
+    inner = tmp_path / "deep"
+    inner.mkdir()
+    (inner / "link").symlink_to(tmp_path / "outside")
+    kept = Path.cwd()
+    os.chdir(inner)  # its whole path is longer than a path may be
+    try:
+        for _ in range(1500):
+            Path("d").mkdir()
+            os.chdir("d")
+    finally:
+        os.chdir(kept)
+    remove(tmp_path / "deep")
+    assert not (tmp_path / "deep").exists() and (tmp_path / "outside" / "precious" / "file").read_text() == "mine"
+
+
 def test_p2_a_wished_id_that_is_dropped_between_the_look_and_the_link_is_taken(spool: Spool) -> None:
     """Who copies a file into pending/ asks for no lock."""
 

@@ -64,7 +64,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "fsck": ("syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
     "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
-    "removal": ("gone", "retention", "spool"),
+    "removal": ("races", "gone", "retention", "spool"),
     "service": ("life", "begin", "claims", "prove_clock"),
     "attempts": ("life", "begin", "claims", "prove_clock"),
 }
