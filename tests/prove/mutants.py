@@ -357,7 +357,7 @@ def prove(short: bool) -> list[Figure]:
     chosen = spread(4) if short else [each for each in everything if each.key not in EQUIVALENT]
     if not short and (broken := clean(chosen)):
         return [report(NAME, figure, target, 0, False, f"without a mutant it fails too: {broken}")]
-    fates = tried(chosen, rest=not short, tell=_tell)
+    fates = tried(chosen, rest=not short, tell=_tell if short else _tell_and_note)
     survivors = [fate.mutant for fate in fates if not fate.caught_by]
     kinds = Counter(each.kind for each in chosen)
     hung = sum(fate.hung for fate in fates)
@@ -372,9 +372,13 @@ def prove(short: bool) -> list[Figure]:
     ]
 
 
-def _tell(fate: Fate) -> None:
+def _tell_and_note(fate: Fate) -> None:
+    _tell(fate)
     with _ONE_AT_A_TIME:
         remember([fate])
+
+
+def _tell(fate: Fate) -> None:
     by = f"caught by {fate.caught_by}{', a hang' if fate.hung else ''}" if fate.caught_by else "SURVIVES"
     print(f"  {by}: {fate.mutant}", file=sys.stderr, flush=True)
 
