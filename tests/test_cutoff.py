@@ -8,64 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-import torch
+from counted import JOB, STEPS, UNETS, Counted, Engines, shelf
 from PIL import Image
 
-from bench.direct import Direct
 from spooler import families, infotext
 from spooler.engine.cutoff import guided_ticks
 from spooler.job import from_fields
 from spooler.mistakes import JobError
 
-STEPS = 10
-#: A guidance far beyond what is usual: a random model hardly tells one prompt from another.
-JOB = {"prompt": "a red circle", "seed": 5, "steps": STEPS, "guidance_scale": 20, "width": 64, "height": 64}
+__all__ = ["shelf"]
+
 ABLE = [family.name for family in families.FAMILIES if "guidance_cutoff" in family.kinds]
-UNETS = ("sd1", "sdxl")
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's tiny model."""
-    return tiny.shelf(tmp_path_factory.mktemp("models"))
-
-
-class Counted:
-    """An engine with a tiny model, and the rows of each call of its network."""
-
-    def __init__(self, model: Path, scratch: Path, together: int):
-        self.direct = Direct(scratch, model=model, together=together)
-        self.rows: list[int] = []
-        [name] = self.direct.engine._residents.names
-        network = self.direct.engine._residents.get(name).backbone
-        forward = network.forward
-
-        def counting(*args: Any, **more: Any) -> Any:
-            latents = next(each for each in (*args, *more.values()) if isinstance(each, (torch.Tensor, list)))
-            self.rows.append(len(latents))
-            return forward(*args, **more)
-
-        network.forward = counting
-
-    def draw(self, inputs: dict[str, Image.Image] | None = None, **fields: Any) -> tuple[np.ndarray[Any, Any], list[int]]:
-        """The job's first picture, 0..255, and the rows of each call."""
-        self.rows.clear()
-        [first, *_] = self.direct.draw(inputs, **JOB | fields)
-        return np.asarray(first, dtype=int), [*self.rows]
 
 
 @pytest.fixture
-def counted(shelf: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Counted]]:
-    made: list[Counted] = []
-
-    def get(family: str, together: int = 1) -> Counted:
-        made.append(Counted(shelf(family), tmp_path / f"{family}{together}", together))
-        return made[-1]
-
-    yield get
-    for each in made:
-        each.direct.close()
+def counted(shelf: Callable[[str], Path], tmp_path: Path) -> Iterator[Engines[Counted]]:
+    yield from Engines(Counted, shelf, tmp_path).lent()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +34,7 @@ def test_the_first_part_of_the_ticks_is_guided_one_at_least(ticks: int, part: fl
 
 
 @pytest.mark.parametrize("family", ABLE)
-def test_alone_the_network_is_asked_half_as_much_from_then_on(counted: Callable[..., Counted], family: str) -> None:
+def test_alone_the_network_is_asked_half_as_much_from_then_on(counted: Engines[Counted], family: str) -> None:
     """With several pictures at once, too; and a cut-off of 1 is the picture without one, to the bit."""
     engine = counted(family)
     whole, rows = engine.draw(count=2)
@@ -92,7 +50,7 @@ def test_alone_the_network_is_asked_half_as_much_from_then_on(counted: Callable[
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_p8_in_company_a_row_leaves_and_the_picture_is_that_alone(counted: Callable[..., Counted], family: str) -> None:
+def test_p8_in_company_a_row_leaves_and_the_picture_is_that_alone(counted: Engines[Counted], family: str) -> None:
     alone, engine = counted(family), counted(family, 8)
     image = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
     mask = Image.new("RGB", (64, 64), "black")
@@ -108,7 +66,7 @@ def test_p8_in_company_a_row_leaves_and_the_picture_is_that_alone(counted: Calla
         assert (ours != alone.draw(given, **fields)[0]).any(), "it is another picture than with guidance to the end"
 
 
-def test_p8_those_whose_guidance_ended_share_calls_with_those_whose_did_not(counted: Callable[..., Counted]) -> None:
+def test_p8_those_whose_guidance_ended_share_calls_with_those_whose_did_not(counted: Engines[Counted]) -> None:
     alone, engine = counted("sd1"), counted("sd1", 8)
     jobs = [JOB | {"seed": seed, "guidance_cutoff": part} for seed, part in enumerate((1.0, 0.3, 0.6, 0.1))]
     engine.rows.clear()

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+from counted import JOB, STEPS, UNETS, Counted, Engines, rows_of, shelf
 from PIL import Image
 
-from bench.direct import Direct
 from spooler import infotext, messages
 from spooler.engine import company, deepcache
 from spooler.engine.batch import Batch
@@ -21,57 +20,27 @@ from spooler.engine.knee import Knee
 from spooler.job import from_fields
 from spooler.mistakes import JobError
 
-STEPS = 10
-JOB = {"prompt": "a red circle", "seed": 5, "steps": STEPS, "guidance_scale": 20, "width": 64, "height": 64}
-UNETS = ("sd1", "sdxl")
+__all__ = ["shelf"]
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's tiny model."""
-    return tiny.shelf(tmp_path_factory.mktemp("models"))
-
-
-class Counted:
-    """An engine with a tiny model, and the rows that each call of its UNet's innermost and of its outermost block sees."""
+class Watched(Counted):
+    """The same of its UNet's innermost and of its outermost block."""
 
     def __init__(self, model: Path, scratch: Path, together: int):
-        self.direct = Direct(scratch, model=model, together=together)
-        [name] = self.direct.engine._residents.names
-        unet = self.direct.engine._residents.get(name).backbone
-        self.deep, self.outer = self._counted(unet.mid_block), self._counted(unet.up_blocks[-1])
+        super().__init__(model, scratch, together)
+        self.deep, self.outer = rows_of(self.network.mid_block), rows_of(self.network.up_blocks[-1])
 
-    def _counted(self, block: Any) -> list[int]:
-        rows: list[int] = []
-        forward = block.forward
-
-        def counting(*args: Any, **more: Any) -> Any:
-            rows.append(len(next(iter((*args, *more.values())))))
-            return forward(*args, **more)
-
-        block.forward = counting
-        return rows
-
-    def draw(self, inputs: dict[str, Image.Image] | None = None, **fields: Any) -> np.ndarray[Any, Any]:
+    def picture(self, inputs: dict[str, Image.Image] | None = None, **fields: Any) -> np.ndarray[Any, Any]:
         """The job's first picture, 0..255."""
         self.deep.clear()
         self.outer.clear()
-        [first, *_] = self.direct.draw(inputs, **JOB | fields)
-        return np.asarray(first, dtype=int)
+        return self.draw(inputs, **fields)[0]
 
 
 @pytest.fixture
-def counted(shelf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Counted]]:
+def counted(shelf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines[Watched]]:
     monkeypatch.setattr(Knee, "rows", 16)  # whatever a busy machine would measure
-    made: list[Counted] = []
-
-    def get(family: str, together: int = 1) -> Counted:
-        made.append(Counted(shelf(family), tmp_path / f"{family}{together}", together))
-        return made[-1]
-
-    yield get
-    for each in made:
-        each.direct.close()
+    yield from Engines(Watched, shelf, tmp_path).lent()
 
 
 def due_ticks(ticks: int, interval: int) -> list[int]:
@@ -83,21 +52,21 @@ def test_the_first_tick_is_due_and_each_so_many_after_it() -> None:
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_alone_the_deep_blocks_are_asked_at_every_so_many_ticks(counted: Callable[..., Counted], family: str) -> None:
+def test_alone_the_deep_blocks_are_asked_at_every_so_many_ticks(counted: Engines[Watched], family: str) -> None:
     """With several pictures at once, too; and an interval of 1 is the picture without one, to the bit."""
     engine = counted(family)
-    whole = engine.draw(count=2)
+    whole = engine.picture(count=2)
     assert engine.deep == engine.outer == [4] * STEPS
-    assert np.array_equal(engine.draw(count=2, deepcache_interval=1), whole)
-    cached = engine.draw(count=2, deepcache_interval=3)
+    assert np.array_equal(engine.picture(count=2, deepcache_interval=1), whole)
+    cached = engine.picture(count=2, deepcache_interval=3)
     assert (engine.deep, engine.outer) == ([4] * 4, [4] * STEPS) and (cached != whole).any()
-    engine.draw(count=2, deepcache_interval=4, guidance_cutoff=0.5)
+    engine.picture(count=2, deepcache_interval=4, guidance_cutoff=0.5)
     assert (engine.deep, engine.outer) == ([4, 4, 2], [4] * 5 + [2] * 5), "due at ticks 0, 4 and 8, guided up to tick 4"
-    assert np.array_equal(engine.draw(count=2), whole) and engine.deep == [4] * STEPS, "the next job has all of it"
+    assert np.array_equal(engine.picture(count=2), whole) and engine.deep == [4] * STEPS, "the next job has all of it"
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_p8_in_company_the_picture_is_that_alone(counted: Callable[..., Counted], family: str) -> None:
+def test_p8_in_company_the_picture_is_that_alone(counted: Engines[Watched], family: str) -> None:
     alone, engine = counted(family), counted(family, 8)
     image = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
     mask = Image.new("RGB", (64, 64), "black")
@@ -105,12 +74,12 @@ def test_p8_in_company_the_picture_is_that_alone(counted: Callable[..., Counted]
     inputs = {"in.png": image, "mask.png": mask}
     for fields in ({}, {"sampler": "Heun"}, {"image": "in.png", "strength": 0.6}, {"image": "in.png", "mask": "mask.png"}):
         given = inputs if "image" in fields else None
-        stock = alone.draw(given, **fields, deepcache_interval=3)
+        stock = alone.picture(given, **fields, deepcache_interval=3)
         deep, ticks = [*alone.deep], len(alone.outer)
-        ours = engine.draw(given, **fields, deepcache_interval=3)
+        ours = engine.picture(given, **fields, deepcache_interval=3)
         assert engine.deep == deep == [2] * len(due_ticks(ticks, 3)) and len(engine.outer) == ticks < 2 * STEPS, fields
         assert abs(ours - stock).max() <= 1, fields
-        assert (ours != alone.draw(given, **fields)).any(), "it is another picture than with all of the UNet"
+        assert (ours != alone.picture(given, **fields)).any(), "it is another picture than with all of the UNet"
 
 
 MIXED = [
@@ -131,7 +100,7 @@ def rows(fields: dict[str, Any], ticks: list[int]) -> int:
 
 @pytest.mark.parametrize("most", [None, 3])
 def test_p8_those_that_are_due_share_calls_with_those_that_are_not(
-    counted: Callable[..., Counted], most: int | None, monkeypatch: pytest.MonkeyPatch
+    counted: Engines[Watched], most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When memory is short, too, and calls are smaller than the batch."""
     monkeypatch.setattr(company, "Batch", partial(Batch, most=most))
@@ -146,18 +115,18 @@ def test_p8_those_that_are_due_share_calls_with_those_that_are_not(
     for fields, folder in zip(MIXED, folders, strict=True):
         with Image.open(folder / "0.png") as picture:
             ours = np.asarray(picture.convert("RGB"), dtype=int)
-        assert abs(ours - alone.draw(**fields)).max() <= 1, fields
+        assert abs(ours - alone.picture(**fields)).max() <= 1, fields
 
 
-def test_only_calls_that_leave_nothing_out_tell_how_long_a_call_takes(counted: Callable[..., Counted]) -> None:
+def test_only_calls_that_leave_nothing_out_tell_how_long_a_call_takes(counted: Engines[Watched]) -> None:
     engine = counted("sd1", 8)
 
     def measured() -> int:
         return sum(each._calls for each in engine.direct.engine._knees._kept.values())
 
-    engine.draw(deepcache_interval=4, steps=21)
+    engine.picture(deepcache_interval=4, steps=21)
     assert measured() == 5, "ticks 4, 8, 12, 16 and 20: before the first one the rows were laid out"
-    engine.draw(steps=21)
+    engine.picture(steps=21)
     assert measured() == 5 + 20
 
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -60,7 +59,6 @@ def test_what_was_made_just_now_and_what_is_no_such_folder_is_left_alone(folder:
     sweep()
     assert len(list(folder.iterdir())) == 4
     monkeypatch.setattr(scratch, "YOUNG_S", 0.0)
-    time.sleep(0.01)
     sweep()
     assert sorted(path.name for path in folder.iterdir()) == ["another", f"{PREFIX}file", f"{PREFIX}link"]
 

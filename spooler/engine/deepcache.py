@@ -66,14 +66,18 @@ class Shortcut:
             self.due = self.kept = None
 
 
-class _Deep:
-    """A deep block, which sees the rows that are due."""
+class _Part:
+    """A block in the place of which this is called; what the UNet asks of it besides."""
 
     def __init__(self, block: Any, shortcut: Shortcut):
         self.resnets = block.resnets
         self.has_cross_attention = getattr(block, "has_cross_attention", False)
         self._block = block
         self._shortcut = shortcut
+
+
+class _Deep(_Part):
+    """A deep block, which sees the rows that are due."""
 
     def __call__(self, *args: Any, **given: Any) -> Any:
         due = self._shortcut.due
@@ -93,14 +97,8 @@ class _Deep:
         return given
 
 
-class _Last:
+class _Last(_Part):
     """The last block, to which the deep ones speak: now, or when they did last."""
-
-    def __init__(self, block: Any, shortcut: Shortcut):
-        self.resnets = block.resnets
-        self.has_cross_attention = getattr(block, "has_cross_attention", False)
-        self._block = block
-        self._shortcut = shortcut
 
     def __call__(self, hidden_states: torch.Tensor, **given: Any) -> Any:
         shortcut = self._shortcut

@@ -45,6 +45,7 @@ MODULES = (
 LIMIT_S, BUSY_LIMIT_S = 100.0, 3200.0
 #: By mutant the test that caught it, so that the next time it is asked first. Nothing is believed of it: it is run.
 CAUGHT = Path(__file__).with_name("caught.json")
+_NOTING = threading.Lock()
 #: What pytest says when there is no such test: it may be called otherwise by now.
 NOTHING_RUN = (4, 5)
 #: Operations that come by a line, of which so many are tried.
@@ -103,9 +104,6 @@ EQUIVALENT: Mapping[tuple[str, str, str, str], str] = {
     ("batches", "Batches._submit", "spool.find_by_name(job_id) is None", "True"): "The look under the lock decides.",
     ("durable", "write_new", "os.O_NOFOLLOW", "0"): "With O_CREAT and O_EXCL no link is followed (open(2)); W1 asks for both.",
 }
-
-
-_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -167,13 +165,12 @@ def caught_before() -> dict[str, str]:
     return found
 
 
-def remember(fates: Iterable[Fate]) -> None:
-    """Note which tests caught these, for the next time."""
-    caught = caught_before()
-    for fate in fates:
-        if failed := re.search(r"^FAILED (tests/.+?)(?: - |$)", fate.why, re.MULTILINE):
-            caught[_hint(fate.mutant)] = failed[1]
-    CAUGHT.write_text(json.dumps(dict(sorted(caught.items())), indent=1) + "\n")
+def remember(fate: Fate) -> None:
+    """Note which test caught it, for the next time."""
+    if failed := re.search(r"^FAILED (tests/.+?)(?: - |$)", fate.why, re.MULTILINE):
+        with _NOTING:
+            caught = caught_before() | {_hint(fate.mutant): failed[1]}
+            CAUGHT.write_text(json.dumps(dict(sorted(caught.items())), indent=1) + "\n")
 
 
 def _hint(mutant: Mutant) -> str:
@@ -374,8 +371,7 @@ def prove(short: bool) -> list[Figure]:
 
 def _tell_and_note(fate: Fate) -> None:
     _tell(fate)
-    with _ONE_AT_A_TIME:
-        remember([fate])
+    remember(fate)
 
 
 def _tell(fate: Fate) -> None:
