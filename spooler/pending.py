@@ -375,7 +375,7 @@ class Pending:
         except (JobError, durable.UnreadableError) as error:
             found = Suspect(path, _lines(error), final=True, since=now)
         except FileNotFoundError:
-            if not path.is_dir():
+            if not is_folder:
                 raise
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         return signature, found

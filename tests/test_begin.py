@@ -68,6 +68,34 @@ def test_a_job_that_is_to_be_tried_again_waits_for_an_engine_and_is_not_ended_by
         assert made.state() == "claimed", "it is another's by now (N8)"
 
 
+def test_n8_who_was_taken_for_dead_gives_nothing_back_either(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        made.turn(Gone("killed by SIGSEGV"))
+        made.turn()
+        place = made.spool.find("cat")
+        assert place
+        for note in ("hold", "cancel"):
+            (place.path / note).touch()
+        made.spool.raise_epoch("me")
+        made.turn()
+        assert made.state() == "claimed", "it is another's by now"
+
+
+def test_f5_a_job_that_is_to_be_tried_again_waits_for_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(Spool, "free_bytes", lambda _: -1)
+        with desk(tmp_path) as made:
+            assert (made.state(), made.runs()) == ("claimed", 0)
+            disk.undo()
+            made.turn()
+            assert (made.state(), made.runs()) == ("claimed", 1)
+
+
 def test_a_job_that_is_well_is_begun(tmp_path: Path) -> None:
     claimed(tmp_path)
     with desk(tmp_path) as made:
