@@ -83,9 +83,7 @@ def test_n8_who_was_taken_for_dead_gives_nothing_back_either(tmp_path: Path) -> 
         assert made.state() == "claimed", "it is another's by now"
 
 
-def test_f5_a_job_that_is_to_be_tried_again_waits_for_room_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f5_a_job_that_is_to_be_tried_again_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claimed(tmp_path)
     with monkeypatch.context() as disk:
         disk.setattr(Spool, "free_bytes", lambda _: -1)

@@ -33,7 +33,8 @@ from tests.prove.mutation import PATH, Mutant, mutants
 from tests.prove.report import ROOT, Figure, cannot_run, main, report
 
 NAME = "mutants"
-WORKERS = 2
+#: Mutants that are tried at once: what tests them waits for half of the time.
+WORKERS = 4
 #: Where jobs are moved and written. Not here: what only reads, and what writes a probe that it removes (doctor, mounts).
 MODULES = (
     "durable", "moves", "claims", "marks", "spool", "reader", "life", "pending", "dropped", "pictures", "batches", "doorman",
