@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
-from spooler.client import ENDED, ChangeView, ProgressView, Status
+from spooler.client import ENDED, ChangeView, ProgressView
+from spooler.states import Status
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from spooler.ids import new_id
 from spooler.job import Job, encode
 from spooler.mistakes import Mistake
 from spooler.record import Failure, Image
+from spooler.states import ENDS, Status
 from spooler.strict_json import parse_object
 
-Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
-ENDED: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
+ENDED: frozenset[Status] = frozenset(ENDS)
 Verb = Literal["cancel", "hold", "release", "top", "retry", "star", "unstar", "delete"]
 #: A job as its fields, or as the record of `spooler.job`.
 AnyJob = Mapping[str, Any] | Job

@@ -14,7 +14,7 @@ from spooler.batch_file import lay_over
 from spooler.batches import Batches
 from spooler.catalogue import Catalogue, Sizes, merged
 from spooler.changes import Changes, Seen
-from spooler.client import BatchView, ChangeView, JobView, ProgressView, Status, Verb
+from spooler.client import BatchView, ChangeView, JobView, ProgressView, Verb
 from spooler.dropped import owner_of
 from spooler.ids import is_id
 from spooler.job import Job, encode, from_fields
@@ -23,18 +23,9 @@ from spooler.place import Place
 from spooler.reader import RESULT
 from spooler.record import Image, Record
 from spooler.spool import Spool, SpoolError, TakenError
-from spooler.states import ENDS, State
+from spooler.states import ENDS, STATE, STATUS, State, Status
 from spooler.status import Progress
 
-STATUS: dict[State, Status] = {
-    "pending": "waiting",
-    "held": "held",
-    "claimed": "running",
-    "done": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
-STATE = {status: state for state, status in STATUS.items()}
 #: The states that mean that a verb was done.
 DONE: dict[Verb, frozenset[State]] = {
     "cancel": frozenset({"cancelled", "claimed"}),

@@ -12,9 +12,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from spooler import client
 from spooler.catalogue import Catalogue
-from spooler.client import BatchView, ChangeView, JobView, Status, Verb
+from spooler.client import BatchView, ChangeView, JobView, Verb
 from spooler.mistakes import Mistake
 from spooler.record import Image
+from spooler.states import Status
 
 #: Seconds of one long poll; and between two looks where the server has no seat for one more who waits.
 POLL_S, NO_SEAT_S = 30, 1.0

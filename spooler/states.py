@@ -20,6 +20,18 @@ End = Literal["done", "failed", "cancelled"]
 ENDS: tuple[End, ...] = ("done", "failed", "cancelled")
 FOLDERS = ("tmp", *STATES, "rejected", "batches")
 
+Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
+#: The words that people see for the states, and back.
+STATUS: dict[State, Status] = {
+    "pending": "waiting",
+    "held": "held",
+    "claimed": "running",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
+
 
 @dataclass(frozen=True)
 class Move:

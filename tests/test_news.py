@@ -16,8 +16,9 @@ from house import DEADLINE_S, wait_for
 from test_api import Web, finish
 
 from spooler.changes import Changes, Seen
-from spooler.client import ProgressView, Status
+from spooler.client import ProgressView
 from spooler.spool import Spool
+from spooler.states import Status
 
 JOB = b'{"prompt": "a red circle"}'
 

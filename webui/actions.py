@@ -14,7 +14,7 @@ from spooler.batches import Batches
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
 from spooler.spool import Spool
-from spooler.states import ENDS, STATES, State
+from spooler.states import ENDS, STATES, STATUS, State
 from spooler.strict_json import parse_object
 from webui import moves
 from webui.answers import may_change
@@ -23,7 +23,6 @@ from webui.errors import answer
 from webui.frame import local
 from webui.office import office
 from webui.people import person
-from webui.reports import STATUS
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("actions", __name__)

@@ -18,7 +18,7 @@ from spooler.job import from_fields
 from spooler.job_schema import json_schema
 from spooler.mistakes import JobError, Mistake, show
 from spooler.reader import RESULT
-from spooler.states import State
+from spooler.states import STATE, State, Status
 from spooler.strict_json import parse_object
 from webui import once, openapi
 from webui.answers import gone
@@ -28,7 +28,7 @@ from webui.office import office
 from webui.people import client, person
 from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
-from webui.reports import STATUS, JobList, JobReport, ReadyReport, RejectedList, RejectedReport, Status
+from webui.reports import JobList, JobReport, ReadyReport, RejectedList, RejectedReport
 from webui.rules import Rule, needs
 from webui.search import ENDED, Cursor, Search
 
@@ -39,7 +39,6 @@ MAX_LIMIT = 200
 MAX_WAIT_S = 60
 #: Seconds that a picture is waited for whose job is ending, between two of its files.
 BETWEEN_S = 5.0
-STATE: dict[Status, State] = {status: state for state, status in STATUS.items()}
 #: Those that may still change come first, then those that ended.
 ALL: tuple[State, ...] = ("claimed", "pending", "held", *ENDED)
 #: Parameters that find finished jobs.

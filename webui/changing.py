@@ -13,7 +13,7 @@ from spooler.catalogue import Sizes
 from spooler.job import NAMES, Job, JobId, from_fields
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
-from spooler.states import ENDS
+from spooler.states import ENDS, STATUS, Status
 from spooler.strict_json import parse_object
 from webui import once
 from webui.actions import VERBS
@@ -21,7 +21,6 @@ from webui.answers import body_as, may_change, report_of, send
 from webui.errors import answer
 from webui.office import office
 from webui.people import person
-from webui.reports import STATUS, Status
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("changing", __name__)

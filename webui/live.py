@@ -23,9 +23,10 @@ from pydantic import BaseModel, Field
 
 from spooler.ids import ID
 from spooler.schedule import Waiting
+from spooler.states import STATUS, Status
 from spooler.status import Progress
 from webui.office import Office, office
-from webui.reports import STATUS, Status, why_not
+from webui.reports import why_not
 
 blueprint = Blueprint("live", __name__)
 

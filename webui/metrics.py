@@ -16,13 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from spooler.states import ENDS
+from spooler.states import ENDS, STATUS
 from spooler.status import SpoolerStatus
 from spooler.tally import Spread, Tally
 from webui.errors import shape
 from webui.meter import Meter, meter
 from webui.office import Office
-from webui.reports import STATUS
 
 blueprint = Blueprint("metrics", __name__)
 

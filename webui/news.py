@@ -19,7 +19,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from spooler.changes import Changes, Seen
-from spooler.client import ChangeView, Status
+from spooler.client import ChangeView
+from spooler.states import Status
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, Field
 
 from spooler.job import from_fields
+from spooler.states import Status
 from spooler.strict_json import parse_object
 from webui import once
 from webui.answers import report_of, send
-from webui.reports import Status
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("plain", __name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,22 +17,11 @@ from spooler.priority import Given
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.schedule import Waiting
 from spooler.spool import Spool
-from spooler.states import ENDS, State
+from spooler.states import ENDS, STATUS, State, Status
 from spooler.status import Progress, SpoolerStatus
 from webui.index import Index
 from webui.line import Line, Standing
 from webui.search import ENDED, Ended, Search
-
-Status = Literal["waiting", "held", "running", "done", "failed", "cancelled"]
-#: The folder is the state; these are the words that people see for it.
-STATUS: dict[State, Status] = {
-    "pending": "waiting",
-    "held": "held",
-    "claimed": "running",
-    "done": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
 
 
 class ImageReport(Image):
