@@ -375,8 +375,7 @@ class Pending:
         except (JobError, durable.UnreadableError) as error:
             found = Suspect(path, _lines(error), final=True, since=now)
         except FileNotFoundError:
-            if not is_folder:
-                raise
+            # RACE: or it was taken away, whatever it was: it is gone at the next look.
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         return signature, found
 

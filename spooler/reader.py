@@ -230,7 +230,7 @@ class Reader:
         """Whether the spooler of that name holds its life lock."""
         try:
             # Only a look, which each submit takes: a FileLock, made to be held, takes ten times as long.
-            fd = os.open(f"{self.claimed}/{spooler}/.lock", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{self.claimed}/{spooler}/.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # a disk that fails is no death certificate

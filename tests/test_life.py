@@ -131,6 +131,15 @@ def test_the_living_keep_their_jobs_and_their_name(tmp_path: Path) -> None:
     assert not life.goes_on()
 
 
+def test_p9_a_lock_that_is_a_link_is_no_death_certificate(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (spool.claimed / "other").mkdir()
+    (tmp_path / "free").touch()
+    (spool.claimed / "other" / ".lock").symlink_to(tmp_path / "free")
+    assert spool.alive("other")
+
+
 def test_a_spool_that_goes_away_while_the_spooler_stops_is_no_error(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.spool.root.rename(desk.spool.root.with_name("away"))
     desk.service.close()
