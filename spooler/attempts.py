@@ -75,7 +75,7 @@ class Attempts:
         work = work or estimate.work(job.job, card)
         lane.share_out(now)
         progress = Progress(count=job.job.pictures)
-        self.running[place.id] = Running(place, record, now, progress, lane, began=now, work=work, key=job.key)
+        self.running[place.id] = Running(place, record, now, progress, lane, began=now, work=work, key=job.key, alone=job.alone)
         self.tally = self.tally.with_attempt(record)
         number, waited = record.attempts[-1].number, round(record.queue_seconds, 3)
         told = event("attempt", job=place.id, owner=job.owner or None, number=number, model=card.name, waited=waited)
@@ -113,6 +113,8 @@ class Attempts:
                     return
                 running.record = running.record.fail(message.code, message.reason, message.facts)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
+                for other in lane.at_work if message.fatal else ():  # they had not begun, and are not to blame (P4)
+                    self.put_back(other, f"{UNDELIVERED}: the engine ended with the job before")
             case messages.Lost():
                 died = WORKER_DIED if message.alone else COMPANY_DIED
                 self.put_back(running, f"{died if message.blame else UNDELIVERED}: {message.how}")

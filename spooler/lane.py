@@ -48,25 +48,28 @@ class Lane:
         return next((running.key for running in self.at_work), None)
 
     @property
-    def room(self) -> int:
-        """How many jobs may be begun here now, of those that may be drawn with the ones at work."""
-        if self.is_remote:
-            return self.warden.room(busy=True)
-        at_work = self.at_work
-        if self.is_draining or self.key == company.ALONE:
-            return 0
-        return self.warden.room(bool(at_work))
+    def offers(self) -> list[tuple[str | None, int]]:
+        """What may be begun here now, the best first: jobs of that key, None: of any, and how many."""
+        found: list[tuple[str | None, int]] = []
+        if self.is_remote or (key := self.key) is None:
+            found = [(None, self.warden.room(busy=self.is_remote))]
+        elif not (
+            self.reserved or any(running.alone for running in self.at_work)
+        ):  # those that join the ones at work; else one that is begun after them
+            joining = self.warden.room(busy=True) if key != company.ALONE else 0
+            found = [(key, joining), (None, int(self.warden.is_ending))]
+        return [offer for offer in found if offer[1]]
 
     @property
     def is_draining(self) -> bool:
         """Whether the end of those at work is waited for."""
         return self.reserved and bool(self.at_work)
 
-    def takes(self, key: str) -> bool:
-        """Whether a job of that key may be begun here now."""
-        if self.is_remote or self.key is None:
-            return self.room > 0
-        return self.room > 0 and key == self.key and key != company.ALONE
+    def takes(self, key: str, alone: bool) -> bool:
+        """Whether a job of that key may be begun here now. `alone`: it may be what ends the engine (P4)."""
+        if alone and self.at_work and not self.is_remote:
+            return False
+        return any(offered in (None, key) for offered, _ in self.offers)
 
     def mind(self, now: float) -> None:
         """Start, end or kill the engine as it is due; one that was silent for too long while it works is killed."""
@@ -105,7 +108,7 @@ class Lane:
         return max(running.last_sign for running in at_work)
 
 
-def best(lanes: Iterable[Lane], key: str, model: str) -> Lane | None:
+def best(lanes: Iterable[Lane], key: str, model: str, alone: bool) -> Lane | None:
     """Where a job of that key and model is begun: by the loaded model, then by load. None: nowhere now."""
-    able = [lane for lane in lanes if lane.takes(key)]
+    able = [lane for lane in lanes if lane.takes(key, alone)]
     return min(able, key=lambda lane: (lane.model != model, len(lane.at_work)), default=None)

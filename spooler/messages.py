@@ -74,6 +74,7 @@ class Room(OfItself):
     type: Literal["room"] = "room"
     heard: int = Field(description="Number of Run messages that were heard by then: later ones take of the room.")
     jobs: int
+    ending: bool = Field(False, description="All at work is nearly over: one of any kind may be given, to be begun then.")
 
 
 class Trouble(OfItself):

@@ -29,6 +29,7 @@ class Running:
     began: float = 0.0  # monotonic seconds
     work: float = 0.0  # megapixel-steps
     key: str = ""  # of the jobs that it may be drawn with
+    alone: bool = False  # it may be what ends the engine: nothing is given beside it
     device_s: float = 0.0  # seconds that it had the device, of those with others a share
     batch: int = 1  # most pictures that were drawn together
     progress_written: float = 0.0

@@ -261,7 +261,7 @@ class Service:
 
     def _feed(self, now: float) -> None:
         """Give warm engines jobs while they have room: those that were recovered, else the next in pending/."""
-        while not self.stopping and (self._attempts.again or self.intake.ready) and any(lane.room for lane in self.lanes):
+        while not self.stopping and (self._attempts.again or self.intake.ready) and any(lane.offers for lane in self.lanes):
             if any(running.tried for running in self.running.values()):  # one whose end the disk does not take
                 return
             if not self._floor.has_room(now) or not self._goes_on():
@@ -273,13 +273,12 @@ class Service:
 
     def _claim_next(self, now: float) -> bool:
         """Claim the jobs that are next, as many as an engine can take, and begin them. False when none may run."""
-        for lane in sorted((lane for lane in self.lanes if lane.room), key=lambda lane: len(lane.at_work)):
-            # The first is chosen by itself, and then those that are like it.
-            key, most, model = lane.key, lane.room, lane.model or ""
-            elsewhere: frozenset[str] = frozenset()
+        able = [(lane, key, jobs) for lane in self.lanes for key, jobs in lane.offers]
+        for lane, key, jobs in sorted(able, key=lambda offer: len(offer[0].at_work)):
+            most, model, elsewhere = jobs, lane.model or "", frozenset[str]()
             if lane.is_remote:
-                key, model = None, ""  # each may go to another worker
-            elif key is None:
+                model = ""  # each may go to another worker
+            elif key is None:  # the first is chosen by itself, and then those that are like it
                 most, elsewhere = 1, self._neighbours.warm(now)
             if chosen := self.intake.choose(model, now, most, key, elsewhere):
                 for waiting, place in self.intake.claim(chosen):
@@ -355,7 +354,7 @@ class Service:
             case Ends() as end:
                 self._attempts.end(place, end, now)
             case Runs() as job:
-                if lane := lanes.best(self.lanes, job.key, job.card.name):
+                if lane := lanes.best(self.lanes, job.key, job.card.name, job.alone):
                     self._attempts.begin(lane, place, job, now, work)
                 else:  # it is its turn, but it may not be drawn with those that are at work
                     self._attempts.again.insert(0, place)

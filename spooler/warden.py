@@ -54,6 +54,12 @@ class Warden:
         return max(0 if busy else 1, said)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether all that it has is nearly over, so that it may be given one more job, whatever it is like."""
+        has_heard_all = self._given == self._room.heard
+        return self._room.ending and has_heard_all and bool(self.facts) and not (self._recycling or self._killed_for)
+
+    @property
     def failing(self) -> bool:
         return self._failed_starts >= FAILED_STARTS and self.facts is None
 

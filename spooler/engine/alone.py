@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Between looks at files that are being read or written, while there is nothing else to do.
 FILES_S = 0.02
+#: Seconds before a job's end from which on another may be given, to be begun then. Only where a step takes no longer than the
+#: second: the one's end is told between the steps of the other, and where they are slow there is nothing to gain.
+SOON_S, QUICK_STEP_S = 0.5, 0.1
 
 
 class UnwantedError(Exception):
@@ -56,6 +59,8 @@ class Alone:
     def __init__(self, settings: Settings, residents: Residents, commands: Commands, previews: Previews, host: Host):
         #: The job at work, or the one for which a model is being loaded.
         self.work: Work | None = None
+        self._stepped = 0.0  # when the last step was over, seconds of perf_counter
+        self._ends_in = float("inf")  # seconds that its steps will still take, as far as known
         self.commands = commands
         self._settings = settings
         self._residents = residents
@@ -80,7 +85,7 @@ class Alone:
                     piece = work.left.popleft()
                     work.album.add(piece.cell, piece.seed, piece.index, piece.at, picture)
         finally:
-            self.work = None
+            self.work, self._ends_in = None, float("inf")
 
     def _read_inputs(self, work: Work) -> None:
         while work.reading and not work.reading.done():
@@ -93,6 +98,14 @@ class Alone:
             self._check_wanted(work)
             self._host.sign(work, "encode", work.planned)
             time.sleep(FILES_S)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the job at work will be drawn in a moment."""
+        work = self.work
+        if work is None or self._ends_in > SOON_S:
+            return False
+        return 0 < len(work.left) <= work.batch and not work.left[0].cell.upscale  # which takes long after the last step
 
     def fit(self, cell: Job, count: int) -> tuple[str, Rung]:
         """Where so many pictures of a cell begin: the key of what fitted, and the rung."""
@@ -174,8 +187,11 @@ class Alone:
         work = self.work
         assert work  # noqa: S101 - a step is of a job
         self._check_wanted(work)
-        self._host.between_steps()
         done = work.before + round(work.stage * min(1.0, step / steps))
+        now = time.perf_counter()
+        step_s, self._stepped = now - self._stepped, now
+        self._ends_in = (work.planned - done) * step_s if step_s <= QUICK_STEP_S else float("inf")
+        self._host.between_steps()
         self._host.sign(work, "denoise", min(done, work.planned), always=step == steps)
         latent_map = model.latent_map
         if latent_map and getattr(latents, "ndim", 0) == 4 and self._previews.is_due(work, latent_map):

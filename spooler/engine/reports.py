@@ -36,7 +36,8 @@ class Reports:
     def finished(self, work: Work, sheet_name: str | None) -> messages.Finished:
         work.clock.encode = time.perf_counter() - work.drawn
         timings = Timings(**{name: round(value, 4) for name, value in vars(work.clock).items()})
-        facts = self.facts(work.run.cells[-1].model, work.rung, 0.0).model_copy(update={"shared": work.shared})
+        seen = {"shared": work.shared, "peak_bytes": work.peak_bytes}
+        facts = self.facts(work.run.cells[-1].model, work.rung, 0.0).model_copy(update=seen)
         return messages.Finished(id=work.id, timings=timings, facts=facts, sheet=sheet_name, grown_bytes=self._growth.bytes())
 
     def ended_by(self, work: Work, error: Exception) -> messages.Failed:

@@ -22,7 +22,7 @@ class Voice:
     def __init__(self, out: IO[bytes]):
         self._out = out
         self._lock = threading.Lock()
-        self._told_room = (0, 0)
+        self._told_room = messages.Room(heard=0, jobs=0)
 
     def send(self, message: FromEngine) -> None:
         try:
@@ -39,8 +39,8 @@ class Voice:
             progress = {"image": work.image, "batch": work.batch, "step": step, "steps": work.planned}
             self.send(messages.Progress(id=work.id, phase=phase, **progress))
 
-    def tell_room(self, heard: int, jobs: int) -> None:
-        """Tell how many more jobs may be given, after so many were heard of, when it is another number than was told."""
-        if (heard, jobs) != self._told_room:
-            self._told_room = heard, jobs
-            self.send(messages.Room(heard=heard, jobs=jobs))
+    def tell_room(self, room: messages.Room) -> None:
+        """Tell how many more jobs may be given, when it is anything else than was told."""
+        if room != self._told_room:
+            self._told_room = room
+            self.send(room)

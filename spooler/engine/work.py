@@ -56,6 +56,7 @@ class Work:
     last_sign: float = 0.0  # monotonic seconds
     next_preview: float = 0.0
     drawn: float = 0.0  # when nothing of it was to be drawn any more, seconds of perf_counter
+    peak_bytes: int | None = None  # of the device's memory by then; the next job begins while this one's files are written
     sheet: Future[str | None] | None = None  # the name of the contact sheet, on a thread
     failed: messages.Failed | None = None  # how it will end, as soon as nobody writes into its folder any more
     ended: messages.Finished | messages.Failed | None = None

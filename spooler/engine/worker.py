@@ -166,6 +166,8 @@ class Engine:
     def _begin(self) -> None:
         """Nobody is at work: the first that waits is next, and whoever may be drawn with it."""
         work = self._waiting[0]
+        if self._ending and work.run.cells[0].model not in self._residents.names:
+            return  # while a model is loaded nobody is told an end: those that have ended come first
         if self._shares(work):
             try:
                 self._company = self._gathered(work)
@@ -173,7 +175,7 @@ class Engine:
             except (OSError, *JOB_ERRORS) as error:  # the model cannot be loaded: what helps is tried below
                 log.info("job %s: drawn alone: %s", work.id, first_line(error))
                 devices.release(self._device)
-        self._waiting.popleft()
+        self._alone.work = self._waiting.popleft()
         self._tell_room()
         self._draw_alone(work)
 
@@ -449,7 +451,7 @@ class Engine:
 
     def _drawn(self, work: Work) -> None:
         """Nothing of a job is to be drawn any more."""
-        work.drawn = time.perf_counter()
+        work.drawn, work.peak_bytes = time.perf_counter(), devices.peak_bytes(self._device)
         self._ending.append(work)
 
     # -- telling -------------------------------------------------------------------------------------------------------------
@@ -459,7 +461,13 @@ class Engine:
         self._voice.sign(work, phase, step, len(self._company.works) if self._company else 1, always)
 
     def _tell_room(self) -> None:
-        self._voice.tell_room(self._heard, self._company.room if self._company else 0)
+        jobs = self._company.room if self._company else 0
+        self._voice.tell_room(messages.Room(heard=self._heard, jobs=jobs, ending=self._is_ending))
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether one more job, whatever it is like, would be begun at once or very soon."""
+        return not (self._waiting or self._company) and (self._alone.work is None or self._alone.is_ending)
 
 
 def _read(run: messages.Run) -> dict[str, Picture]:
