@@ -19,7 +19,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spooler import durable, job, states
+from spooler import durable, job
 from spooler.batch_file import read_rows
 from spooler.dropped import OVERRIDES
 from spooler.ids import clean_id, is_id, versions
@@ -128,13 +128,12 @@ class Batches:
         name = f"{batch_id}.jsonl"
         raw = b"\n".join(row.model_dump_json(exclude_unset=True).encode() for row in rows) + b"\n"
         read_rows(name, raw)  # what cannot be read again must not be accepted
-        draft, target = spool.tmp / durable.unique_name(), spool.pending / name
+        draft = spool.tmp / durable.unique_name()
         durable.write_new(draft, raw)
         try:
-            states.check("submit", spool.root, draft, target)
             with spool.claim_lock():  # or a spooler takes it as a file of the user that the web app runs as
                 with contextlib.suppress(FileExistsError):  # an earlier call was killed behind this line
-                    durable.link(draft, target)
+                    spool.link_draft(draft, name)
                 durable.sync_folder(spool.pending)
                 taken = self._take(name, len(rows), owner)
         finally:
@@ -143,7 +142,7 @@ class Batches:
         # them looks for them next.
         taken = taken or self.read(batch_id)
         if taken is None:
-            raise FileNotFoundError(target)
+            raise FileNotFoundError(spool.pending / name)
         jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or taken.owner}) for row in rows]
         begin: int | None = 0
         while begin is not None and begin < ROWS_IN_REQUEST:
@@ -157,10 +156,6 @@ class Batches:
         """
         folder = self._root / batch_id
         if durable.exists(folder):
-            batch = self.read(batch_id)
-            ours = {entry.name for entry in folder.iterdir() if entry.name[0] != "."} - {"batch.json"}  # drafts are hidden
-            if ours or (batch and durable.exists(folder / batch.file)):
-                return False
             self._undo(folder)
             if durable.exists(folder):
                 return False
@@ -176,10 +171,9 @@ class Batches:
             if not all(name == "batch.json" or name[0] == "." or name.endswith(OVERRIDES) for name in names):
                 return
             for name in names:
-                if name.endswith(OVERRIDES):
-                    (folder / name).rename(self._spool.pending / name)
-                else:
-                    (folder / name).unlink()
+                if name.endswith(OVERRIDES):  # by a link: over none that somebody has put there since
+                    durable.link(folder / name, self._spool.pending / name)
+                (folder / name).unlink()
             folder.rmdir()
         except OSError as error:
             log.warning("batches/%s: cannot be taken apart: %s", folder.name, error)
@@ -254,7 +248,7 @@ class Batches:
                 for job_id, draft in drafts:
                     if spool.find_by_name(job_id) is None:
                         with contextlib.suppress(FileExistsError):
-                            spool.link_draft(draft, job_id)
+                            spool.link_draft(draft, f"{job_id}.json")
             durable.sync_folder(spool.pending)
             for job_id, row in new.items():
                 told = event("submitted", job=job_id, owner=row.owner or None, batch=row.batch)

@@ -139,7 +139,7 @@ class Spool(Claims, Marks):
         while True:
             job_id = new_id()
             try:
-                self.link_draft(draft, job_id, to)
+                self.link_draft(draft, f"{job_id}.json", to)
             except FileExistsError:
                 continue
             return job_id
@@ -149,13 +149,13 @@ class Spool(Claims, Marks):
         with self.claim_lock():
             if not self.find_by_name(wanted_id):
                 with contextlib.suppress(FileExistsError):
-                    self.link_draft(draft, wanted_id, to)
+                    self.link_draft(draft, f"{wanted_id}.json", to)
                     return wanted_id
         raise TakenError(f"`id` must be a new one, but a job {wanted_id!r} exists.")
 
-    def link_draft(self, draft: StrPath, job_id: str, to: Literal["pending", "held"] = "pending") -> None:
-        """Link a durable draft to pending/<id>.json; the caller has the disk keep the folder. Raises FileExistsError."""
-        target = f"{self.root}/{to}/{job_id}.json"
+    def link_draft(self, draft: StrPath, name: str, to: Literal["pending", "held"] = "pending") -> None:
+        """Link a durable draft to pending/<name>; the caller has the disk keep the folder. Raises FileExistsError."""
+        target = f"{self.root}/{to}/{name}"
         states.check("submit", self.root, draft, target)
         durable.link(draft, target)
 

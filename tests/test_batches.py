@@ -134,13 +134,16 @@ def test_p5_a_verdict_does_not_rest_on_what_a_mapping_has_changed_since(spool: S
 def test_a_picture_waits_for_its_overrides(spool: Spool) -> None:
     desk = Desk(spool)
     with (spool.pending / "old.png.overrides.json").open("wb", buffering=0) as overrides:
-        overrides.write(b'{"steps":')
+        overrides.write(b'{"steps": 3}')  # whole, but its writer may go back
         drop(spool, "old.png", drawn("a red circle\nSteps: 20, Seed: 2, Size: 64x64"))
         desk.turn(whole="old.png")
         assert rejected(spool) == {} and desk.waiting() == []
-        overrides.write(b" 7}")
+        overrides.seek(0)
+        overrides.write(b'{"steps": 7}')
     desk.turn(1.0)
     assert desk.waiting() == ["old"]
+    place = spool.find("old")
+    assert place and spool.read_job(place).steps == 7
 
 
 def test_a_copy_that_stalls_with_the_file_open_is_still_a_copy(spool: Spool) -> None:
@@ -202,6 +205,14 @@ def test_a_name_that_was_used_gets_a_number(spool: Spool) -> None:
         drop(spool, "prompts.txt", b"a red circle")
         desk.turn(whole="prompts.txt")
     assert desk.waiting() == ["prompts-2.0001", "prompts.0001"]
+
+
+def test_p5_a_file_whose_name_is_no_text_is_set_aside_with_the_reason(spool: Spool) -> None:
+    desk = Desk(spool)
+    name = b"two\xff.txt".decode(errors="surrogateescape")
+    drop(spool, name, b"a cat\n")
+    desk.turn(whole=name)
+    assert list(rejected(spool).values()) == ["The file's name must be UTF-8, but is 'two\\udcff.txt'."]
 
 
 def test_overrides_wait_for_their_picture_and_a_picture_that_tells_nothing_is_set_aside(spool: Spool) -> None:

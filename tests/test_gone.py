@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import no_fsync_of
+from calls import failing, no_fsync_of
 from house import drop
 
 from spooler import archive, edit, fsck, reader, retention
@@ -106,10 +107,10 @@ def test_a_file_of_jobs_that_is_withdrawn_is_forgotten(spool: Spool) -> None:
 
 def test_a_row_whose_name_somebody_drops_meanwhile_stops_no_other(spool: Spool) -> None:
     class Dropped(Spool):
-        def link_draft(self, draft: Path, job_id: str, *more: Any) -> None:
-            if job_id.endswith("1"):
-                drop(spool, f"{job_id}.json", CAT)
-            super().link_draft(draft, job_id, *more)
+        def link_draft(self, draft: Path, name: str, *more: Any) -> None:
+            if name.endswith("1.json"):
+                drop(spool, name, CAT)
+            super().link_draft(draft, name, *more)
 
     drop(spool, "two.txt", b"a cat\na dog\n")
     batches = Batches(Dropped(spool.root))
@@ -165,6 +166,10 @@ def test_nothing_goes_by_age_while_the_clock_and_the_disk_s_disagree(spool: Spoo
         record = Record(id=name).finish((), Timings())
         assert spool.publish(place, record.model_copy(update={"completed": completed}) if completed else record, "done")
     assert retention._look(spool.root, "done", "gone") is None
+    with failing("scandir", code=errno.ENAMETOOLONG):  # so deep a folder is a stranger's
+        assert retention._look(spool.root, "done", "new")
+    with failing("scandir"), pytest.raises(OSError, match="Input/output"):
+        retention._look(spool.root, "done", "new")
     kept = retention.SKEW_S
     monkeypatch.setattr(retention, "SKEW_S", -1.0)
     made = Retention(spool, Settings(spool=spool.root, keep_days=1.0), first_pass_s=0.0)

@@ -47,7 +47,7 @@ def test_p3_no_move_is_made_that_the_table_has_not(spool: Spool, move: object) -
 def test_p3_only_a_draft_is_submitted(spool: Spool) -> None:
     drop(spool, "cat.json", CAT)
     with pytest.raises(AssertionError):
-        spool.link_draft(spool.pending / "cat.json", "dog")
+        spool.link_draft(spool.pending / "cat.json", "dog.json")
     assert os.listdir(spool.pending) == ["cat.json"]  # noqa: PTH208 - the names
 
 
@@ -172,4 +172,15 @@ def test_what_is_too_long_is_not_read(spool: Spool, tmp_path: Path, monkeypatch:
     with pytest.raises(pictures.InputError, match="at most"):
         pictures.check(tmp_path / "long.png")
     with pytest.raises(JobError, match="at most 100 bytes"):
+        list(archive.load(spool, file))
+
+
+def test_a_job_in_a_tar_has_a_bounded_number_of_files(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_FILES", 2)
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in ("job.json", "a.png", "b.png"):
+            tar.addfile(tarfile.TarInfo(f"pending/cat/{name}"))
+    file.seek(0)
+    with pytest.raises(JobError, match="at most 2 files"):
         list(archive.load(spool, file))

@@ -13,6 +13,7 @@ from calls import synced
 from house import drop
 
 from spooler.batches import Batches
+from spooler.edit import apply, replacing
 from spooler.fsck import examine
 from spooler.notices import OUTBOX, Letter, Notice, Outbox, adopt
 from spooler.record import Record, Timings
@@ -79,6 +80,19 @@ def test_n8_an_epoch_is_kept_before_its_number_is_told(spool: Spool) -> None:
     with synced() as names:
         assert spool.raise_epoch("me") == 1
     assert told(names) == ["file 2", "me"]
+
+
+def test_what_an_edit_changes_is_kept_and_so_is_what_was_submitted_first(spool: Spool) -> None:
+    drop(spool, "cat.json", CAT)
+    submitted = (spool.pending / "cat.json").stat().st_size
+    with synced() as names:
+        assert apply(spool, replacing("cat", "dog"))
+    place = spool.find("cat")
+    assert place
+    sizes = [submitted, *((place.path / name).stat().st_size for name in ("record.json", "job.json"))]
+    kept = [each for each in told(names) if each.startswith("file") and each != "file 2"]  # 2: the editor's epoch
+    assert kept == [f"file {size}" for size in sizes]
+    assert names[-1] == "pending"
 
 
 def test_that_a_batch_is_all_in_the_queue_is_kept(spool: Spool) -> None:

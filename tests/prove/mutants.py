@@ -58,12 +58,12 @@ TESTS: Mapping[str, Sequence[str]] = {
     "pending": ("looks", "races", "claims", "gone", "batches", "spool", "watch", "prove_traces"),
     "dropped": ("looks", "races", "gone", "strangers", "watch", "prove_traces"),
     "pictures": ("looks", "pictures", "strangers"),
-    "batches": ("looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
-    "doorman": ("looks", "gone", "batches", "watch", "prove_traces"),
+    "batches": ("taking", "looks", "races", "gone", "syncs", "batches", "locks", "prove_traces"),
+    "doorman": ("taking", "looks", "gone", "batches", "watch", "prove_traces"),
     "notices": ("syncs", "gone", "notices", "outbox", "webhook", "targets"),
-    "edit": ("looks", "gone", "claims", "verbs", "locks"),
+    "edit": ("looks", "syncs", "gone", "claims", "verbs", "locks"),
     "archive": ("looks", "gone", "verbs"),
-    "fsck": ("syncs", "races", "gone", "verbs"),
+    "fsck": ("mends", "syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
     "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
     "removal": ("races", "gone", "retention", "spool"),
@@ -75,7 +75,8 @@ SPOOL = ("durable", "syncs", "looks", "races", "claims", "gone", "life", "verbs"
 RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
-    "durable", "syncs", "life", "looks", "races", "claims", "gone", "begin", "verbs", "batches", "locks", "batch_file",
+    "durable", "syncs", "life", "looks", "races", "claims", "gone", "begin", "verbs", "taking", "mends", "batches", "locks",
+    "batch_file",
     "retention", "spool", "mounts", "index", "pictures", "notices", "outbox", "webhook", "targets", "watch",
     "prove_errno", "prove_kill", "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
 )  # fmt: skip
