@@ -26,6 +26,7 @@ from spooler.life import Life
 from spooler.logs import event
 from spooler.mistakes import JobError, Mistake, printable, show
 from spooler.place import Place
+from spooler.reader import mtime_ns
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.spool import Spool
@@ -151,6 +152,7 @@ def _apply_some(
     spool: Spool, change: Change, me: str, state: Waits, some: list[tuple[Place, Edited]], done: list[Edited]
 ) -> None:
     """Claim these in one go, change each, and give all of them back, whatever happens. Those that were changed go to `done`."""
+    came = {place.id: mtime_ns(place.path) for place, _ in some}  # by which whoever starts later tells its place in the line
     answers = spool.claim_many([place.path.name for place, _ in some], me, state, to_edit=True)
     # None is a RACE: it is being run, or somebody took it away.
     taken = [(claimed, edited) for claimed, (_, edited) in zip(answers, some, strict=True) if isinstance(claimed, Place)]
@@ -159,6 +161,9 @@ def _apply_some(
 
     def give_back(claimed: Place, edited: Edited) -> None:
         back = spool.give_back(claimed, state)
+        if back:
+            with contextlib.suppress(OSError):  # RACE: it is being run; or the folder is another user's, who alone may
+                os.utime(back.path, ns=(came[edited.id],) * 2)
         if back and claimed.id in changed:
             done.append(Edited(back.id, state, edited.fields))
             log.info("job %s: changed", back.id, extra=event("edited", job=back.id, fields=sorted(edited.fields)))

@@ -186,6 +186,24 @@ def test_edit_changes_what_waits_and_keeps_what_was_submitted(spool: Spool, caps
     assert list(spool.claimed.glob("edit-*")) == []
 
 
+@pytest.mark.parametrize("words", (("edit", "b", "--set", "steps=9"), ("edit", "--set", "steps=9")))
+def test_an_edited_job_keeps_its_place_for_who_starts_later_too(
+    spool: Spool, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    for at, name in enumerate(("a", "b", "c")):
+        drop(spool, f"{name}.json", CIRCLE)
+        os.utime(spool.pending / f"{name}.json", ns=(10**18 + at, 10**18 + at))
+    for steps in ("steps=9", "steps=8"):  # from a file to a folder, and from that one again
+        assert run(spool, *words[:-1], steps) == 0
+        capsys.readouterr()
+        assert run(spool, "ls", "--json") == 0
+        assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["a", "b", "c"]
+    assert run(spool, "hold", "b") == run(spool, *words[:-1], "steps=7") == run(spool, "release", "b") == 0
+    capsys.readouterr()
+    assert run(spool, "ls", "--json") == 0
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["a", "b", "c"]
+
+
 def test_an_edit_that_would_spoil_a_job_changes_none(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
     drop(spool, "cat.json", CIRCLE)
     drop(spool, "dog.json", CIRCLE)
