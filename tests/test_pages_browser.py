@@ -272,6 +272,17 @@ def test_the_queue_is_moved_by_keyboard_and_by_drag(browser: Chrome, desk: Desk)
     assert console(browser) == []
 
 
+def test_a_quick_drag_passes_many_rows_at_once(browser: Chrome, desk: Desk) -> None:
+    for name in "abcdef":
+        desk.submit(name)
+    browser.get(f"{desk.address}/queue")
+    grip, target = one(browser, "[data-job=f] [data-part=grip]"), one(browser, "[data-job=b]")
+    chain = ActionChains(browser, duration=0).move_to_element(grip).click_and_hold()
+    chain.move_by_offset(0, round(target.rect["y"] - grip.rect["y"])).release().perform()
+    wait_for(lambda: order(browser) == ["a", "f", "b", "c", "d", "e"], "f to be the second")
+    wait_for(lambda: seen(browser, "[data-part=said]") == "It is number 2 now.", "the server to know it")
+
+
 def test_the_queue_follows_by_itself_and_cancels_many(browser: Chrome, desk: Desk) -> None:
     desk.running("now")
     for name in "abc":

@@ -43,16 +43,17 @@
   list.addEventListener('pointermove', event => {
     if (!drag) return;
     const { row } = drag;
-    row.style.translate = `0 ${event.clientY - drag.y}px`;
-    const middle = row.getBoundingClientRect().top + row.offsetHeight / 2;
-    const above = row.previousElementSibling, below = row.nextElementSibling;
     const centre = each => { const at = each.getBoundingClientRect(); return at.top + at.height / 2; };
-    const swap = above?.dataset.job && middle < centre(above) ? () => above.before(row) : below?.dataset.job && middle > centre(below) ? () => below.after(row) : null;
-    if (!swap) return;
-    const top = row.getBoundingClientRect().top;
-    swap();
-    drag.y += row.getBoundingClientRect().top - top;
-    row.style.translate = `0 ${event.clientY - drag.y}px`;
+    const follow = () => { row.style.translate = `0 ${event.clientY - drag.y}px`; };
+    follow();
+    for (;;) { // a quick hand passes several rows between two events
+      const above = row.previousElementSibling, below = row.nextElementSibling, top = row.getBoundingClientRect().top;
+      if (above?.dataset.job && centre(row) < centre(above)) above.before(row);
+      else if (below?.dataset.job && centre(row) > centre(below)) below.after(row);
+      else return;
+      drag.y += row.getBoundingClientRect().top - top;
+      follow();
+    }
   });
   const drop = event => {
     if (!drag) return;
