@@ -82,6 +82,43 @@ def test_escape_cancels_the_last_job_and_only_that(page: Chrome, house: tuple[Sp
     wait_for(lambda: says(page) == "Cancelled", "the page to say so")
 
 
+def test_the_count_of_one_s_jobs_follows_while_the_first_stays_as_it_is(page: Chrome, house: tuple[Spooler, str]) -> None:
+    spool = house[0].spool
+    spool.pause()
+    try:
+        fill(page, prompt="a green square", steps=1)
+        before = ids(spool)
+        for number in range(1, 4):
+            generate(page)
+            wait_for(lambda number=number: len(ids(spool) - before) == number, "the job")
+        wait_for(lambda: says(page) == "Next in line · and 2 more of yours", "all of them to be counted")
+        field(page, "prompt").send_keys(Keys.ESCAPE)
+        wait_for(lambda: says(page) == "Next in line · and 1 more of yours", "one less to be counted")
+    finally:
+        spool.resume()
+    for job in ids(spool) - before:
+        wait_for(lambda job=job: spool.find(job).state in ("done", "cancelled"), "the end of the job")  # type: ignore[union-attr]
+
+
+def test_a_held_job_does_not_keep_the_next_ones_from_being_seen(page: Chrome, house: tuple[Spooler, str]) -> None:
+    spool = house[0].spool
+    fill(page, prompt="a green square", steps=1)
+    before = ids(spool)
+    page.execute_script("document.querySelector('[name=held]').click()")
+    generate(page)
+    held = wait_for(lambda: next((place.id for place in spool.walk("held")), None), "the held job")
+    wait_for(lambda: says(page).startswith("Held"), "the page to say so")
+    page.execute_script("document.querySelector('[name=held]').click()")
+    for _ in range(2):
+        _job, folder = sent(page, spool, lambda: generate(page))
+        picture = f"[data-part=stage-pictures] a[href*='{folder.name}'] img"
+        wait_for(lambda picture=picture: page.find_elements(By.CSS_SELECTOR, picture), "its picture")
+    assert len(ids(spool) - before) == 2
+    spool.release(held)
+    wait_state(spool, held, "done")
+    wait_for(lambda: says(page).startswith("Done in"), "the released one's end")
+
+
 def test_a_mistake_is_shown_beside_its_field_gone_to_and_nothing_is_lost(page: Chrome, house: tuple[Spooler, str]) -> None:
     choose(page, "kind", "img2img")
     carry(page, "drop", '[data-slot="image"] .drop', png())

@@ -12,6 +12,11 @@ try { ids = JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { /* a browser 
 const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(ids)); } catch { /* as above */ } };
 const url = id => `api/v1/jobs/${encodeURIComponent(id)}`;
 
+// Jobs that somebody holds, or that wait for an hour or for other jobs, by when they are looked at again: the stage is for those
+// after them meanwhile. Where nothing but such jobs is left, it is the last one's.
+const resting = new Map(), REST_MS = 5000;
+const rests = id => resting.get(id) > performance.now();
+
 let etag = null, failures = 0, timer = null, current = null, painted = '', turning = false;
 
 const seconds = span => span < 90 ? `${Math.max(1, Math.round(span))} s` : `${Math.round(span / 60)} min`;
@@ -77,17 +82,23 @@ const turn = async () => {
   turning = true;
   let wait = 700;
   try {
-    if (current !== ids[0]) { current = ids[0]; etag = null; }
+    const next = ids.find(id => !rests(id)) ?? ids[0];
+    if (current !== next) { current = next; etag = null; }
     const answer = await fetch(url(current), { headers: etag ? { 'If-None-Match': etag } : {}, cache: 'no-store' });
     failures = 0;
     if (answer.status === 404) { drop(); says.textContent = say('gone'); }
     else if (answer.status === 200) {
       etag = answer.headers.get('ETag');
       const job = await answer.json();
-      if (job.parameters?.seed >= 0) localStorage.setItem('sdspool.seed', job.parameters.seed);
-      paint(job);
-      wait = job.status === 'running' ? 350 : job.position === 1 ? 400 : 1000;
-      if (ENDED.includes(job.status)) { drop(job.id); wait = 0; }
+      if ((job.status === 'held' || job.waits_for) && ids.some(id => id !== current && !rests(id))) {
+        resting.set(current, performance.now() + REST_MS);
+        wait = 0;
+      } else {
+        if (job.parameters?.seed >= 0) localStorage.setItem('sdspool.seed', job.parameters.seed);
+        paint(job);
+        wait = job.status === 'running' ? 350 : job.position === 1 ? 400 : 1000;
+        if (ENDED.includes(job.status)) { drop(job.id); wait = 0; }
+      }
     } else if (answer.status !== 304) throw new Error(answer.status);
   } catch {
     failures += 1;
@@ -99,13 +110,14 @@ const turn = async () => {
   if (ids.length) timer = setTimeout(turn, document.visibilityState === 'hidden' ? Math.max(wait, 5000) : wait);
 };
 const drop = last => {
-  ids.shift();
+  ids = ids.filter(id => id !== current);
   if (last) localStorage.setItem('sdspool.last', last);
   keep();
 };
 
 export const watch = id => {
   ids = [...ids, id].slice(-MOST);
+  etag = null; // the first of them has not changed, but how many more there are has
   keep();
   stage.hidden = false;
   if (ids.length === 1) { says.textContent = say('waiting'); bar.hidden = false; bar.value = 0; cancels.hidden = false; opens.href = page(id); opens.hidden = false; }
@@ -117,7 +129,7 @@ export const cancelLast = async () => {
   const last = ids.at(-1);
   if (!last) return false;
   await fetch(url(last), { method: 'DELETE' }).catch(() => {});
-  if (ids.length > 1 && ids.at(-1) === last) { ids.pop(); keep(); }
+  if (ids.length > 1 && ids.at(-1) === last) { ids.pop(); etag = null; keep(); }
   turn();
   return true;
 };
