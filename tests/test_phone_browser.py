@@ -71,3 +71,27 @@ def test_a_dot_between_two_words_is_between_them_or_nowhere(browser: Chrome, des
     shown = -0.4 * 16  # pixels before the row that are shown, for the ring of the focus
     for at, inset, after in dots[1:]:
         assert after == "none" and (at > 0 or float(inset.removesuffix("px")) + 4 < shown), (at, inset)
+
+
+def test_fields_beside_each_other_stand_at_one_height_whatever_their_hints(browser: Chrome, desk: Desk) -> None:
+    tops = """return [...document.querySelectorAll('.rest .grid input:not([type=checkbox]), .rest .grid select')]
+        .filter(each => each.offsetParent).map(each => Math.round(each.getBoundingClientRect().bottom))"""
+    for size in (None, phone):
+        if size:
+            size(browser)
+        for tongue in ("en", "de"):
+            browser.get(f"{desk.address}/")
+            browser.add_cookie({"name": "tongue", "value": tongue})
+            browser.refresh()
+            browser.execute_script("document.querySelector('.rest').open = true")
+            bottoms = browser.execute_script(tops)
+            rows = len(set(bottoms))
+            assert rows == (6 if size else 5), f"{tongue}: {len(bottoms)} fields end at {bottoms}"
+
+
+def test_a_date_s_time_of_day_is_seen_on_a_phone(browser: Chrome, desk: Desk) -> None:
+    phone(browser)
+    browser.get(f"{desk.address}/")
+    browser.execute_script("document.querySelector('.rest').open = true")
+    wide, name = (one(browser, selector).rect["width"] for selector in ("#not_before", "#priority"))
+    assert wide > 1.8 * name
