@@ -113,10 +113,11 @@ def test_a_held_job_does_not_keep_the_next_ones_from_being_seen(page: Chrome, ho
         _job, folder = sent(page, spool, lambda: generate(page))
         picture = f"[data-part=stage-pictures] a[href*='{folder.name}'] img"
         wait_for(lambda picture=picture: page.find_elements(By.CSS_SELECTOR, picture), "its picture")
+        wait_for(lambda: says(page).startswith("Done in"), "its end, which stays to be seen")
     assert len(ids(spool) - before) == 2
     spool.release(held)
     wait_state(spool, held, "done")
-    wait_for(lambda: says(page).startswith("Done in"), "the released one's end")
+    wait_for(lambda: page.find_elements(By.CSS_SELECTOR, f"[data-part=stage-pictures] a[href*='{held}'] img"), "its picture")
 
 
 def test_a_mistake_is_shown_beside_its_field_gone_to_and_nothing_is_lost(page: Chrome, house: tuple[Spooler, str]) -> None:

@@ -13,11 +13,11 @@ const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(ids)); } cat
 const url = id => `api/v1/jobs/${encodeURIComponent(id)}`;
 
 // Jobs that somebody holds, or that wait for an hour or for other jobs, by when they are looked at again: the stage is for those
-// after them meanwhile. Where nothing but such jobs is left, it is the last one's.
+// after them meanwhile, and keeps what was made last.
 const resting = new Map(), REST_MS = 5000;
 const rests = id => resting.get(id) > performance.now();
 
-let etag = null, failures = 0, timer = null, current = null, painted = '', turning = false;
+let etag = null, failures = 0, timer = null, current = null, painted = '', turning = false, over = false;
 
 const seconds = span => span < 90 ? `${Math.max(1, Math.round(span))} s` : `${Math.round(span / 60)} min`;
 const doing = job => {
@@ -54,6 +54,7 @@ const paint = job => {
   const live = !ENDED.includes(job.status);
   stage.hidden = false;
   stage.dataset.status = job.status;
+  over = !live;
   const rest = live ? ids.length - 1 : 0;
   const text = live ? doing(job) + (rest > 0 ? ` · ${say('more', { n: rest })}` : '') : ended(job);
   if (says.textContent !== text) says.textContent = text;
@@ -90,9 +91,10 @@ const turn = async () => {
     else if (answer.status === 200) {
       etag = answer.headers.get('ETag');
       const job = await answer.json();
-      if ((job.status === 'held' || job.waits_for) && ids.some(id => id !== current && !rests(id))) {
+      const others = ids.some(id => id !== current && !rests(id));
+      if ((job.status === 'held' || job.waits_for) && (others || over)) {
         resting.set(current, performance.now() + REST_MS);
-        wait = 0;
+        if (others) wait = 0;
       } else {
         if (job.parameters?.seed >= 0) localStorage.setItem('sdspool.seed', job.parameters.seed);
         paint(job);
@@ -117,6 +119,7 @@ const drop = last => {
 
 export const watch = id => {
   ids = [...ids, id].slice(-MOST);
+  over = false;
   etag = null; // the first of them has not changed, but how many more there are has
   keep();
   stage.hidden = false;
