@@ -186,6 +186,13 @@ def test_edit_changes_what_waits_and_keeps_what_was_submitted(spool: Spool, caps
     assert list(spool.claimed.glob("edit-*")) == []
 
 
+def test_wait_writes_nothing_but_what_it_tells_where_there_is_no_terminal(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    drop(spool, "cat.json", CIRCLE)
+    publish(spool, "cat", "done")
+    assert run(spool, "wait", "cat") == 0 and tuple(capsys.readouterr()) == ("", "")
+    assert run(spool, "wait", "dog") == 3 and tuple(capsys.readouterr()) == ("", "sdspool: there is no job 'dog'\n")
+
+
 @pytest.mark.parametrize("words", (("edit", "b", "--set", "steps=9"), ("edit", "--set", "steps=9")))
 def test_an_edited_job_keeps_its_place_for_who_starts_later_too(
     spool: Spool, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]

@@ -195,7 +195,8 @@ def _replay(options: argparse.Namespace) -> int:
 def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
     """Follow a job to its end, with a bar where there is a terminal to see it, and print where its pictures are."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(job_id, total=1.0)
         place = spool.find(job_id)
         while place and place.state in ("pending", "held", "claimed"):
