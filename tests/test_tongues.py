@@ -13,6 +13,10 @@ from flask.testing import FlaskClient
 from house import ROOT
 from test_pages import finish, spool, text
 
+from spooler import gate, png
+from spooler.mistakes import JobError
+from spooler.pending import Pending
+from spooler.schedule import Waiting
 from spooler.spool import Spool
 from webui.sentences import said, title_of
 from webui.tongues import TONGUES
@@ -137,3 +141,19 @@ def test_the_sentences_of_a_page_are_those_that_are_said(app: Flask) -> None:
     assert "diesen Auftrag gibt es noch nicht" in queue and "bis &#39;later&#39; fertig ist" in queue
     client.delete("/api/v1/jobs/later")
     assert "Abgebrochen, während er wartete." in client.get("/jobs/later", headers=german).text
+
+
+def test_why_a_job_could_not_run_or_a_file_was_set_aside_is_told_in_the_reader_s_language(app: Flask, spool: Spool) -> None:
+    """What gate.py, pending.py and png.py say is found among the sentences that are known."""
+    waiting = Waiting(name="b.json", is_folder=False, arrival=1, after=("a",))
+    reasons = [gate.judge(waiting, 0, lambda name, state=state: state).why for state in ("failed", "cancelled")]
+    (spool.pending / "folder").mkdir()
+    index = Pending(spool)
+    index.refresh(0)
+    reasons += [each.reason for each in index.suspects]
+    with pytest.raises(JobError) as caught:
+        png.read_text(b"PK00 no PNG", "parameters")
+    reasons += [str(each) for each in caught.value.mistakes]
+    assert len(reasons) == 4
+    with app.test_request_context(headers={"Accept-Language": "de"}):
+        assert [reason for reason in reasons if 'lang="en"' in str(said(reason))] == []

@@ -186,7 +186,7 @@ def test_edit_changes_what_waits_and_keeps_what_was_submitted(spool: Spool, caps
     assert list(spool.claimed.glob("edit-*")) == []
 
 
-def test_wait_writes_nothing_but_what_it_tells_where_there_is_no_terminal(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_writes_no_empty_line_where_there_is_no_terminal(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
     drop(spool, "cat.json", CIRCLE)
     publish(spool, "cat", "done")
     assert run(spool, "wait", "cat") == 0 and tuple(capsys.readouterr()) == ("", "")

@@ -61,6 +61,8 @@ KNOWN = (
     msgid("The clock was set just now."),
     msgid("It was not started before its `expires_at`."),
     msgid("It was to run after itself."),
+    msgid("It was to run after %(job)s, but that one is failed."),
+    msgid("It was to run after %(job)s, but that one is cancelled."),
     # failures
     msgid("Cancelled while it waited."),
     msgid("Cancelled before it started."),
@@ -107,6 +109,8 @@ KNOWN = (
     msgid("`%(name)s` must be a PNG, JPEG or WebP picture, but is none that can be read."),
     msgid("`%(name)s` must have at most %(limit)s MiB, but has %(value)s."),
     msgid("`%(name)s` must have at most %(limit)s million pixels, but has %(value)s."),
+    msgid("A folder in pending/ must have a job.json, but %(name)s has none."),
+    msgid("A picture must be a whole PNG, but this begins with %(value)s."),
     msgid("A picture must be a whole PNG, but this ends after %(n)s bytes without IEND."),
     # webui/form.py and office.py
     msgid("`image` is required here: choose, drop or paste a picture."),
