@@ -161,7 +161,8 @@ class Settings:
         2, "Jobs for each worker that may be sent beyond what the workers have at the same time, so that none waits.", least=0
     )
     store: str = _row(
-        "", "Object store by which pictures go to the workers and back: s3://bucket/prefix, or file:///folder that all share."
+        "",
+        "Object store by which pictures go to the workers and back: s3://bucket/prefix, gs://bucket/prefix, or file:///folder.",
     )
     spooler: str = _row(_host_name(), "Name of this spooler, its folder in claimed/; the default is the host's name.")
     max_attempts: int = _row(3, "Number of times a job is tried when the engine dies under it, before it ends in failed/.")

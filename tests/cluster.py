@@ -1,7 +1,8 @@
-"""A small cluster for the tests: a real Redis, a real S3 server, real workers with the demo model, all ended with it."""
+"""A small cluster for the tests: a real Redis, a real store, real workers with the demo model, all ended with it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -102,13 +103,44 @@ class S3:
         return [each["Key"] for each in self.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
 
+class Google:
+    """An emulator of Google's store, in a thread, that keeps what it has in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        for package in ("gcsfs", "gcp_storage_emulator"):
+            if not importlib.util.find_spec(package):
+                missing(f"the Python package {package}")
+        self.port, self.folder = free_port(), folder
+        folder.mkdir(parents=True)
+        self.env = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.port}"}
+        self.url = f"gs://{BUCKET}/jobs"
+        self.start()
+
+    def start(self) -> None:
+        from gcp_storage_emulator.server import create_server
+
+        bucket = None if list(self.folder.iterdir()) else BUCKET
+        self.server = create_server("127.0.0.1", self.port, default_bucket=bucket, data_dir=str(self.folder))
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    close = stop
+
+    def names(self) -> list[str]:
+        """Of what it has, in the bucket."""
+        bucket = self.folder / ".cloudstorage" / BUCKET
+        return [str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()]
+
+
 class Worker:
     """`sdspool worker` as a process."""
 
-    def __init__(self, folder: Path, options: list[str], env: Mapping[str, str]):
+    def __init__(self, folder: Path, options: list[str], env: Mapping[str, str], program: tuple[str, ...]):
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "worker.log"
-        command = [sys.executable, "-m", "spooler.cli", "worker", *options]
+        command = [sys.executable, "-m", *program, *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -150,12 +182,12 @@ class Worker:
 class Cluster:
     """Redis, the store, and whatever workers a test wants."""
 
-    def __init__(self, folder: Path, store: str = ""):
-        """`store`: its address; none: an S3 server is started."""
+    def __init__(self, folder: Path, store: str = "", env: Mapping[str, str] | None = None):
+        """`store`: its address, `env`: of whoever uses it; none: an S3 server is started."""
         self.folder = folder
         self.redis = Redis(folder / "redis")
         self._store = store
-        self.env: dict[str, str] = {}  # of whoever uses the store
+        self.env = env or {}
         if not store:
             self.s3 = S3()
             self.s3.client().create_bucket(Bucket=BUCKET)
@@ -167,8 +199,14 @@ class Cluster:
         return ["--dispatch", self.redis.url, "--dispatch-password-file", str(self.redis.password_file), "--store", self._store]
 
     def add_worker(self, *options: str) -> Worker:
-        folder = self.folder / f"worker-{len(self.workers)}"
-        worker = Worker(folder, [*self.options, "--broker", self.redis.url, *options], self.env)
+        return self._add(["--broker", self.redis.url, *options], ("spooler.cli", "worker"))
+
+    def add_sleeper(self, sleep_s: float, *options: str) -> Worker:
+        """A worker whose engine sleeps so long over a job, and draws one colour."""
+        return self._add([*options], ("bench.sleeping_worker", str(sleep_s)))
+
+    def _add(self, options: list[str], program: tuple[str, ...]) -> Worker:
+        worker = Worker(self.folder / f"worker-{len(self.workers)}", [*self.options, *options], self.env, program)
         self.workers.append(worker)
         return worker
 
@@ -189,9 +227,9 @@ class Cluster:
         for worker in self.workers:
             worker.kill()
         self.redis.kill()
-        if self.env:
+        if hasattr(self, "s3"):
             self.s3.stop()
 
 
-def cluster(folder: Path, store: str = "") -> AbstractContextManager[Cluster]:
-    return closing(Cluster(folder, store))
+def cluster(folder: Path, store: str = "", env: Mapping[str, str] | None = None) -> AbstractContextManager[Cluster]:
+    return closing(Cluster(folder, store, env))

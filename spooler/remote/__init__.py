@@ -10,6 +10,7 @@
     broker.py     Redis: where it is, how Celery is to use it, and the names of what is kept there
     transport.py  ... and what Celery does when a connection to it is gone
     store.py      the object store (fsspec): pictures in and out, each with its SHA-256
+    gs.py         ... Google's
 
 The spool stays the record: what Redis and the store hold may all be lost, and costs no more than another try (P2). One key a
 job tells which try is wanted; every other one is stopped, and not heard (`broker.key`).
