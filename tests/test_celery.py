@@ -25,7 +25,6 @@ from PIL import Image
 from spooler.place import Place
 from spooler.record import Record
 from spooler.remote.broker import COMMON, TASK, Broker, BrokerError, channel, key, queue_of, task_priority
-from spooler.remote.store import DamagedError, Store, StoreAddressError
 from spooler.remote.wire import File, Name, Task
 from spooler.settings import Settings
 from spooler.spool import Spool
@@ -135,6 +134,9 @@ def test_a_cancel_reaches_a_job_that_a_worker_has_and_one_that_is_on_its_way(hou
     app = Broker.of(house.cluster.redis.settings).celery(60)
     active = wait_for(lambda: app.control.inspect(timeout=2).active(), "Celery's own tools to be answered")
     assert {task["id"].split(".")[0] for tasks in active.values() for task in tasks} == {"run1", "run2"}
+    assert "a large green square" not in str(active), "nobody is told of a prompt"
+    [stats] = wait_for(lambda: app.control.inspect(timeout=2).stats(), "the worker to tell of itself").values()
+    assert stats["total"][TASK] >= 2 and stats["broker"]["transport_options"]["has_room"] is False
     for name in reversed(names):
         house.spool.cancel(name)
     for name in names:
@@ -432,22 +434,6 @@ def test_a_password_comes_from_a_file_that_its_owner_alone_reads(tmp_path: Path)
     assert (broker.url, broker.shown) == ("rediss://me:a%2Fb%20c@host:1/2", "rediss://host:1/2")
     assert "a%2Fb" not in repr(broker) and broker.tls == (("ssl_ca_certs", "/ca.pem"),)
     assert Broker.of(Settings(dispatch="redis://:x@[::1]")).shown == "redis://[::1]:6379/0"
-
-
-def test_the_file_store_holds_files_to_their_checksums(tmp_path: Path) -> None:
-    store = Store(f"file://{tmp_path}/store")
-    file = store.put("a/job/1.x", "0.png", b"picture")
-    assert store.get("a/job/1.x", file) == b"picture"
-    (tmp_path / "store/a/job/1.x/0.png").write_bytes(b"picturE")
-    with pytest.raises(DamagedError, match="not what was put there"):
-        store.get("a/job/1.x", file)
-    store.remove("a/job/1.x")
-    store.remove("a/job/1.x")
-    with pytest.raises(DamagedError, match="not in the store"):
-        store.get("a/job/1.x", file)
-    for wrong in ("folder", "s3://key:secret@bucket/x", "nothing://x"):
-        with pytest.raises(StoreAddressError):
-            Store(wrong)
 
 
 def test_names_of_tasks_and_queues() -> None:

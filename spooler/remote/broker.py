@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from spooler import durable
+from spooler.remote.transport import Room
 from spooler.settings import Settings
 
 #: What tells that Redis cannot be reached, or not be used just now.
@@ -145,7 +146,7 @@ class Broker:
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
             broker_transport_options={
-                "has_room": has_room,
+                "has_room": Room(has_room),
                 "visibility_timeout": deadline_s,
                 "queue_order_strategy": "sorted",
                 "socket_timeout": 2 * TIMEOUT_S,

@@ -26,6 +26,20 @@ log = logging.getLogger(__name__)
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
+class Room:
+    """Whether a worker may fetch one more message."""
+
+    def __init__(self, ask: Callable[[], bool] = lambda: True):
+        self._ask = ask
+
+    def __call__(self) -> bool:
+        return self._ask()
+
+    def __json__(self) -> bool:
+        # A worker that is asked for its `stats` tells of all that its connection was made with, this among it.
+        return self()
+
+
 class QoS(redis.QoS):
     def can_consume(self) -> bool:
         # Without a prefetch count it is the channel by which workers are asked about themselves, busy or not.
@@ -36,8 +50,7 @@ class QoS(redis.QoS):
 class Channel(redis.Channel):
     QoS = QoS
     from_transport_options = (*redis.Channel.from_transport_options, "has_room")  # type: ignore[assignment]
-    #: Whether one more message may be fetched.
-    has_room: Callable[[], bool] = staticmethod(lambda: True)
+    has_room = Room()
 
     @property
     def _is_dead(self) -> bool:

@@ -27,6 +27,7 @@ from celery import Task as CeleryTask
 from celery.exceptions import Ignore, Reject
 from celery.signals import setup_logging
 from celery.worker import WorkController
+from celery.worker.request import Request as CeleryRequest
 from celery.worker.state import reserved_requests
 
 from spooler import library, logs, messages
@@ -51,6 +52,14 @@ DISK_REST_S = 5.0
 
 class UnwantedError(Exception):
     """Nobody waits for this try any more: met where it would have gone on."""
+
+
+class Request(CeleryRequest):  # type: ignore[misc]
+    """A message in hand. Celery's tools are told of it by its job's id, which the spooler sends for that, without a prompt."""
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        told: dict[str, Any] = super().info(safe=True)
+        return told
 
 
 @dataclass
@@ -171,7 +180,9 @@ class Worker:
     # -- a task --------------------------------------------------------------------------------------------------------------
 
     def _add_task(self, app: Celery) -> None:
-        @app.task(name=redises.TASK, bind=True, after_return=self._after_return)  # type: ignore[untyped-decorator]
+        of_it = {"name": redises.TASK, "Request": Request, "after_return": self._after_return}
+
+        @app.task(bind=True, **of_it)  # type: ignore[untyped-decorator]
         def draw(task: CeleryTask, payload: dict[str, Any]) -> dict[str, Any]:
             return self._draw(str(task.request.id), payload)
 
