@@ -254,6 +254,10 @@ class Settings:
     def from_options(cls, options: argparse.Namespace) -> Settings:
         return cls(**{row.name: getattr(options, row.name) for row in fields(cls)})
 
+    @property
+    def recycle_bytes(self) -> float:
+        return self.recycle_gib * (1 << 30)
+
     def of_lanes(self) -> list[Settings]:
         """These settings for each engine that the spooler is to have: with one device. What sends jobs elsewhere is one."""
         if self.dispatch:

@@ -117,7 +117,7 @@ class Warden:
 
     def recycle_if_grown(self, grown_bytes: int) -> None:
         """Have it start anew before the next job when its resident memory has grown too far."""
-        if grown_bytes > self._settings.recycle_gib * (1 << 30):
+        if grown_bytes > self._settings.recycle_bytes:
             self._recycling = True
 
     def _ready(self, facts: EngineFacts) -> None:

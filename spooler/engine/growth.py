@@ -18,6 +18,10 @@ class Growth:
         """What is resident now is of the models that are loaded."""
         self._resident_then, self._loaded_then = devices.resident_bytes(), self._residents.names
 
+    def is_more_than(self, most: float) -> bool:
+        """Whether it is by more bytes than these. It may say so too early, of a model that was just loaded, never too late."""
+        return self._residents.leaked or devices.resident_bytes() - self._resident_then > most
+
     def bytes(self) -> int:
         """By which the process grew since the loaded models changed; a model that could not be freed counts as all."""
         if self._residents.leaked:

@@ -466,8 +466,10 @@ class Engine:
 
     @property
     def _is_ending(self) -> bool:
-        """Whether one more job, whatever it is like, would be begun at once or very soon."""
-        return not (self._waiting or self._company) and (self._alone.work is None or self._alone.is_ending)
+        """Whether one more job, whatever it is like, would be begun at once or very soon; not where this process is to end."""
+        if self._waiting or self._company or not (self._alone.work is None or self._alone.is_ending):
+            return False
+        return not self._growth.is_more_than(self._settings.recycle_bytes)
 
 
 def _read(run: messages.Run) -> dict[str, Picture]:
