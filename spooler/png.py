@@ -56,7 +56,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         rule = f"A picture must have at most {MAX_FILE_BYTES >> 20} MiB"
         raise JobError(Mistake("", f"{rule}, but this has {len(data) / (1 << 20):.1f}."))
     if not data.startswith(SIGNATURE):
-        raise IncompleteError(Mistake("", f"A picture must be a whole PNG, but this begins with {data[:8]!r}."))
+        begin = f"begins with the bytes {data[:8].hex(' ')}" if data else "is empty"
+        raise IncompleteError(Mistake("", f"A picture must be a whole PNG, but this {begin}."))
     at, number = len(SIGNATURE), 0
     while number < MAX_CHUNKS:
         if at + 12 > len(data):

@@ -151,7 +151,9 @@ def test_what_is_not_there_is_told_in_the_page_s_language(client: FlaskClient, s
         assert answer.status_code == 404 and sentence in answer.text and '<span lang="en">' not in answer.text, path
     assert "There is no such job: it may" in client.get("/jobs/nobody").text
     told = client.get("/api/v1/jobs/nobody", headers=GERMAN).json
-    assert told and told["error"]["message"] == "There is nothing here.", "programs read English"
+    assert told and told["error"]["message"] == "There is no such job: it may have been removed from the spool.", (
+        "programs read English"
+    )
 
 
 FILES = {

@@ -23,7 +23,7 @@ def report_of(job_id: str) -> JobReport:
     """The job's report; ends the request with 404 when there is no such job."""
     report = office().reports.job(job_id)
     if report is None:
-        abort(404)
+        abort(404, "There is no such job: it may have been removed from the spool.")
     return report
 
 

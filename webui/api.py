@@ -21,7 +21,7 @@ from spooler.reader import RESULT
 from spooler.states import STATE, State, Status
 from spooler.strict_json import parse_object
 from webui import once, openapi
-from webui.answers import gone
+from webui.answers import gone, report_of
 from webui.errors import answer
 from webui.guard import is_let_in
 from webui.office import office
@@ -63,7 +63,7 @@ def submit() -> Response:
     wanted = _wanted_id(fields.pop("id", None))
     job = person().owned(from_fields(fields))
     job_id, is_new = once.accept(job, wanted, inputs)
-    report = office().reports.accepted(job_id, job) if is_new else _report(job_id)
+    report = office().reports.accepted(job_id, job) if is_new else report_of(job_id)
     response = _send(report, 201 if is_new else 200)
     response.headers["Location"] = f"{request.script_root}/api/v1/jobs/{job_id}"
     return response
@@ -197,7 +197,7 @@ def _number(name: str, default: int, least: int, most: int) -> int:
 @blueprint.get("/api/v1/jobs/<job_id>")
 def job(job_id: str) -> Response:
     """One job; 304 when it is as the caller's ETag says. With `?wait=` not before it ended, or that many seconds are over."""
-    report = _report(job_id)
+    report = report_of(job_id)
     wait_s = _number("wait", 0, 0, MAX_WAIT_S)
     if wait_s and report.status not in ENDED:
         with office().patience.seat(client()):
@@ -214,7 +214,7 @@ def job(job_id: str) -> Response:
 @needs(Rule.OWNER)
 def cancel(job_id: str) -> Response:
     """Cancel a job: 200 when it is cancelled, 202 when it will be at its next step, 409 when it had ended."""
-    before = _report(job_id)
+    before = report_of(job_id)
     if before.status in ("done", "failed", "cancelled"):
         return answer(409, "too_late", f"The job cannot be cancelled: it is {before.status}.")
     place = office().spool.cancel(job_id)
@@ -222,17 +222,17 @@ def cancel(job_id: str) -> Response:
         abort(404)
     if place.state in ("done", "failed"):
         return answer(409, "too_late", f"The job cannot be cancelled: it is {place.state}.")
-    return _send(_report(place.id), 200 if place.state == "cancelled" else 202)
+    return _send(report_of(place.id), 200 if place.state == "cancelled" else 202)
 
 
 @blueprint.post("/api/v1/jobs/<job_id>/retry")
 @needs(Rule.OWNER)
 def retry(job_id: str) -> Response:
     """Send a failed or cancelled job back to the queue."""
-    before = _report(job_id)
+    before = report_of(job_id)
     if office().spool.retry(job_id) is None:
         return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
-    return _send(_report(job_id))
+    return _send(report_of(job_id))
 
 
 @blueprint.get("/api/v1/jobs/<job_id>/images/<name>")
@@ -240,7 +240,7 @@ def image(job_id: str, name: str) -> Response:
     """One picture, as PNG. Only names that the job's own record lists are ever opened."""
     end = time.monotonic() + BETWEEN_S
     while True:
-        report = _report(job_id)
+        report = report_of(job_id)
         place = office().spool.find(job_id)
         listed = {each.file for each in report.images} | ({"sheet.png"} if report.sheet else set())
         if place is None or not RESULT.fullmatch(name):
@@ -356,13 +356,6 @@ def readyz() -> Response:
     if not is_let_in():
         report = ReadyReport(ready=report.ready, reason=report.reason)
     return _send(report, 200 if report.ready else 503)
-
-
-def _report(job_id: str) -> JobReport:
-    report = office().reports.job(job_id)
-    if report is None:
-        abort(404)
-    return report
 
 
 def _send(report: BaseModel, status: int = 200) -> Response:

@@ -125,7 +125,7 @@ def _http(error: HTTPException) -> Response:
     if error.response is not None and status < 400:
         return error.response  # type: ignore[return-value]
     code, sentence = SENTENCES.get(status, ("bad_request", error.description or "The request cannot be understood."))
-    if not wants_json() and error.description and error.description != type(error).description:
+    if error.description and error.description != type(error).description:
         sentence = error.description  # a view's own word: which of its things is not there
     response = answer(status, code, sentence)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:

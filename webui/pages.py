@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from spooler.mistakes import JobError
 from webui import facts
+from webui.answers import report_of
 from webui.frame import around, local, me
 from webui.gallery import FILTERS, SIDES, asked
 from webui.office import office
@@ -29,7 +30,7 @@ SHOWN = 200
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
-    report = _report(job_id)
+    report = report_of(job_id)
     newer, older = office().index.beside(report.status, job_id) if report.status in ENDED else (None, None)
     return render_template(
         "job.html",
@@ -49,7 +50,7 @@ def compare() -> str:
     sides = []
     for name in ("a", "b"):
         job_id, _, number = request.args.get(name, "").partition("/")
-        report = _report(job_id)
+        report = report_of(job_id)
         at = int(number) if number.isdecimal() and len(number) < 5 else 0
         if at >= len(report.images):
             abort(404, "The job has no such picture.")
@@ -72,7 +73,7 @@ def cancel(job_id: str) -> AnyResponse:
 @blueprint.post("/jobs/<job_id>/retry")
 @needs(Rule.OWNER)
 def retry(job_id: str) -> AnyResponse:
-    _report(job_id)
+    report_of(job_id)
     office().spool.retry(job_id)  # when it is no longer failed, its page says what it is
     return redirect(url_for("pages.job", job_id=job_id), 303)
 
@@ -138,13 +139,6 @@ def _whole(name: str) -> int:
     """A whole number of the query string, 0 when it is none."""
     text = request.args.get(name, "0")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
-
-
-def _report(job_id: str) -> JobReport:
-    report = office().reports.job(job_id)
-    if report is None:
-        abort(404, "There is no such job: it may have been removed from the spool.")
-    return report
 
 
 def _frame(ready: ReadyReport | None = None) -> dict[str, Any]:

@@ -110,7 +110,8 @@ KNOWN = (
     msgid("`%(name)s` must have at most %(limit)s MiB, but has %(value)s."),
     msgid("`%(name)s` must have at most %(limit)s million pixels, but has %(value)s."),
     msgid("A folder in pending/ must have a job.json, but %(name)s has none."),
-    msgid("A picture must be a whole PNG, but this begins with %(value)s."),
+    msgid("A picture must be a whole PNG, but this begins with the bytes %(value)s."),
+    msgid("A picture must be a whole PNG, but this is empty."),
     msgid("A picture must be a whole PNG, but this ends after %(n)s bytes without IEND."),
     # webui/form.py and office.py
     msgid("`image` is required here: choose, drop or paste a picture."),
