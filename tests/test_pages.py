@@ -12,6 +12,7 @@ from house import offer
 
 from spooler.record import EngineFacts, Image, Record, Timings, utc_now
 from spooler.spool import Spool
+from spooler.status import SpoolerStatus
 
 HOSTILE = '"><script>alert(1)</script>\x1b[31m{{7*7}}'.replace("\x1b", "")
 
@@ -125,6 +126,17 @@ def test_rejected_files_are_shown_with_their_reason(client: FlaskClient, spool: 
     spool.reject(spool.pending / "bad.json", "A job must be <an object>.")
     page = text(client, "/failed")
     assert "bad.json" in page and "A job must be &lt;an object&gt;." in page
+
+
+def test_files_that_nobody_will_take_are_told_of_where_one_looks_for_them(client: FlaskClient, spool: Spool) -> None:
+    now = utc_now()
+    told = SpoolerStatus(spooler="me", host="h", started=now, beat=now, state="ready", lying=("<b>.zip",))
+    spool.write_status(told)
+    assert "Nothing has failed" in client.get("/failed").text, "whoever told of it has ended"
+    with spool.life_lock("me"):
+        for page in ("/failed", "/status"):
+            text = client.get(page).text
+            assert "files that nobody will take" in text and "&lt;b&gt;.zip" in text and "Nothing has failed" not in text
 
 
 def test_the_gallery_has_pages(client: FlaskClient, spool: Spool) -> None:

@@ -255,6 +255,10 @@ class Reports:
         """Where a client finds it, from the root of the host on. No request is needed: events are made when theirs is over."""
         return f"{self._prefix}/api/v1/jobs/{job_id}/{what}"
 
+    def lying(self) -> tuple[str, ...]:
+        """Names of entries of pending/ that nobody will take, the first few, as far as the spoolers have told."""
+        return tuple(sorted({name for status, alive in self._spool.spoolers() if alive for name in status.lying}))
+
     def ready(self) -> ReadyReport:
         told = self._spool.spoolers()
         alive = tuple(status for status, lives in told if lives)

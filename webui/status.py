@@ -136,7 +136,7 @@ def report() -> StatusReport:
             waiting=len(desk.line.jobs(told)),
             held=sum(1 for _ in spool.walk("held")),
             running=sum(1 for _ in spool.walk("claimed")),
-            lying=tuple(sorted({name for status, alive in told if alive for name in status.lying})),
+            lying=desk.reports.lying(),
             last_starts_in_s=desk.line.last_start_s(told),
         ),
         disk=Disk(total=space.total, free=space.free, floor=int(desk.settings.floor_mib * (1 << 20)), jobs=_sizes(desk)),
