@@ -43,21 +43,16 @@ class Lane:
         return bool(self.warden.child and self.warden.child.is_remote)
 
     @property
-    def key(self) -> str | None:
-        """Of the jobs at work: what joins them must have it too (company.py). None: there are none."""
-        return next((running.key for running in self.at_work), None)
-
-    @property
     def offers(self) -> list[tuple[str | None, int]]:
         """What may be begun here now, the best first: jobs of that key, None: of any, and how many."""
+        at_work = self.at_work
         found: list[tuple[str | None, int]] = []
-        if self.is_remote or (key := self.key) is None:
+        if self.is_remote or not at_work:
             found = [(None, self.warden.room(busy=self.is_remote))]
-        elif not (
-            self.reserved or any(running.alone for running in self.at_work)
-        ):  # those that join the ones at work; else one that is begun after them
+        elif not (self.reserved or any(running.alone for running in at_work)):
+            key = at_work[0].key  # which all of them have, but for one that was given while they were nearly over
             joining = self.warden.room(busy=True) if key != company.ALONE else 0
-            found = [(key, joining), (None, int(self.warden.is_ending))]
+            found = [(key, joining), (None, int(self.warden.is_ending))]  # the last is begun after those at work
         return [offer for offer in found if offer[1]]
 
     @property
