@@ -106,10 +106,8 @@ class Batches:
             if overrides.exists():
                 spool.move("take", overrides, folder / overrides.name)
             spool.move("take", source, folder / name)
-        except durable.UnsyncedError:
-            raise
         except OSError as error:
-            self._undo(folder)
+            self._undo(folder)  # unless the file is there: then it is taken, though the disk may forget it
             if isinstance(error, FileNotFoundError):
                 return None  # RACE: withdrawn, or taken by another spooler
             raise

@@ -96,6 +96,14 @@ def test_what_a_killed_taker_left_keeps_no_id_and_no_overrides_go_over_others(sp
     assert (spool.batches / "dog" / "dog.png.overrides.json").read_text() == '{"steps": 3}'
 
 
+def test_n1_overrides_come_back_though_the_reply_was_lost(spool: Spool) -> None:
+    (spool.batches / "old").mkdir()
+    (spool.batches / "old" / "old.png.overrides.json").write_text('{"steps": 3}')
+    with failing("link", after=True):
+        assert Batches(spool).unfinished() == []
+    assert names(spool.batches) == [] and names(spool.pending) == ["old.png.overrides.json"]
+
+
 def test_what_is_read_has_gone_or_is_no_file(spool: Spool) -> None:
     with pytest.raises(FileNotFoundError):
         Doorman._read(spool.pending / "gone.txt", MAX_BYTES)
@@ -118,9 +126,10 @@ def test_overrides_stay_while_their_picture_cannot_be_set_aside(spool: Spool) ->
     assert names(spool.pending) == ["old.png", "old.png.overrides.json"]
 
 
-def test_a_batch_keeps_its_own_name_from_the_next(spool: Spool) -> None:
+def test_a_batch_keeps_its_own_name_from_the_next(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
     found: list[Batch | None] = []
     for _ in range(2):
         drop(spool, "two.txt", TEXT)
         found.append(Batches(spool).take("two.txt", 2, "me"))
     assert [each and each.id for each in found] == ["two", "two-2"]
+    assert not caplog.records, "there was nothing to be taken apart"
