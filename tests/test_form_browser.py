@@ -53,7 +53,7 @@ def test_ctrl_enter_draws_a_picture_beside_the_form_and_its_seed_can_be_used_aga
     assert job.prompt == RED and page.current_url == address
     shown = wait_for(lambda: page.find_elements(By.CSS_SELECTOR, "[data-part=stage-pictures] figure a img"), "the picture")[0]
     wait_for(lambda: says(page).startswith("Done in"), "the page to say that it is done")
-    assert page.execute_script("return arguments[0].naturalWidth", shown) == 128
+    wait_for(lambda: page.execute_script("return arguments[0].naturalWidth", shown) == 128, "the picture to be there whole")
     one(page, "recycle").click()
     record = json.loads((folder / "record.json").read_bytes())
     assert value(page, "seed") == str(record["images"][0]["seed"])
