@@ -150,7 +150,7 @@ def test_an_engine_that_grew_too_much_is_started_anew_between_two_jobs(ill: Pati
 
 def make_service(folder: Path, start_engine: Callable[[Service, Settings], Child], **more: Any) -> Service:
     given = {"spool": folder / "spool", "cache": folder / "cache", "models": folder / "models", "spooler": "test"} | more
-    settings = Settings.parse([f"--{name.replace('_', '-')}={value}" for name, value in given.items()], "test", env={})
+    settings = Settings.parse([f"--{name.replace('_', '-')}={value}" for name, value in given.items()], "test")
     spool = Spool(settings.spool)
     spool.create()
     catalogue = library.scan(settings.models, settings.model).catalogue()
