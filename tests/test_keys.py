@@ -257,9 +257,12 @@ def test_the_command_makes_lists_and_takes_away(path: Path, capsys: pytest.Captu
     assert secret not in told.out + told.err
     assert main(["key", "rm", "ann", *file]) == 0 and main(["key", "rm", "ann", *file]) == 3
     assert KeyFile(path).whose(secret) is None and main(["key", "rm", "\x1b[31m", *file]) == 3
-    assert "\x1b" not in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "\x1b" not in told.err and "the last one" not in told.err
     path.chmod(0o644)
     assert main(["key", "ls", *file]) == 2 and "chmod 600" in capsys.readouterr().err
+    path.chmod(0o600)
+    assert main(["key", "rm", "ops", *file]) == 0 and "It was the last one" in capsys.readouterr().err
 
 
 class Started:

@@ -55,7 +55,8 @@ def _rm(options: argparse.Namespace) -> int:
     from webui.keys import KeyFile, KeysError
 
     try:
-        gone = KeyFile(options.keys).remove(options.name)
+        file = KeyFile(options.keys)
+        gone, left = file.remove(options.name), file.all()
     except KeysError as error:
         tell(str(error))
         return WRONG
@@ -63,4 +64,6 @@ def _rm(options: argparse.Namespace) -> int:
         tell(f"there is no key of {options.name!a}")
         return MISSING
     tell(f"The key of {options.name} is gone.")
+    if not left:
+        tell("It was the last one: a web app that runs lets nobody in until there is another, or it is started anew.")
     return DONE
