@@ -188,9 +188,9 @@ case ${1-} in
     set_up engine,dev
     get_test_tools
     cd "$root"
-    # All of them: a file at a time in each of two processes, for a test mostly waits for processes of its own; the longest
-    # files first, as tests/conftest.py orders them.
-    [ $# -gt 1 ] || exec "$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+    # All of them: a file at a time in each of three processes, for a test mostly waits for processes of its own, and two
+    # cores are left idle by two; the longest files first, as tests/conftest.py orders them.
+    [ $# -gt 1 ] || exec "$python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
     exec "$python" -m pytest "${@:2}"
     ;;
   bench)

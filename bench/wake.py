@@ -5,9 +5,9 @@
     product  a real, idle spooler: from a rename into pending/ to the first call of its engine's UNet. Between them lie the look
              at the file, the claim, the record of the attempt (all on disk first), the message to the engine, and the texts
 
-With the demo model on the CPU; each prompt is new. The three take turns in the same run. The figure is what the product takes
-beyond what must be: its p99, less the p99 of the bare wake-up, less the median of the direct call. Exit status: 1 when it
-misses its target.
+With the demo model on the CPU; each prompt is new. The three take turns in the same run. What must be is a bare wake-up and the
+direct call after it: the figure is the product's p99 beyond the p99 of that sum, turn by turn. Beside it stands the p99 beyond
+the sum's median, which counts for the product's what the machine does to either. Exit status: 1 when it misses its target.
 """
 
 from __future__ import annotations
@@ -156,16 +156,19 @@ def main() -> int:
             running.drop("warm-up", wanted[-1].fields())
             running.wait(running.done("warm-up").is_dir, "the first job")
             found = measure(running, witnessed, direct, idle, wanted)
+    found["must be"] = [sum(turn) for turn in zip(found["bare"], found["direct"], strict=True)]
     for name, seconds in found.items():
         middle, late = (percentile(seconds, part) * 1000 for part in (0.5, 0.99))
         print(f"{name:8} p50 {middle:7.2f} ms   p99 {late:7.2f} ms   of {len(seconds)}")
-    beyond = percentile(found["product"], 0.99) - percentile(found["bare"], 0.99) - statistics.median(found["direct"])
+    late = percentile(found["product"], 0.99)
+    beyond, beyond_median = (late - percentile(found["must be"], part) for part in (0.99, 0.5))
     verdict = "reached" if beyond <= TARGET_S else "MISSED"
-    print(f"the product's p99 beyond both: {beyond * 1000:.2f} ms (target <= {TARGET_S * 1000:g} ms: {verdict})")
+    print(f"p99 beyond p99 of what must be: {beyond * 1000:.2f} ms (target <= {TARGET_S * 1000:g} ms: {verdict})")
+    print(f"p99 beyond the median of what must be: {beyond_median * 1000:.2f} ms")
     if given.json:
         rows = {name: {"p50_s": statistics.median(s), "p99_s": percentile(s, 0.99), "of": len(s)} for name, s in found.items()}
-        told = {**rows, "beyond_s": beyond, "target_s": TARGET_S, "machine": machine(), "commit": commit()}
-        given.json.write_text(json.dumps(told, indent=2) + "\n")
+        told = {**rows, "beyond_s": beyond, "beyond_median_s": beyond_median, "target_s": TARGET_S}
+        given.json.write_text(json.dumps({**told, "machine": machine(), "commit": commit()}, indent=2) + "\n")
     return int(beyond > TARGET_S)
 
 

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from bench.direct import Direct
 from bench.shape_checker import Seen, look
 from spooler import messages
+from spooler.engine.album import Album
 from spooler.engine.preview import LatentMap, Previews
 from spooler.engine.work import Work
 from spooler.job import JobError
@@ -57,9 +58,11 @@ def demo(add_ons: Path) -> Iterator[Direct]:
 
 @pytest.fixture(scope="module")
 def previewing() -> Iterator[Direct]:
-    """An engine that makes a preview at every step."""
+    """An engine that makes a preview at every step, at once: on a busy machine one beside the drawing may be passed over."""
     engine = Direct(preview_s=0.001)
-    yield engine
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Album, "show", lambda album, preview: preview())
+        yield engine
     engine.close()
 
 

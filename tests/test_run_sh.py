@@ -334,7 +334,7 @@ def test_what_the_tests_need_is_installed_before_they_run(tree: Tree, tmp_path: 
 
     (tmp_path / "asked.refuse").touch()
     status, output = tree.run("test", PATH=path)
-    assert (status, output.splitlines()[-1]) == (0, "pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder")
+    assert (status, output.splitlines()[-1]) == (0, "pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder")
     assert set(output.partition("As root: apt-get install ")[2].splitlines()[0].split()) == wanted
 
 

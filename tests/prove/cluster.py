@@ -154,7 +154,7 @@ def is_mixed(spool: Spool, place: Place) -> bool:
 
 
 def prove(short: bool) -> list[Figure]:
-    jobs, pause_s = (60, SHORT_PAUSE_S) if short else (2_000, LONG_PAUSE_S)
+    jobs, pause_s = (40, SHORT_PAUSE_S) if short else (2_000, LONG_PAUSE_S)
     with tempfile.TemporaryDirectory() as folder:
         farm = Farm(Path(folder), seed=free_port() if not short else 4)
         began = time.monotonic()

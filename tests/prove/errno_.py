@@ -35,7 +35,7 @@ ERRNOS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "ESTALE", "EMFILE")
 #: Of an operation with very many calls each call fails with one of them, in turn.
 LONG = frozenset({"restart after a crash"})
 #: Pairs of each operation in the short form.
-SHORT = 5
+SHORT = 3
 #: What an operation may raise when a call fails: the error itself, a lock that was not to be had, or a sentence about it.
 HONEST = frozenset({"OSError", "UnsyncedError", "PermissionError", "Timeout", "SpoolError", "BlockingIOError"})
 #: Some file systems say this of a lock that another process has, and filelock believes them: the deed may leave it for later.

@@ -28,7 +28,7 @@ NESTED = 4
 #: The operations with the most points.
 LONG = frozenset({"restart after a crash", "recover"})
 #: Points of each operation in the short form. After each, one of the heirs comes, in turn.
-SHORT = 4
+SHORT = 3
 
 
 def points(run: Run) -> list[Call]:

@@ -230,7 +230,7 @@ def _problem_of_prefix(name: str, prefix: bytes, rows: list[object]) -> str | No
 
 
 def prove(short: bool) -> Iterator[Figure]:
-    mutated, made, led, prefixes = (1_000, 100, 0, 40_000) if short else (120_000, 5_000, 80_000, 1_000_000)
+    mutated, made, led, prefixes = (600, 60, 0, 20_000) if short else (120_000, 5_000, 80_000, 1_000_000)
     seed = 0 if short else random.SystemRandom().randrange(1 << 32)
     if led and not importlib.util.find_spec("atheris"):
         reason = "atheris is not installed: pip install 'sdspool[prove]'; more mutations stand in for it"

@@ -39,11 +39,11 @@ from tests.prove.restart import restart
 NAME = "power"
 WORKERS = 2
 #: At most about so many states are looked for after one change; where there are more, it is a choice of them.
-MOST = {False: 50, True: 4}
+MOST = {False: 50, True: 3}
 #: How many orders are tried where several are at work on the spool at once.
 SEEDS = {False: 30, True: 1}
 #: Of the changes of a long operation, one of so many is followed by a cut.
-EVERY = {False: 1, True: 6}
+EVERY = {False: 1, True: 10}
 LONG = 40  # changes
 #: Times, random parts of names, and ids that are made of both: no two runs share them.
 TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -157,7 +157,7 @@ def judge(storm: Storm) -> tuple[list[str], list[str]]:
 
 
 def prove(short: bool) -> list[Figure]:
-    jobs, kills = (1_200, SHORT_KILLS_A_MINUTE) if short else (100_000, KILLS_A_MINUTE)
+    jobs, kills = (800, SHORT_KILLS_A_MINUTE) if short else (100_000, KILLS_A_MINUTE)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         storm = Storm(Path(folder), jobs, kills, seed=1)
         began = time.monotonic()
