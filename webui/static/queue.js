@@ -30,30 +30,42 @@
     row.querySelector(`[data-way="${event.key === 'ArrowUp' ? 'up' : 'down'}"]`)?.click();
   });
 
-  // -- drag: the row goes with the pointer, the others make room when it passes their middle -----------------------------------------
-  let drag = null;
-  list.addEventListener('pointerdown', event => {
-    const row = event.target.closest('[data-part="grip"]')?.closest('[data-movable]');
-    if (!row || event.button) return;
-    event.preventDefault();
-    drag = { row, y: event.clientY, before: row.nextElementSibling };
-    row.classList.add('dragged');
-    list.setPointerCapture(event.pointerId);
-  });
-  list.addEventListener('pointermove', event => {
-    if (!drag) return;
+  // -- drag: the row goes with the pointer, the others make room when it passes their middle, near an edge the page scrolls ----------
+  const EDGE = 80; // pixels
+  let drag = null; // `y`: where the pointer would be if the row stood where it is in the list; `at`: where it is
+  const centre = each => { const at = each.getBoundingClientRect(); return at.top + at.height / 2; };
+  const follow = () => {
     const { row } = drag;
-    const centre = each => { const at = each.getBoundingClientRect(); return at.top + at.height / 2; };
-    const follow = () => { row.style.translate = `0 ${event.clientY - drag.y}px`; };
-    follow();
     for (;;) { // a quick hand passes several rows between two events
+      row.style.translate = `0 ${drag.at - drag.y}px`;
       const above = row.previousElementSibling, below = row.nextElementSibling, top = row.getBoundingClientRect().top;
       if (above?.dataset.job && centre(row) < centre(above)) above.before(row);
       else if (below?.dataset.job && centre(row) > centre(below)) below.after(row);
       else return;
       drag.y += row.getBoundingClientRect().top - top;
-      follow();
     }
+  };
+  const scroll = () => {
+    if (!drag) return;
+    const before = scrollY, past = Math.min(drag.at - EDGE, 0) + Math.max(drag.at - innerHeight + EDGE, 0);
+    const next = past < 0 ? drag.row.previousElementSibling : drag.row.nextElementSibling;
+    if (next?.dataset.job) scrollBy({ top: past / 5, behavior: 'instant' }); // the row itself, past the last one, would make the page longer
+    if (scrollY !== before) { drag.y -= scrollY - before; follow(); }
+    requestAnimationFrame(scroll);
+  };
+  list.addEventListener('pointerdown', event => {
+    const row = event.target.closest('[data-part="grip"]')?.closest('[data-movable]');
+    if (!row || event.button) return;
+    event.preventDefault();
+    drag = { row, y: event.clientY, at: event.clientY, before: row.nextElementSibling };
+    row.classList.add('dragged');
+    list.setPointerCapture(event.pointerId);
+    requestAnimationFrame(scroll);
+  });
+  list.addEventListener('pointermove', event => {
+    if (!drag) return;
+    drag.at = event.clientY;
+    follow();
   });
   const drop = event => {
     if (!drag) return;
