@@ -8,14 +8,15 @@ import npm
 from selenium.webdriver import Chrome
 
 VERSION = "4.14.1"
+#: The rules that look at colours.
+COLOURS = ["color-contrast", "link-in-text-block"]
 
 
 def violations(browser: Chrome) -> list[str]:
-    """All that it finds when the system asks for light, and what of it is about contrast when it asks for dark: no other
-    rule of its looks at colours."""
+    """All that it finds when the system asks for light, and what its rules about colours find when it asks for dark."""
     folder = npm.package("axe-core", VERSION) / "node_modules" / "axe-core"
     browser.execute_script((folder / "axe.min.js").read_text())
-    return [*_found(browser, "light", {}), *_found(browser, "dark", {"runOnly": ["color-contrast"]})]
+    return [*_found(browser, "light", {}), *_found(browser, "dark", {"runOnly": COLOURS})]
 
 
 def _found(browser: Chrome, scheme: str, options: dict[str, Any]) -> list[str]:
