@@ -226,8 +226,7 @@ def too_large(job: Job, card: ModelCard, input_size: tuple[int, int] | None = No
             return None
         width, height = input_size
     else:
-        own = fitting(input_size, families.get(card.family).multiple) if input_size else (card.width, card.height)
-        width, height = job.width or own[0], job.height or own[1]
+        width, height = size_of(job, card, input_size)
     factor = (job.hires.scale if job.hires and not job.image else 1.0) * (job.upscale.scale if job.upscale else 1.0)
     pixels = int(width * factor) * int(height * factor)
     if pixels <= MAX_PIXELS:
@@ -235,6 +234,12 @@ def too_large(job: Job, card: ModelCard, input_size: tuple[int, int] | None = No
     made = f"{int(width * factor)}x{int(height * factor)}"
     rule = f"A finished picture must have at most {MAX_PIXELS // 10**6} million pixels, but would have {made}."
     return Mistake("upscale.scale" if job.upscale else "hires.scale", rule)
+
+
+def size_of(job: Job, card: ModelCard, input_size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The width and height in pixels that a job is drawn at: its own, else that of its picture, else the model's."""
+    own = fitting(input_size, families.get(card.family).multiple) if input_size else (card.width, card.height)
+    return job.width or own[0], job.height or own[1]
 
 
 def fitting(size: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spooler.catalogue import ModelCard, loras_of
+from spooler.catalogue import ModelCard, loras_of, size_of
 from spooler.job import Job
 
 #: Families whose network is the UNet that engine/batch.py calls.
@@ -22,20 +22,19 @@ CALLED_WHOLE = frozenset({"sd3", "flux", "pixart", "sana", "z-image", "qwen-imag
 ALONE = ""
 
 
-def key(job: Job, card: ModelCard | None) -> str:
-    """The key of one cell, with or without its defaults filled in; ALONE when it has none, or its size is not known yet.
+def key(job: Job, card: ModelCard | None, input_size: tuple[int, int] | None = None) -> str:
+    """The key of one cell, with or without its defaults filled in; ALONE when it has none, or its size is not known.
 
-    A job over a picture takes the picture's size unless it names one: until that is looked at, nobody can say whom it is like.
+    A job over a picture takes the picture's size, `input_size`, unless it names one.
     """
     if card is None or card.family not in FAMILIES | CALLED_WHOLE or _is_apart(job):
         return ALONE
     is_whole = card.family in CALLED_WHOLE
     if is_whole and job.image:
         return ALONE
-    known = (None, None) if job.image else (card.width, card.height)
-    width, height = job.width or known[0], job.height or known[1]
-    if not (width and height):
+    if job.image and not (input_size or (job.width and job.height)):
         return ALONE
+    width, height = size_of(job, card, input_size)
     loras = ",".join(sorted(f"{lora.name}:{lora.weight:g}" for lora in loras_of(job) if lora.weight))
     shared = [card.name, f"{width}x{height}", f"vae={job.vae}", f"loras={loras}"]
     if is_whole:

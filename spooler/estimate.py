@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from spooler.catalogue import ModelCard
+from spooler.catalogue import ModelCard, size_of
 from spooler.job import Job
 from spooler.schedule import Waiting
 
@@ -12,10 +12,12 @@ from spooler.schedule import Waiting
 NEWEST = 0.3
 
 
-def work(job: Job, card: ModelCard | None) -> float:
-    """Megapixel-steps of a job: pictures x steps x width x height / 10^6, with the model's defaults for what it leaves open."""
-    width = job.width or (card.width if card else 512)
-    height = job.height or (card.height if card else 512)
+def work(job: Job, card: ModelCard | None, input_size: tuple[int, int] | None = None) -> float:
+    """Megapixel-steps of a job: pictures x steps x width x height / 10^6, with the model's defaults for what it leaves open.
+
+    `input_size`: of the picture that it starts from, where that is known.
+    """
+    width, height = size_of(job, card, input_size) if card else (job.width or 512, job.height or 512)
     steps = float(job.steps or (card.steps if card else 25))
     if job.image and not job.upscales_only:
         steps = max(1.0, steps * job.strength)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 from spooler import company, estimate, gate, mounts
-from spooler.catalogue import Catalogue
+from spooler.catalogue import Catalogue, Sizes
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
 from spooler.dropped import owner_of
@@ -64,7 +64,7 @@ class Intake:
         self._watch = Watch(spool.root, settings.spooler, hint)
         self.pending = Pending(spool, self._judge, owner_cap=settings.owner_waiting, polling=lambda: self._watch.polling)
         self._network = mounts.of(spool.root).network
-        self._doorman = Doorman(spool, self.pending, self._judge, self._grace_s)
+        self._doorman = Doorman(spool, self.pending, lambda job: self._judge(job, {}), self._grace_s)
         self._next_watch = 0.0
         self._last_turn: dict[str, int] = {}  # by owner
         self._turns = 0
@@ -315,27 +315,28 @@ class Intake:
 
     # -- what a dropped job is -----------------------------------------------------------------------------------------------
 
-    def _judge(self, job: Job) -> Judged:
+    def _judge(self, job: Job, sizes: Sizes) -> Judged:
         """What this spooler makes of a job that it sees; raises JobError with what keeps every spooler from running it."""
         self._deny_list.check(job)
         catalogue = self._catalogue()
         try:
-            catalogue.check(job)
+            catalogue.check(job, sizes)
         except JobError:
             others = (status.catalogue for status, _ in self._spool.spoolers() if status.spooler != self._settings.spooler)
-            if any(_accepts(other, job) for other in others):
+            if any(_accepts(other, job, sizes) for other in others):
                 return Judged(mine=False)  # a job for another spooler's model is that one's to run
             raise
         card = catalogue.card(job.model)
-        return Judged(mine=True, work=estimate.work(job, card), key=company.key(job, card))
+        start = sizes.get(job.image) if job.image else None
+        return Judged(mine=True, work=estimate.work(job, card, start), key=company.key(job, card, start))
 
     def _grace_s(self) -> float:
         return max(self._settings.drop_grace_s, NETWORK_GRACE_S) if self._network else self._settings.drop_grace_s
 
 
-def _accepts(catalogue: Catalogue, job: Job) -> bool:
+def _accepts(catalogue: Catalogue, job: Job, sizes: Sizes) -> bool:
     try:
-        catalogue.check(job)
+        catalogue.check(job, sizes)
     except JobError:
         return False
     return True

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from spooler import durable, gate, pictures, schedule
+from spooler.catalogue import Sizes
 from spooler.dropped import (
     OVERRIDES,
     UNSEEN,
@@ -70,13 +71,14 @@ class Pending:
     def __init__(
         self,
         spool: Reader,
-        judge: Callable[[Job], Judged] = lambda job: Judged(),
+        judge: Callable[[Job, Sizes], Judged] = lambda job, sizes: Judged(),
         decode: bool = True,
         owner_cap: int = 0,
         polling: Callable[[], bool] = lambda: False,
     ):
-        """`judge` looks at each new job and raises JobError for one that is to be refused; `decode`: whether the pictures of
-        jobs are looked at too, which takes its time; `polling`: whether the folder's own time is not to be believed."""
+        """`judge` looks at each new job, again when its pictures' sizes are known, and raises JobError for one that is to be
+        refused; `decode`: whether the pictures of jobs are looked at too, which takes its time; `polling`: whether the folder's
+        own time is not to be believed."""
         self._spool = spool
         self._judge = judge
         self._decode = decode
@@ -149,7 +151,7 @@ class Pending:
         name = place.path.name
         if name not in self._known:
             with contextlib.suppress(FileNotFoundError):
-                self._put(name, signature_of(place), self._waiting(place, name, job))
+                self._put(name, signature_of(place), self._waiting(place, name, job, self._judge(job, {})))
 
     def distrust(self) -> None:
         """Something happened that no name tells of: list the folder, whatever its time says."""
@@ -366,10 +368,13 @@ class Pending:
         found: Found
         try:
             job = self._spool.read_job(place)
-            found = self._waiting(place, name, job)
-            if problem := self._inputs_problem(place, job):
-                # Perhaps still on its way: a copy of a folder brings the files one by one.
-                found = Suspect(path, problem, final=not is_folder, since=now)
+            judged = self._judge(job, {})
+            if sizes := self._sizes(place, job):
+                judged = self._judge(job, sizes)
+            found = self._waiting(place, name, job, judged)
+        except pictures.InputError as error:
+            # Perhaps still on its way: a copy of a folder brings the files one by one.
+            found = Suspect(path, str(error), final=not is_folder, since=now)
         except IncompleteError as error:
             found = Suspect(path, str(error), final=False, since=now)
         except (JobError, durable.UnreadableError) as error:
@@ -379,9 +384,8 @@ class Pending:
             found = Suspect(path, f"A folder in pending/ must have a job.json, but {name!a} has none.", False, now)
         return signature, found
 
-    def _waiting(self, place: Place, name: str, job: Job) -> Waiting:
-        """The light entry of a job; raises JobError when it is refused."""
-        judged = self._judge(job)
+    def _waiting(self, place: Place, name: str, job: Job, judged: Judged) -> Waiting:
+        """The light entry of a job."""
         known = self._known.get(name)
         if known and isinstance(known[1], Waiting):
             arrival = known[1].arrival
@@ -405,23 +409,21 @@ class Pending:
             key=judged.key,
         )
 
-    def _inputs_problem(self, place: Place, job: Job) -> str | None:
-        """What is wrong with the pictures that the job names; None when all are there and whole."""
+    def _sizes(self, place: Place, job: Job) -> Sizes:
+        """Those of the job's pictures, where they are looked at. InputError when one is not there, or not whole."""
         if job.inputs and not place.is_folder:
             names = ", ".join(job.inputs)
-            return f"A job with pictures must be a folder in pending/ with job.json and {names} in it, but this is a file."
+            rule = f"A job with pictures must be a folder in pending/ with job.json and {names} in it"
+            raise pictures.InputError(f"{rule}, but this is a file.")
         if place.is_folder and (odd := self._spool.odd_entry(place, job.inputs)):
-            return odd
-        if not self._decode:
-            return None
-        for name in job.inputs:
-            try:
-                pictures.check(self._spool.input_file(place, name))
-            except FileNotFoundError:
-                return f"`{name}` must lie beside job.json, but is not there."
-            except pictures.InputError as error:
-                return str(error)
-        return None
+            raise pictures.InputError(odd)
+        return {name: self._size(place, name) for name in job.inputs} if self._decode else {}
+
+    def _size(self, place: Place, name: str) -> tuple[int, int]:
+        try:
+            return pictures.check(self._spool.input_file(place, name))
+        except FileNotFoundError:
+            raise pictures.InputError(f"`{name}` must lie beside job.json, but is not there.") from None
 
     # -- the books ---------------------------------------------------------------------------------------------------------
 

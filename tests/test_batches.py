@@ -18,7 +18,7 @@ from spooler.batches import ROWS_AT_ONCE, Batch, Batches
 from spooler.client import Client
 from spooler.doorman import Doorman
 from spooler.job import Job
-from spooler.pending import Judged, Pending
+from spooler.pending import Pending
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
@@ -32,11 +32,8 @@ class Desk:
     def __init__(self, spool: Spool):
         self.spool = spool
         self.now = 100.0
-        self.pending = Pending(spool, self.judge)
-        self.doorman = Doorman(spool, self.pending, self.judge, lambda: 10.0)
-
-    def judge(self, job: Job) -> Judged:
-        return Judged()
+        self.pending = Pending(spool)
+        self.doorman = Doorman(spool, self.pending, lambda job: None, lambda: 10.0)
 
     def turn(self, after_s: float = 0.0, whole: str = "") -> None:
         self.now += after_s

@@ -81,6 +81,10 @@ def test_an_unknown_family_has_no_key_and_a_picture_s_size_gives_one() -> None:
     job = from_fields({"prompt": "x"})
     assert company.key(job, CARD.model_copy(update={"family": "KolorsPipeline"})) == company.ALONE == company.key(job, None)
     assert key(image="in.png", width=128, height=128) == key()
+    start = from_fields({"prompt": "x", "image": "in.png"})
+    assert company.key(start, CARD, (130, 126)) == key() != company.key(start, CARD, (64, 128)) == key(width=64)
+    wide = from_fields({"prompt": "x", "image": "in.png", "width": 64})
+    assert company.key(wide, CARD, (300, 128)) == key(width=64)
     cells = from_fields({"prompt": "x", "steps": [4, 5]}).cells()
     assert company.key_of_all(cells, CARD) == key()
     assert company.key_of_all(from_fields({"prompt": "x", "width": [64, 128]}).cells(), CARD) == company.ALONE
@@ -158,6 +162,15 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.close()
 
 
+def drop_folder(desk: Desk, name: str, fields: dict[str, Any], side: int) -> None:
+    """Drop a job over a square picture."""
+    draft = desk.spool.tmp / name
+    draft.mkdir()
+    Image.new("RGB", (side, side)).save(draft / "start.png")
+    (draft / "job.json").write_text(json.dumps({"image": "start.png"} | fields))
+    draft.rename(desk.spool.pending / name)
+
+
 def given(desk: Desk) -> list[str]:
     return [each.id for each in desk.engine.heard if isinstance(each, messages.Run)]
 
@@ -181,6 +194,24 @@ def test_the_engine_is_given_as_many_as_it_has_room_for(desk: Desk) -> None:
         desk.turn(messages.Finished(id=name, timings=Timings(), facts=FACTS))
     desk.turn()
     assert given(desk)[-1] == "e" and len(list(desk.spool.places("done"))) == 4
+
+
+def test_a_job_that_takes_the_size_of_its_picture_is_given_with_those_of_that_size(desk: Desk) -> None:
+    drop(desk.spool, "a.json", {"prompt": "a cat"})
+    for name, side in (("b", 64), ("c", 128), ("d", 64)):
+        drop_folder(desk, name, {"prompt": "a cat"}, side)
+    desk.turn()
+    desk.turn(messages.Room(heard=1, jobs=8))
+    assert given(desk) == ["a", "b", "d"], "those of the model's own size, 64x64"
+    waiting = desk.service.intake.pending.get("c")
+    assert waiting and waiting.work == pytest.approx(128 * 128 / 1e6), "one step, of the picture's size"
+
+
+def test_a_dropped_picture_that_would_become_too_large_is_refused_where_it_lies(desk: Desk) -> None:
+    drop_folder(desk, "cat", {"prompt": "a cat", "strength": 0.5, "upscale": {"scale": 8}}, 1600)
+    desk.turn()
+    assert "at most 72 million pixels" in (desk.spool.rejected_folder / "cat.reason.txt").read_text()
+    assert not desk.spool.find("cat") and (desk.spool.rejected_folder / "cat").is_dir()
 
 
 def test_p4_of_several_under_which_the_engine_dies_none_is_blamed_and_each_is_alone_then(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from spooler.batches import Batch, Batches
 from spooler.doorman import Doorman
 from spooler.durable import UnsyncedError
 from spooler.job import Job
-from spooler.pending import Judged, Pending, Source
+from spooler.pending import Pending, Source
 from spooler.spool import Spool
 
 ROWS = [Job(prompt="a cat"), Job(prompt="a dog")]
@@ -32,7 +32,7 @@ def waiting(spool: Spool) -> list[str]:
 
 
 def doorman(spool: Spool) -> Doorman:
-    return Doorman(spool, Pending(spool, lambda job: Judged()), lambda job: Judged(), lambda: 10.0)
+    return Doorman(spool, Pending(spool), lambda job: None, lambda: 10.0)
 
 
 # -- by the web app ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from spooler import estimate, gate, mounts, schedule
-from spooler.catalogue import Catalogue
+from spooler.catalogue import Catalogue, Sizes
 from spooler.durable import UnreadableError
 from spooler.job import Job
 from spooler.mistakes import JobError
@@ -172,7 +172,7 @@ class Line:
         place = self._spool.find_by_name(job_id)
         return place.state if place else None
 
-    def _judge(self, job: Job) -> Judged:
+    def _judge(self, job: Job, sizes: Sizes) -> Judged:
         return Judged(work=estimate.work(job, self._catalogue.card(job.model)))
 
     def _left_s(self, place: Place, speeds: dict[str, float]) -> float:
@@ -182,7 +182,7 @@ class Line:
         except (OSError, JobError, UnreadableError):  # it ended just now
             return 0.0
         speed = _speed(speeds, job.model or self._catalogue.default)
-        return self._judge(job).work * speed * (1 - (progress.fraction if progress else 0.0))
+        return self._judge(job, {}).work * speed * (1 - (progress.fraction if progress else 0.0))
 
     def _bring_up_to_date(self, told: list[tuple[SpoolerStatus, bool]]) -> None:
         now = time.monotonic()
