@@ -39,10 +39,9 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
-    """A warm spooler whose engine draws on two threads: the same pixels are promised however many there are."""
     spool = Spool(tmp_path_factory.mktemp("cli") / "spool")
     spool.create()
-    with spooler(spool, env={"OMP_NUM_THREADS": "2"}) as running:
+    with spooler(spool) as running:
         yield running
 
 

@@ -11,9 +11,8 @@ import torch
 def helpers(number: int) -> ThreadPoolExecutor:
     """That many threads, in which torch computes on one core.
 
-    OpenMP gives a team of threads to each thread that computes. Once all teams together have more than there are cores,
-    libgomp lets them sleep between two operations instead of spinning, and waking them takes longer than a small operation: on
-    two cores, the demo model's steps took 2.4 times as long from the first preview on.
+    OpenMP gives a team of threads to each thread that computes, as many as there are cores: a preview's would be in the way of
+    the step's, each operation of which waits for the last of its own.
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(number, thread_name_prefix="files")
