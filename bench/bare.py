@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from spooler import samplers
-from spooler.child import OFFLINE, QUIET
+from spooler.child import ENVIRONMENT, OFFLINE
 from spooler.library import DEMO
 
 #: The sampler that the demo model's checkpoint has; as a job it would get another by default.
@@ -92,7 +92,7 @@ def bare() -> Iterator[Bare]:
 
 
 def _serve(pipe: Connection) -> None:
-    os.environ |= QUIET | OFFLINE
+    os.environ |= ENVIRONMENT | OFFLINE
     import diffusers
     import torch
 

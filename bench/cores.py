@@ -4,7 +4,7 @@ The demo model's UNet at 128 pixels, and one of SD 1.5's size with random weight
 same time whatever its numbers are), each with a prompt and a negative one:
 
     spinning   threads on all cores that spin while they wait, as PyTorch has them
-    sleeping   the same, but they sleep: OMP_WAIT_POLICY=passive, as the engine has it
+    sleeping   the same, but they sleep: OMP_WAIT_POLICY=passive
     one core   as the engine has it for small models
 
 each alone, and beside one other program that computes on one core all the time. All three are warm processes that take turns;
@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from spooler.child import OFFLINE, QUIET
+from spooler.child import ENVIRONMENT, OFFLINE
 from spooler.library import DEMO
 from tests.prove.report import commit, machine
 
@@ -74,7 +74,7 @@ class Caller:
 def _serve(pipe: Connection, model: str, way: str) -> None:
     for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
         os.environ.pop(name, None)
-    os.environ |= {**QUIET, **OFFLINE, **WAYS[way]}
+    os.environ |= {**ENVIRONMENT, **OFFLINE, **WAYS[way]}
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -140,7 +140,7 @@ def main() -> int:
     print("| model | beside | way | a call | to spinning |\n|---|---|---|---|---|")
     rows = []
     for model in ["demo"] if given.quick else MODELS:
-        for row in measure(model, 3 if given.quick else 15):
+        for row in measure(model, 3 if given.quick else 7):
             rows.append(row)
             print(f"| {row.model} | {row.beside} | {row.way} | {row.call_ms} ms | {row.ratio:.2f} |", flush=True)
     if given.json:

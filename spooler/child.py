@@ -29,10 +29,7 @@ MAX_LINE_BYTES = 64 << 10
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 #: What the libraries say at their import is of packages that are optional to them; their errors are enough in our log.
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
-#: What the engine's process has unless the operator's environment says otherwise. OpenMP's threads sleep when they wait for
-#: each other: one that spins keeps the one that it waits for from its core, as soon as any other program wants one.
-ENVIRONMENT = QUIET | {"OMP_WAIT_POLICY": "passive"}
+ENVIRONMENT = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 
 @dataclass(frozen=True)

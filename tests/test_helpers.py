@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from bench.direct import Direct
-from spooler.child import Child
 from spooler.engine import device as devices
 from spooler.engine.helpers import helpers
-from spooler.settings import Settings
 
 
 def test_helpers_compute_on_one_core_and_the_thread_that_draws_on_as_many_as_before() -> None:
@@ -42,19 +40,3 @@ def test_a_small_model_is_drawn_on_one_core_and_a_larger_one_on_all(tmp_path: Pa
     finally:
         made.close()
         torch.set_num_threads(before)
-
-
-def test_an_engine_s_threads_sleep_while_they_wait_unless_the_operator_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(spool=tmp_path / "spool", cache=tmp_path / "cache", device="cpu")
-    for given, expected in ((None, b"passive"), ("active", b"active")):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if given:
-            monkeypatch.setenv("OMP_WAIT_POLICY", given)
-        child = Child(settings, lambda *_: None)
-        try:
-            assert b"OMP_WAIT_POLICY=" + expected in Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
-        finally:
-            child.kill()
-            child.wait(60)
