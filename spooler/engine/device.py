@@ -18,7 +18,7 @@ BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
 #: Cores that torch may compute on in this process: all, or what OMP_NUM_THREADS says.
 CORES = torch.get_num_threads()
 #: Models of fewer bytes are drawn on one core: after each of their operations threads take as long to meet as to compute, and
-#: very much longer when any other program wants a core (bench/cores.py).
+#: very much longer as soon as another program wants a core (bench/cores.py).
 SMALL_BYTES = 256 << 20
 
 #: Errors of a job's own making or of the libraries: they end the job, not the process.
