@@ -141,6 +141,9 @@ def ids(spool: Spool) -> set[str]:
 
 
 def generate(browser: Chrome) -> None:
+    """Send the form, when the page is done with what was sent before: until then it takes a click for a double one."""
+    idle = "[data-part=generate]:not([aria-busy])"
+    wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, idle), "the page to be done with the last job")
     browser.execute_script("document.querySelector('[data-part=generate]').click()")
 
 
