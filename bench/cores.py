@@ -1,14 +1,15 @@
-"""What a UNet's call costs on a CPU by how its threads wait for each other: `./run.sh bench cores` (`--quick`, `--json FILE`).
+"""What a UNet's call costs on a CPU by its threads: `./run.sh bench cores` (`--quick`, `--json FILE`).
 
 The demo model's UNet at 128 pixels, and one of SD 1.5's size with random weights at 256 (3.4 GB; dense arithmetic takes the
 same time whatever its numbers are), each with a prompt and a negative one:
 
     spinning   threads on all cores that spin while they wait, as PyTorch has them
     sleeping   the same, but they sleep: OMP_WAIT_POLICY=passive
-    one core   as the engine has it for small models
+    one core   one thread
+    what is left   as many as other programs leave cores, looked at again and again: the engine's way (spooler/engine/cores.py)
 
-each alone, and beside one other program that computes on one core all the time. All three are warm processes that take turns;
-the figure is the median of the rounds, and its ratio to that of spinning in the same rounds.
+each alone, and beside one other program that computes on one core all the time. All are warm processes that take turns; the
+figure is the median of the rounds, and its ratio to that of spinning in the same rounds.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ WAYS: Mapping[str, Mapping[str, str]] = {
     "spinning": {},
     "sleeping": {"OMP_WAIT_POLICY": "passive"},
     "one core": {"OMP_NUM_THREADS": "1"},
+    "what is left": {},
 }
 #: The latents' side, and calls in a round.
 MODELS = {"demo": (16, 20), "SD 1.5": (32, 1)}
@@ -78,6 +80,11 @@ def _serve(pipe: Connection, model: str, way: str) -> None:
     import torch
     from diffusers import UNet2DConditionModel
 
+    from spooler.engine.cores import CHOOSE_S, Cores
+
+    cores = Cores(torch.device("cpu"))
+    adapts = way == "what is left"
+
     side, calls = MODELS[model]
     torch.manual_seed(0)
     unet: Any
@@ -90,9 +97,17 @@ def _serve(pipe: Connection, model: str, way: str) -> None:
         unet(latents, 1, texts)
         pipe.send("ready")
         while pipe.recv():
+            cores.begin()
+            begun = time.perf_counter()
+            while time.perf_counter() < begun + 1.5 * CHOOSE_S:  # until what was is forgotten
+                unet(latents, 1, texts)
+                if adapts:
+                    cores.look()
             begun = time.perf_counter()
             for _ in range(calls):
                 unet(latents, 1, texts)
+                if adapts:
+                    cores.look()
             pipe.send((time.perf_counter() - begun) / calls)
 
 

@@ -15,11 +15,6 @@ FATAL = ("illegal memory access", "device-side assert", "misaligned address", "l
 FULL = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 #: Families whose activations overflow float16.
 BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
-#: Cores that torch may compute on in this process: all, or what OMP_NUM_THREADS says.
-CORES = torch.get_num_threads()
-#: Models of fewer bytes are drawn on one core: after each of their operations threads take as long to meet as to compute, and
-#: very much longer as soon as another program wants a core (bench/cores.py).
-SMALL_BYTES = 256 << 20
 
 #: Errors of a job's own making or of the libraries: they end the job, not the process.
 JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
@@ -58,12 +53,6 @@ def precision(setting: str, device: torch.device, family: str) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if family in BFLOAT16 else torch.float16
-
-
-def use_cores(device: torch.device, weight_bytes: int) -> None:
-    """Have this thread compute on as many cores as suit a model with so many bytes of weights, on a CPU."""
-    if device.type == "cpu":
-        torch.set_num_threads(1 if weight_bytes < SMALL_BYTES else CORES)
 
 
 def name(device: torch.device) -> str:

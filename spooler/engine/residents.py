@@ -72,12 +72,11 @@ class Residents:
         return devices.precision(self._settings.precision, self.device, self.entry(name).card.family)
 
     def get(self, name: str) -> Model:
-        """The model, for this thread to draw with; loaded when it is not. Raises UnusableError, or torch.OutOfMemoryError."""
-        entry = self.entry(name)
-        devices.use_cores(self.device, self._weight_bytes(entry))
+        """The model, loaded when it is not. Raises UnusableError, or torch.OutOfMemoryError."""
         if name in self._models:
             self._models.move_to_end(name)
             return self._models[name]
+        entry = self.entry(name)
         self.on_load(name)
         self._make_room(entry)
         tricks = self._tricks.get(name) or self.configured(name)

@@ -24,6 +24,7 @@ from spooler.engine.album import Album
 from spooler.engine.alone import FILES_S, Alone, UnwantedError
 from spooler.engine.commands import Commands
 from spooler.engine.company import Company, Drawing, Drawn
+from spooler.engine.cores import Cores
 from spooler.engine.device import JOB_ERRORS, first_line
 from spooler.engine.growth import Growth
 from spooler.engine.helpers import helpers
@@ -59,6 +60,7 @@ class Engine:
         self._commands = commands
         self._voice = Voice(out)
         self._device = residents.device
+        self._cores = Cores(residents.device)
         # Previews would show what a filter is there to withhold.
         self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
         self._alone = Alone(settings, residents, commands, self._previews, self)
@@ -130,6 +132,8 @@ class Engine:
 
     def _take(self, run: messages.Run) -> Work:
         """A job came in: its pictures are read while others are being drawn."""
+        if not self._is_busy:
+            self._cores.begin()
         self._heard += 1
         work = Work.of(run, self._album(run), self._key(run))
         if run.job.inputs:
@@ -154,6 +158,7 @@ class Engine:
         self._read()
 
         # 2. One step.
+        self._cores.look()
         gathers = isinstance(self._company, Party) and self._company.gathers
         moved = self._company is not None and not gathers and self._step(self._company)
         self._conclude()
@@ -426,6 +431,7 @@ class Engine:
         """
         if self._commands.stopped:
             raise UnwantedError
+        self._cores.look()
         for work in self._company.works[:] if self._company else ():
             if self._commands.unwanted(work.id):
                 self._quit(work, UnwantedError())
