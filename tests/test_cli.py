@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from house import ROOT, SLEEPER, Spooler, drop, picture, spooler, wait_for, wait_state
 from test_safety import red_classifier
@@ -65,6 +66,27 @@ def test_p8_a_replay_that_comes_out_otherwise_says_where_and_what_differs(warm: 
     replayed = run("replay", "second", "--spool", str(warm.spool.root))
     assert replayed.returncode == 1
     assert replayed.stdout.startswith("0.png: differs: ") and "versions: {" in replayed.stdout
+
+
+@pytest.mark.parametrize(("levels", "status"), [(1, 0), (9, 1)])
+def test_p8_a_replay_on_a_cpu_takes_rounding_for_the_same(warm: Spooler, levels: int, status: int) -> None:
+    """How many threads compute changes the order of sums, and with it a level of 255 here and there."""
+    drop(warm.spool, f"off-by-{levels}.json", RED_ON_BLUE)
+    place = wait_state(warm.spool, f"off-by-{levels}", "done", "failed")
+    record = json.loads((place.path / "record.json").read_bytes())
+    with PIL.Image.open(place.path / "0.png") as picture:
+        changed = picture.convert("RGB")
+    red, green, blue = changed.getpixel((0, 0))
+    changed.putpixel((0, 0), (red, green, blue - levels if blue > 100 else blue + levels))
+    changed.save(place.path / "0.png")
+    record["images"][0]["pixels"] = "0" * 64
+    (place.path / "record.json").write_text(json.dumps(record))
+    replayed = run("replay", f"off-by-{levels}", "--spool", str(warm.spool.root))
+    assert replayed.returncode == status, replayed.stderr
+    if status == 0:
+        assert replayed.stdout == "0.png: the same but for rounding (1 of 255): a CPU drew it, on as many cores as were free\n"
+    else:
+        assert replayed.stdout.startswith("0.png: differs: ")
 
 
 def test_only_a_job_that_is_done_can_be_replayed(warm: Spooler) -> None:

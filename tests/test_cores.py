@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which conftest sets for all
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -69,13 +70,13 @@ def test_what_others_did_while_nothing_was_drawn_does_not_count(monkeypatch: pyt
         assert torch.get_num_threads() == expected
 
 
-def test_never_more_threads_than_the_operator_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_the_operator_names_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
     asked = Cores(CPU, clock.read)
-    clock.go_on(CHOOSE_S, others=0.0, own=2.0)
+    clock.go_on(CHOOSE_S, others=3.0, own=1.0)
     asked.look()
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 4
 
 
 def test_on_a_gpu_torchs_threads_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

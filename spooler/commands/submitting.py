@@ -30,6 +30,7 @@ from spooler.commands.common import (
 )
 from spooler.ids import is_id
 from spooler.place import Place
+from spooler.record import Record
 from spooler.spool import Spool, TakenError
 
 POLL_S = 0.1
@@ -169,7 +170,7 @@ def _replay(options: argparse.Namespace) -> int:
     again = spool.read_record(again_place) if again_place else None
     if again is None:
         return missing(again_id)
-    shared = any(each.engine and each.engine.shared > 1 for each in (record, again))
+    why = _rounds(record, again)
     if not all(image.pixels for image in (*record.images, *again.images)):
         tell("a picture was withheld by a safety filter, so there are no pixels to compare")
         return 1
@@ -179,8 +180,8 @@ def _replay(options: argparse.Namespace) -> int:
         if one.pixels != two.pixels:
             how = f"differs: {one.pixels} then, {two.pixels} now"
             levels = _levels_between(place.path / one.file, again_place.path / two.file) if again_place else None
-            if shared and levels is not None and levels <= ROUNDING:
-                how = f"the same but for rounding ({levels} of 255): it shared its steps with other pictures"
+            if why and levels and levels <= ROUNDING:
+                how = f"the same but for rounding ({levels} of 255): {why}"
             else:
                 alike = False
         print(printable(f"{one.file or number}: {how}"))
@@ -190,6 +191,16 @@ def _replay(options: argparse.Namespace) -> int:
             if then[name] != now[name]:
                 print(printable(f"{name}: {then[name]} then, {now[name]} now"))
     return 0 if alike else 1
+
+
+def _rounds(*records: Record) -> str | None:
+    """Why pictures of the same job may differ by rounding; None where they must not."""
+    engines = [record.engine for record in records if record.engine]
+    if any(engine.shared > 1 for engine in engines):
+        return "it shared its steps with other pictures"
+    if any(engine.device == "cpu" for engine in engines):
+        return "a CPU drew it, on as many cores as were free"
+    return None
 
 
 def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:

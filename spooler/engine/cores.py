@@ -3,7 +3,8 @@
 PyTorch's threads meet after every operation, and spin until they do. With one more program than there are cores, each meeting
 waits for a thread that has none: on two cores a call of the demo's UNet takes four times as long beside one busy program, and
 one of SD 1.5's size twice as long, where one thread would have hardly noticed (bench/cores.py). So it is looked again and again
-what others take, and as many threads compute as there are cores left.
+what others take, and as many threads compute as there are cores left. Sums are then rounded one way or the other; who names a
+number of threads by OMP_NUM_THREADS has that, and the same bits each time.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Cores:
     """
 
     def __init__(self, device: torch.device, read: Callable[[], Reading] = read):
-        self._most = torch.get_num_threads() if device.type == "cpu" else 1  # all, or what OMP_NUM_THREADS says
+        is_fixed = device.type != "cpu" or "OMP_NUM_THREADS" in os.environ
+        self._most = 1 if is_fixed else torch.get_num_threads()
         self._cores = len(_usable())
         self._read = read
         self._before = read()
