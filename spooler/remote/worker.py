@@ -48,6 +48,8 @@ TELL_S = 0.5
 RETRY_S = 1.0
 #: Seconds for which a worker with an unusable disk keeps a job from coming straight back.
 DISK_REST_S = 5.0
+#: Seconds for which what is drawn stands back for the next task, for which the engine waits: both need the one interpreter.
+FIRST_S = 0.01
 
 
 class UnwantedError(Exception):
@@ -100,6 +102,7 @@ class Worker:
         self._beats = 0
         self._closed = threading.Event()
         self._disk_trouble: str | None = None
+        self._begun = threading.Event()  # a task, since the engine had done with the last one
         self._app = broker.celery(redises.deadline_s(settings), self._has_room)
         self._celery: WorkController | None = None
         self._add_task(self._app)
@@ -174,6 +177,7 @@ class Worker:
     def _rise(self, held: Held) -> None:
         """The engine has done with it: Celery is to look at once whether there is another task."""
         held.is_drawn = True
+        self._begun.clear()
         if self._celery and (hub := self._celery.hub):
             hub.call_soon(lambda: None)
 
@@ -262,8 +266,10 @@ class Worker:
                 reason = "The task has other pictures than its job names."
                 return messages.Failed(id=run.id, code="invalid", reason=reason), files
             self._fetch(held, folder)
+            self._begun.set()
             end = self._bench.draw(held.seat)
             self._rise(held)
+            self._begun.wait(FIRST_S)
             with held.storing:  # nothing goes there once its end is told: it would stay for good
                 if isinstance(end, messages.Finished):
                     return end, self._keep(held, folder, end)
