@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from spooler import durable, messages
 from spooler.child import Child, Gone
 from spooler.messages import FromEngine, ToEngine
@@ -244,12 +242,13 @@ class Dispatch(Child):
     def _hear_said(self, raw: str) -> None:
         try:
             said = Said.model_validate_json(raw)
-        except ValidationError as error:
+            job = Name.parse(said.task).job
+        except ValueError as error:  # pydantic's too
             log.warning("a worker said what is no message: %s", ascii(str(error))[:300])
             return
         with self._lock:
-            sent = next((each for each in self._sent.values() if each.id == said.task), None)
-            if sent is None or sent.state == "ending":
+            sent = self._sent.get(job)
+            if sent is None or sent.id != said.task or sent.state == "ending":
                 return
             if said.ended:
                 self._due.add(sent.run.id)
@@ -426,6 +425,8 @@ class Dispatch(Child):
 
     def _trouble(self, what: str, said: str | None) -> None:
         with self._lock:
+            if self._troubles.get(what) == said:
+                return
             if said is None:
                 self._troubles.pop(what, None)
             else:
