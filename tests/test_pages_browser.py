@@ -20,6 +20,8 @@ from house import listing, wait_for
 from PIL import Image, ImageDraw
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
+from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -302,6 +304,27 @@ def test_a_drag_to_the_edge_scrolls_the_queue(browser: Chrome, desk: Desk) -> No
     drop.perform()
     wait_for(lambda: "It is number" in seen(browser, "[data-part=said]"), "the server to know it")
     assert 5 < order(browser).index("job00") < 29 and console(browser) == []
+
+
+def test_the_queue_is_moved_by_a_finger_on_a_phone(browser: Chrome, desk: Desk) -> None:
+    for name in "abcd":
+        desk.submit(name)
+    phone(browser)
+    browser.get(f"{desk.address}/queue")
+    grip, target = one(browser, "[data-job=d] [data-part=grip]"), one(browser, "[data-job=b]").rect
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", grip)
+    at = "const {x, y, width, height} = arguments[0].getBoundingClientRect(); return [x + width / 2, y + height / 2]"
+    x, y = map(round, browser.execute_script(at, grip))
+    away = round(grip.rect["y"] - target["y"])
+    finger = ActionBuilder(browser, PointerInput(POINTER_TOUCH, "finger"), duration=20)
+    finger.pointer_action.move_to_location(x, y).pointer_down()
+    for part in (0.25, 0.5, 0.75, 1.0):
+        finger.pointer_action.move_to_location(x, y - round(part * away))
+    finger.pointer_action.pointer_up()
+    finger.perform()
+    wait_for(lambda: order(browser) == ["a", "d", "b", "c"], "d to be the second")
+    wait_for(lambda: seen(browser, "[data-part=said]") == "It is number 2 now.", "the server to know it")
+    assert console(browser) == []
 
 
 def test_the_queue_follows_by_itself_and_cancels_many(browser: Chrome, desk: Desk) -> None:
