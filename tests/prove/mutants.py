@@ -172,7 +172,9 @@ def remember(fate: Fate) -> None:
     if failed := re.search(r"^FAILED (tests/.+?)(?: - |$)", fate.why, re.MULTILINE):
         with _NOTING:
             caught = caught_before() | {_hint(fate.mutant): failed[1]}
-            CAUGHT.write_text(json.dumps(dict(sorted(caught.items())), indent=1) + "\n")
+            draft = CAUGHT.with_suffix(".draft")
+            draft.write_text(json.dumps(dict(sorted(caught.items())), indent=1) + "\n")
+            draft.replace(CAUGHT)  # others read it meanwhile
 
 
 def _hint(mutant: Mutant) -> str:
