@@ -131,7 +131,7 @@ class BatchView(BaseModel):
 class Door(Protocol):
     """A way to the jobs: over HTTP (door_http.py), or the folder itself (door_folder.py)."""
 
-    def submit(self, job: dict[str, Any], job_id: str, inputs: Mapping[str, bytes]) -> str: ...
+    def submit(self, job: dict[str, Any], job_id: str | None, inputs: Mapping[str, bytes]) -> str: ...
     def submit_batch(self, jobs: list[dict[str, Any]], key: str) -> BatchView: ...
     def batch(self, batch_id: str) -> BatchView: ...
     def job(self, job_id: str) -> JobView: ...
@@ -166,7 +166,7 @@ class Client:
         Raises RefusedError, WrongStateError for an id that is taken, BusyError, UnreachableError.
         """
         given = {name: data if isinstance(data, bytes) else data.read_bytes() for name, data in (inputs or {}).items()}
-        return self._door.submit(_fields(job), id or new_id(), given)
+        return self._door.submit(_fields(job), id, given)
 
     def submit_batch(self, jobs: Iterable[AnyJob | str]) -> BatchView:
         """Put many jobs into the queue: all of them, or, if this raises RefusedError, none."""

@@ -16,7 +16,7 @@ from spooler.catalogue import Catalogue, Sizes, merged
 from spooler.changes import Changes, Seen
 from spooler.client import BatchView, ChangeView, JobView, ProgressView, Verb
 from spooler.dropped import owner_of
-from spooler.ids import is_id
+from spooler.ids import is_id, new_id
 from spooler.job import Job, encode, from_fields
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
@@ -46,7 +46,8 @@ class FolderDoor:
             raise client.UnreachableError(f"There is no spool at {root}.")
         self._spool = Spool(root)
 
-    def submit(self, job: dict[str, Any], job_id: str, inputs: Mapping[str, bytes]) -> str:
+    def submit(self, job: dict[str, Any], job_id: str | None, inputs: Mapping[str, bytes]) -> str:
+        job_id = job_id or new_id()
         with _told():
             if not is_id(job_id):
                 raise JobError(Mistake("id", f"`id` must be letters, digits, dots and dashes, but is {show(job_id)}."))

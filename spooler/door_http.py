@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from spooler import client
 from spooler.catalogue import Catalogue
 from spooler.client import BatchView, ChangeView, JobView, Verb
+from spooler.ids import new_id
 from spooler.mistakes import Mistake
 from spooler.record import Image
 from spooler.states import Status
@@ -40,8 +41,9 @@ class HttpDoor:
         self._key = key
         self._timeout_s = timeout_s
 
-    def submit(self, job: dict[str, Any], job_id: str, inputs: Mapping[str, bytes]) -> str:
-        given = json.dumps({**job, "id": job_id}).encode()
+    def submit(self, job: dict[str, Any], job_id: str | None, inputs: Mapping[str, bytes]) -> str:
+        made = new_id()
+        given = json.dumps({**job, "id": job_id or made}).encode()
         body, kind = (_multipart(given, inputs)) if inputs else (given, "application/json")
         for attempt in range(TRIES):
             try:
@@ -51,8 +53,8 @@ class HttpDoor:
                     raise
                 time.sleep(REST_S)
             except client.WrongStateError:
-                if attempt:  # the first request was served after all: the id was made here, and is nobody else's
-                    return job_id
+                if attempt and not job_id:  # the first request was served after all: an id that was made here is nobody else's
+                    return made
                 raise
         raise AssertionError("unreachable")
 

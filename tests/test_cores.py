@@ -49,7 +49,7 @@ def test_what_others_leave_is_whole_cores_and_at_least_one(others: float, found:
 
 def test_threads_follow_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    asked = Cores(CPU, clock.read)
+    asked = Cores(CPU, read=clock.read)
     for others, expected in [(2.0, 2), (3.0, 1), (0.1, 4)]:
         for _ in range(8):
             clock.go_on(CHOOSE_S / 4, others, own=1.0)
@@ -60,7 +60,7 @@ def test_threads_follow_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_others_did_while_nothing_was_drawn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is it ever too short a time: what is seen of several short jobs is put together."""
     clock = Clock(monkeypatch)
-    asked = Cores(CPU, clock.read)
+    asked = Cores(CPU, read=clock.read)
     for others_then, others_now, expected in [(4.0, 0.0, 4), (0.0, 3.0, 1)]:
         for _ in range(8):
             clock.go_on(60.0, others_then, own=0.0)
@@ -70,18 +70,47 @@ def test_what_others_did_while_nothing_was_drawn_does_not_count(monkeypatch: pyt
         assert torch.get_num_threads() == expected
 
 
-def test_a_number_that_the_operator_names_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "is_fixed"),
+    [
+        ("OMP_NUM_THREADS", "4", True),
+        ("OMP_NUM_THREADS", " 4,2", True),
+        ("OMP_NUM_THREADS", "", False),
+        ("OMP_NUM_THREADS", "many", False),
+        ("OMP_NUM_THREADS", "0", False),
+        ("OMP_PROC_BIND", "true", True),
+    ],
+)
+def test_a_number_that_the_operator_names_stays(monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_fixed: bool) -> None:
     clock = Clock(monkeypatch)
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    asked = Cores(CPU, clock.read)
+    monkeypatch.setenv(name, value)
+    asked = Cores(CPU, read=clock.read)
+    clock.go_on(CHOOSE_S, others=3.0, own=1.0)
+    asked.look()
+    assert torch.get_num_threads() == (4 if is_fixed else 1)
+
+
+def test_what_is_compiled_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code is guarded by the number of threads: another one would have it compiled anew in mid-job."""
+    clock = Clock(monkeypatch)
+    asked = Cores(CPU, is_compiled=True, read=clock.read)
     clock.go_on(CHOOSE_S, others=3.0, own=1.0)
     asked.look()
     assert torch.get_num_threads() == 4
 
 
+def test_where_nobody_may_see_what_others_do_the_number_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> Reading:
+        raise PermissionError("/proc/stat")
+
+    Clock(monkeypatch)
+    Cores(CPU, read=denied).look()
+    assert torch.get_num_threads() == 4
+
+
 def test_on_a_gpu_torchs_threads_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    asked = Cores(torch.device("meta"), clock.read)
+    asked = Cores(torch.device("meta"), read=clock.read)
     clock.go_on(CHOOSE_S, others=4.0, own=0.0)
     asked.look()
     assert torch.get_num_threads() == 4

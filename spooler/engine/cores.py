@@ -4,12 +4,14 @@ PyTorch's threads meet after every operation, and spin until they do. With one m
 waits for a thread that has none: on two cores a call of the demo's UNet takes four times as long beside one busy program, and
 one of SD 1.5's size twice as long, where one thread would have hardly noticed (bench/cores.py). So it is looked again and again
 what others take, and as many threads compute as there are cores left. Sums are then rounded one way or the other; who names a
-number of threads by OMP_NUM_THREADS has that, and the same bits each time.
+number of threads by OMP_NUM_THREADS has that, and the same bits each time. So has who binds threads to cores, or compiles:
+compiled code is of one number of threads, and another one would have it compiled anew in the middle of a job.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +39,10 @@ class Reading:
 def read() -> Reading:
     """The reading of now."""
     each = psutil.cpu_times(percpu=True)
-    at_work = sum(getattr(each[cpu], name, 0.0) for cpu in _usable() if cpu < len(each) for name in AT_WORK)
+    usable = _usable()
+    # Of CPUs that are offline there is no entry, and the places of the others tell nothing: then all count.
+    chosen = [each[cpu] for cpu in usable] if max(usable) < len(each) else each
+    at_work = sum(getattr(times, name, 0.0) for times in chosen for name in AT_WORK)
     return Reading(time.monotonic(), at_work, time.process_time())
 
 
@@ -52,12 +57,16 @@ class Cores:
     Only what others do while something is drawn counts: what they did meanwhile says nothing of now.
     """
 
-    def __init__(self, device: torch.device, read: Callable[[], Reading] = read):
-        is_fixed = device.type != "cpu" or "OMP_NUM_THREADS" in os.environ
+    def __init__(self, device: torch.device, is_compiled: bool = False, read: Callable[[], Reading] = read):
+        is_fixed = device.type != "cpu" or is_compiled or _is_named()
         self._most = 1 if is_fixed else torch.get_num_threads()
         self._cores = len(_usable())
         self._read = read
-        self._before = read()
+        self._before = Reading(0.0, 0.0, 0.0)
+        try:
+            self.begin()
+        except OSError:  # a sandbox that hides what others do
+            self._most = 1
         self._seconds = self._others = 0.0  # of drawing since the last choice, and CPU time of others in it
 
     def begin(self) -> None:
@@ -75,6 +84,13 @@ class Cores:
         if self._seconds >= CHOOSE_S:
             torch.set_num_threads(min(self._most, left(self._cores, self._others / self._seconds)))
             self._seconds = self._others = 0.0
+
+
+def _is_named() -> bool:
+    """Whether the operator has said how many threads there are, in a way that OpenMP understands, or where each is to run."""
+    if any(os.environ.get(name) for name in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")):
+        return True
+    return bool(re.match(r"\s*[1-9]", os.environ.get("OMP_NUM_THREADS", "")))
 
 
 def _usable() -> set[int]:

@@ -60,7 +60,7 @@ class Engine:
         self._commands = commands
         self._voice = Voice(out)
         self._device = residents.device
-        self._cores = Cores(residents.device)
+        self._cores = Cores(residents.device, settings.compile != "off")
         # Previews would show what a filter is there to withhold.
         self._previews = Previews(0.0 if safety.is_on else settings.preview_s)
         self._alone = Alone(settings, residents, commands, self._previews, self)

@@ -275,6 +275,8 @@ class Worker:
                     return end, self._keep(held, folder, end)
             return end.model_copy(update={"fatal": False}) if isinstance(end, messages.Failed) else end, files
         except UnwantedError:
+            if not held.seat.unwanted:  # it is this worker that goes
+                return messages.Lost(id=run.id, how="the worker was stopped", blame=False), files
             return _cancelled(held), files
         except DamagedError as error:
             return messages.Lost(id=run.id, how=str(error)), files

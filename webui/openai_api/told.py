@@ -63,7 +63,6 @@ def events(
 ) -> Iterator[bytes]:
     """The stream: partial pictures as they come, then each picture, or the error. `kind` is image_generation or image_edit."""
     sent, last = 0, b""
-    report = None
     for report in _looks(patience, job_id, wait_s, hung_up):
         if report is None:
             yield b": alive\n\n"
@@ -75,6 +74,7 @@ def events(
                 shared = {"created_at": _second(report), "partial_image_index": sent}
                 yield _event(f"{kind}.partial_image", asked, as_png(preview), shared)
                 sent, last = sent + 1, preview
+    report = patience.end_of(job_id, 0.0)  # that nothing was new for a while does not say that it is gone
     if wrong := failure(report, job_id):
         yield _error(*wrong)
         return

@@ -53,6 +53,10 @@ NULLS = frozenset(
 )
 
 
+#: Pixels of a side that somebody may ask for: more than there is memory for anywhere, and still a number.
+MOST_SIDE = 1 << 16
+
+
 def _row(default: Any, verdict: Verdict, sentence: str, **rules: Any) -> Any:
     return Field(default, description=sentence, json_schema_extra={"verdict": verdict}, validate_default=False, **rules)
 
@@ -137,8 +141,8 @@ class Txt2Img(Drawing):
     hr_scale: float = _row(2.0, "honoured", "Above 1, to 4.")
     hr_upscaler: str = _row("", "honoured", "Latent, Lanczos, None (which is Lanczos) or the server's; Latent when empty.")
     hr_second_pass_steps: Whole = _row(0, "honoured", "0: those of `steps`.")
-    hr_resize_x: Whole = _row(0, "honoured", "In the shape of the first size; another shape is refused.")
-    hr_resize_y: Whole = _row(0, "honoured", "In the shape of the first size; another shape is refused.")
+    hr_resize_x: Whole = _row(0, "honoured", "In the shape of the first size; another shape is refused.", le=MOST_SIDE)
+    hr_resize_y: Whole = _row(0, "honoured", "In the shape of the first size; another shape is refused.", le=MOST_SIDE)
     hr_checkpoint_name: str = _row("", "refused", "Another model than the first pass's.")
     hr_sampler_name: str = _row("", "refused", "Another sampler than the first pass's.")
     hr_scheduler: str = _row("", "refused", "Another schedule than the first pass's.")
@@ -175,8 +179,12 @@ class Extras(_Request):
     codeformer_visibility: float = _row(0.0, "refused", "Above 0.", ge=0, le=1)
     codeformer_weight: float = _row(0.0, "no effect", "Goes with `codeformer_visibility`.", ge=0, le=1)
     upscaling_resize: float = _row(2.0, "honoured", "Above 1, to 8.", gt=0)
-    upscaling_resize_w: Whole = _row(512, "honoured", "Pixels; the picture is enlarged, never made smaller.", ge=1)
-    upscaling_resize_h: Whole = _row(512, "honoured", "Pixels; the picture is enlarged, never made smaller.", ge=1)
+    upscaling_resize_w: Whole = _row(
+        512, "honoured", "Pixels; the picture is enlarged, never made smaller.", ge=1, le=MOST_SIDE
+    )
+    upscaling_resize_h: Whole = _row(
+        512, "honoured", "Pixels; the picture is enlarged, never made smaller.", ge=1, le=MOST_SIDE
+    )
     upscaling_crop: bool = _row(True, "honoured", "Cut to the size where the shape is another.")
     upscaler_1: str = _row("None", "honoured", "None leaves the picture as it is.")
     upscaler_2: str = _row("None", "refused", "With a visibility above 0.")
