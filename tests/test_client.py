@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -298,3 +299,29 @@ def test_the_client_loads_neither_torch_nor_the_web() -> None:
     script = "import sys, spooler.client, spooler.door_http, spooler.door_folder\n"
     script += "sys.exit(', '.join({'torch', 'flask', 'webui'} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("given", ["cat", None])
+def test_after_a_cut_an_id_is_ours_only_if_it_was_made_here(given: str | None) -> None:
+    """The first request is cut off, and to the next one the id is taken: by whom, only who made the id knows."""
+
+    def answer(server: socket.socket) -> None:
+        for number in range(2):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                if number:
+                    body = json.dumps({"error": {"message": "The id is taken.", "code": "conflict"}}).encode()
+                    head = f"HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                    connection.sendall(head.encode() + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        door = client.Client(f"http://127.0.0.1:{server.getsockname()[1]}")
+        if given:
+            with pytest.raises(client.WrongStateError):
+                door.submit("a cat", id=given)
+        else:
+            assert door.submit("a cat")
+        thread.join()

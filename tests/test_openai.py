@@ -25,7 +25,7 @@ from spooler.infotext import parse
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
-from webui.openai_api import asked
+from webui.openai_api import asked, told
 from webui.openai_api.mishaps import RefusedError
 from webui.recoded import RecodeError, recoded
 
@@ -266,6 +266,12 @@ def post(client: FlaskClient, **given: Any) -> Any:
     return client.post("/v1/images/generations", json={"prompt": RED, **given})
 
 
+def test_a_stream_that_ends_for_want_of_time_says_so(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told, "ALIVE_S", 0.05)  # nothing is new when it ends
+    text = post(client, stream=True).get_data(as_text=True)
+    assert ": alive" in text and "job_timeout" in text and "job_gone" not in text
+
+
 def test_only_what_may_succeed_later_is_to_be_sent_again(client: FlaskClient, tmp_path: Path) -> None:
     late = post(client)
     assert late.status_code == 504 and late.json["error"]["code"] == "job_timeout" and "Retry-After" not in late.headers
@@ -368,6 +374,14 @@ def test_a_mask_must_go_with_its_picture_and_have_something_to_paint() -> None:
     assert (made.job.kind, made.job.count, made.job.width) == ("inpaint", 2, 128)
     assert {Image.open(io.BytesIO(data)).size for data in made.inputs.values()} == {(128, 64)}
     assert asked.editing({"prompt": RED, "model": "gpt-image-1"}, [png(clear)], None, CATALOGUE).job.kind == "img2img"
+
+
+def test_what_is_not_opaque_is_laid_on_white_with_every_size() -> None:
+    half = png(Image.new("RGBA", (64, 64), (255, 0, 0, 128)))
+    mask = png(Image.new("RGBA", (64, 64), (0, 0, 0, 0)))
+    made = asked.editing({"prompt": RED, "size": "128x64"}, [half], mask, CATALOGUE)
+    with Image.open(io.BytesIO(made.inputs[str(made.job.image)])) as picture:
+        assert picture.mode == "RGB" and picture.getpixel((64, 32)) == (255, 127, 127)
 
 
 def test_a_picture_that_a_format_cannot_hold_is_told() -> None:

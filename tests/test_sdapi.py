@@ -274,6 +274,12 @@ def test_an_error_has_a1111_s_shape(served: Web, method: str, path: str, given: 
             "`cfg_scale` must be less than or equal to 30, but is 99.0.",
             "value_error",
         ),
+        (
+            b'{"prompt": "a", "enable_hr": true, "hr_resize_y": 1' + 400 * b"0" + b"}",
+            ["body", "hr_resize_y"],
+            None,
+            "value_error.number.not_le",
+        ),
     ],
 )
 def test_a_mistake_is_told_as_fastapi_does_by_the_client_s_names(

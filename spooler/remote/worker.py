@@ -205,7 +205,12 @@ class Worker:
             scratch.remove()
             log.info("job %s: attempt %d is at work here already", name.job, name.attempt)
             raise Ignore
-        if not self._take(held):
+        try:
+            is_ours = self._take(held)
+        except UnwantedError:  # nobody's yet: whoever gets it next finds in its key whether it is wanted
+            self._drop(held)
+            raise Reject("the worker was stopped, or the job cancelled, before it had it", requeue=True) from None
+        if not is_ours:
             self._drop(held)
             log.info("job %s: attempt %d is not wanted any more, or another worker has it", name.job, name.attempt)
             raise Ignore

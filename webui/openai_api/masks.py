@@ -46,14 +46,9 @@ def _edit(image: bytes, mask: bytes | None, alpha_is_mask: bool, size: tuple[int
         rule = f"`{where}` must have wholly transparent pixels, which are edited, but has none."
         raise RefusedError(rule, where, "invalid_image_file")
     if size and size != picture.size:
-        image = _png(_on_white(picture).resize(size, Image.Resampling.LANCZOS))
+        image = _png(pictures.read_bytes(image, "image").resize(size, Image.Resampling.LANCZOS))
         painted = painted.resize(size, Image.Resampling.NEAREST)
     return Edit(image, _png(painted))
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """As the engine lays what is not opaque."""
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _read(data: bytes, param: str) -> Image.Image:
