@@ -243,7 +243,8 @@ def test_deleting_many_without_javascript_asks_first(no_script_browser: Chrome, 
     for each in browser.find_elements(By.NAME, "job")[:2]:
         ActionChains(browser).move_to_element(each).click(each).perform()
     one(browser, ".bulk [value=delete]").click()
-    assert "Delete 2 jobs for good?" in one(browser, "h1").text and len(list(desk.spool.root.glob("done/*/job.json"))) == 3
+    wait_for(lambda: "Delete 2 jobs for good?" in seen(browser, "h1"), "the question")
+    assert len(list(desk.spool.root.glob("done/*/job.json"))) == 3
     one(browser, "[name=sure]").click()
     wait_for(lambda: len(list(desk.spool.root.glob("done/*/job.json"))) == 1, "two to be gone")
 
