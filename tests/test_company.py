@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from bench.direct import Direct
 from spooler import company, messages
 from spooler.catalogue import ModelCard
 from spooler.engine import knee
+from spooler.engine.company import Company
 from spooler.engine.knee import Knees
+from spooler.engine.moment import Moment
 from spooler.job import from_fields
 from spooler.place import Place
 from spooler.record import Timings
@@ -110,6 +112,12 @@ def test_calls_are_as_large_as_more_rows_still_gain(seconds: Mapping[int, float]
     assert knee.most_rows(seconds, 16) == rows
 
 
+def ago(seconds: float) -> Moment:
+    moment = Moment(torch.device("cpu"))
+    moment._clock -= seconds
+    return moment
+
+
 def test_a_knee_is_measured_once_and_kept(tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     made = Knees(tmp_path / "knees.json", cpu).get("here", 16)
@@ -121,14 +129,14 @@ def test_a_knee_is_measured_once_and_kept(tmp_path: Path) -> None:
     (tmp_path / "knees.json").write_text(json.dumps({"here": {"2": 1.0, "4": 2.0, "8": 4.0}, "there": FLAT, "odd": "x"}))
     again = Knees(tmp_path / "knees.json", cpu)
     assert [again.get(name, 16).rows for name in ("here", "there", "odd")] == [2, 16, 2]
-    again.get("here", 16).end(4, time.perf_counter() - 1.9)
+    again.get("here", 16).end(4, ago(1.9))
     assert again.get("here", 16).rows == 2, "that is no better by more than a little"
     seen = set()
     for _ in range(knee.AGAIN):
-        again.get("here", 16).end(2, time.perf_counter() - 1.0)
+        again.get("here", 16).end(2, ago(1.0))
         seen.add(again.get("here", 16).rows)
     assert seen == {2, 4}, "now and then more are tried"
-    again.get("here", 16).end(8, time.perf_counter() - 2.0)
+    again.get("here", 16).end(8, ago(2.0))
     assert again.get("here", 16).rows == 16, "and this is better"
     again.get("there", 16).met_full_memory(16)
     assert again.get("there", 16).rows == 8
@@ -332,6 +340,30 @@ def test_one_that_is_cancelled_leaves_the_others_alone(alone: Direct, engine: Di
     assert codes == ["", "cancelled", "", ""]
     for number in (0, 2, 3):
         assert_drawn(alone, MIXED[number], folders[number])
+
+
+def test_whoever_goes_while_pictures_are_decoded_takes_nobodys_along(
+    alone: Direct, engine: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has left the batch comes some steps later, as from a GPU."""
+    asked: Counter[Moment] = Counter()
+
+    def has_come(moment: Moment) -> bool:
+        asked[moment] += 1
+        return asked[moment] > 3
+
+    def cancel(turn: int) -> None:
+        company = engine.engine._company
+        if isinstance(company, Company) and any(each.work.id == "direct1" for done, _ in company._decoding for each in done):
+            engine.unwanted.add("direct1")
+
+    monkeypatch.setattr(Moment, "has_come", property(has_come))
+    jobs = [*MIXED[:4], CIRCLE | {"steps": 30}]
+    folders = engine.run_all([(fields, {}) for fields in jobs], cancel)
+    codes = [each.code if isinstance(each, messages.Failed) else "" for each in engine.ended_all]
+    assert codes == ["", "cancelled", "", "", ""]
+    for number in (0, 2, 3, 4):
+        assert_drawn(alone, jobs[number], folders[number])
 
 
 def test_memory_that_runs_out_makes_calls_smaller_and_then_the_newest_wait(

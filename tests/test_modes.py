@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from house import Spooler
 from PIL import Image
+from studio import BASE, apart, asked, shelf
 from ward import CIRCLE, furthest
 
 from bench.direct import Direct
@@ -16,6 +19,8 @@ from spooler import messages
 from spooler.engine import device as devices
 from spooler.record import EngineFacts
 from spooler.spool import Spool
+
+__all__ = ["shelf"]
 
 #: Options; what the record says of them; the most that a channel of a pixel may differ from --memory full, and the mean of all,
 #: of 255. Measured: at most 1 where the arithmetic only changes its order, 4 and 0.05 with int8, 54 and 0.39 with fp8: at the
@@ -74,3 +79,36 @@ def test_weights_that_cannot_be_moved_layer_by_layer_are_refused_at_the_start() 
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(devices.UnusableError, match="'toaster' is not"):
         Direct(device="toaster")
+
+
+@pytest.mark.parametrize("memory", ["offload", "group", "sequential"])
+def test_a_lora_comes_and_goes_in_a_mode_that_moves_the_parts(memory: str, shelf: Path) -> None:
+    """The library hangs its hooks anew when it loads one: on the first GPU, and on a CPU not at all."""
+    job, with_it = BASE | {"model": "sd1"}, {"loras": [{"name": "sd1-lora"}]}
+    drawn = []
+    for mode in ("full", memory):
+        engine = Direct(models=shelf, model="sd1", memory=mode, vae_tiling="off")
+        drawn.append([np.asarray(engine.draw(**job, **more)[0]) for more in ({}, with_it, {})])
+        engine.close()
+    (plain, dressed, bare), ours = drawn
+    assert apart(plain, dressed) > 1 and apart(plain, bare) <= 1
+    assert max(apart(one, other) for one, other in zip(ours, drawn[0], strict=True)) <= 2
+
+
+def test_an_embedding_that_fails_halfway_is_learnt_the_next_time(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory runs out: what it left in the tokenizer is in nobody's way."""
+    engine = Direct(models=shelf, model="sd1")
+    base: Any = engine.engine._residents.get("sd1")._base
+    load = base.load_textual_inversion
+
+    def fails_after(*args: Any, **kwargs: Any) -> None:
+        load(*args, **kwargs)
+        monkeypatch.undo()
+        raise torch.OutOfMemoryError("for once")
+
+    monkeypatch.setattr(base, "load_textual_inversion", fails_after)
+    job = BASE | {"model": "sd1"}
+    learnt = np.asarray(engine.draw(**job | asked("embeddings", "sd1"))[0])
+    assert base.load_textual_inversion == load, "it was tried twice"
+    assert apart(learnt, np.asarray(engine.draw(**job)[0])) <= 1, "it means the word red"
+    engine.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from spooler.engine import device as devices
 from spooler.engine.deepcache import Shortcut
 from spooler.engine.row import Row
 from spooler.engine.table import FACTORS, OF_IMAGE, OF_NOISE, SCALE, TIME, step_arguments
@@ -125,7 +126,8 @@ class Batch:
             for index, (row, state) in enumerate(zip(self._rows, self._laid.state, strict=True)):
                 row.state = state[: len(row.state)].clone()
                 if self._laid.kept is not None and row.deepcache_interval > 1:
-                    row.kept = self._laid.kept[[place for place, whose in enumerate(self._laid.whose) if whose == index]]
+                    places = [place for place, whose in enumerate(self._laid.whose) if whose == index]
+                    row.kept = torch.stack([self._laid.kept[place] for place in places])
         self._laid = None
 
     # -- the parts of a tick -------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class Batch:
             return self._unet(**given)[0], None
         whose = laid.whose[part]
         due = [place for place, index in enumerate(whose) if self._rows[index].is_due]
-        those = None if len(due) == len(whose) else _there(torch.tensor(due, dtype=torch.long), self._device)
+        those = None if len(due) == len(whose) else devices.there(torch.tensor(due, dtype=torch.long), self._device)
         (said,), kept = laid.shortcut(those, None if laid.kept is None else laid.kept[part], **given)
         return said, kept
 
@@ -170,12 +172,12 @@ class Batch:
         wanted = [row.table.draws[row.tick] if row.scheduler is None else None for row in self._rows]
         if not any(wanted):
             return None
-        noise = torch.zeros(len(self._rows), *shape, pin_memory=self._device.type == "cuda")
+        noise = torch.zeros(len(self._rows), *shape)
         for index, (row, precision) in enumerate(zip(self._rows, wanted, strict=True)):
             if precision:
                 dtype = precision if isinstance(precision, torch.dtype) else self._dtype
                 noise[index] = torch.randn((1, *shape), generator=row.generator, dtype=dtype)[0]
-        return noise.to(self._device, non_blocking=True)
+        return devices.there(noise, self._device)
 
 
 def _updated(state: torch.Tensor, word: torch.Tensor, noise: torch.Tensor | None, factors: torch.Tensor) -> torch.Tensor:
@@ -229,18 +231,11 @@ class _Laid:
     kept: torch.Tensor | None = None  # what they said last, (UNet rows, channels, h, w)
 
 
-def _there(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """On the device, without waiting for it."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, dtype, non_blocking=True)
-
-
 def _lay(rows: Sequence[Row], unet: Any, sizes: Sequence[int], device: torch.device, dtype: torch.dtype) -> _Laid:
     """Lay out the rows' tensors."""
 
     def there(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        return _there(tensor, device, dtype)
+        return devices.there(tensor, device, dtype)
 
     def stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """In one tensor of the UNet's precision; None if the rows have no such thing. They all have it, or none has."""

@@ -4,7 +4,8 @@
     join     its pictures come in one by one, the first job's as many as it would have at once alone, the others' while the
              calls stay below the knee (knee.py): the oldest job is never slower for those that joined it than they gain
     tick     one call (batch.py)
-    decoded  what is done leaves as pictures
+    decode   what is done is asked of the VAE, while the others go on
+    arrived  what has been decoded leaves as pictures
 
 Nothing here knows how a job ends, nor of messages: what goes wrong is told to the engine, which draws the job alone then.
 """
@@ -12,9 +13,10 @@ Nothing here knows how a job ends, nor of messages: what goes wrong is told to t
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -24,9 +26,11 @@ from PIL.Image import Image as Picture
 from spooler.engine import draw, ends
 from spooler.engine.batch import Batch
 from spooler.engine.draw import Begun
+from spooler.engine.ends import Decoding
 from spooler.engine.group import Group
 from spooler.engine.knee import Knee
 from spooler.engine.model import Model
+from spooler.engine.moment import Moment
 from spooler.engine.row import Desk, Row
 from spooler.engine.work import Piece, Work
 
@@ -66,7 +70,8 @@ class Company(Group):
         # A network that is told the guidance is asked once.
         self._most_asked = 1 if model.backbone.config.time_cond_proj_dim else 2
         self._drawing: dict[str, Drawing] = {}  # by the names of their rows
-        self._before: Any = None  # the moment at which the device will have done the last call
+        self._before: Moment | None = None  # when the device will have done the last call
+        self._decoding: list[tuple[list[Drawing], Decoding]] = []  # what has left the batch and is no picture yet
         self._batch = Batch(model.backbone, model.device, model.dtype, SIZES if model.compiled else ())
 
     @property
@@ -102,6 +107,11 @@ class Company(Group):
         """Those of a job that are in the batch, by their number."""
         found = [drawing for drawing in self._drawing.values() if drawing.work is work]
         return sorted(found, key=lambda drawing: drawing.piece.index)
+
+    def is_drawn(self, work: Work) -> bool:
+        """Whether nothing of a job is to be drawn any more, nor to be decoded."""
+        at_work = [*self._drawing.values(), *(each for done, _ in self._decoding for each in done)]
+        return not work.left and all(each.work is not work for each in at_work)
 
     def latents(self, drawing: Drawing) -> torch.Tensor:
         """A picture's latents as they are now: (channels, h, w), on the device."""
@@ -148,10 +158,12 @@ class Company(Group):
 
     def leave(self, work: Work) -> None:
         """The job goes, and what of it is being drawn is again to be drawn."""
-        for drawing in reversed(self.pictures_of(work)):
+        for drawing in self.pictures_of(work):
             self._batch.leave(drawing.row.name)
             del self._drawing[drawing.row.name]
-            work.left.appendleft(drawing.piece)
+            work.left.append(drawing.piece)
+        work.left.extend(each.piece for done, _ in self._decoding for each in done if each.work is work)
+        work.left = deque(sorted(work.left, key=lambda piece: piece.index))
         self.works.remove(work)
 
     # -- drawing -------------------------------------------------------------------------------------------------------------
@@ -174,13 +186,9 @@ class Company(Group):
 
     def _keep_pace(self) -> None:
         """Wait for the call before the last one: the device always has one to go on with, and a cancel is never many late."""
-        if self.model.device.type != "cuda":
-            return
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        before, self._before = self._before, event
+        before, self._before = self._before, Moment(self.model.device)
         if before is not None:
-            before.synchronize()
+            before.wait()
 
     def be_thrifty(self) -> bool:
         """Memory was short: make the calls half as large from now on. False when they cannot be smaller."""
@@ -189,11 +197,36 @@ class Company(Group):
         self._batch.most = max(1, most // 2)
         return most > 1
 
+    def decode(self, done: Sequence[Drawing]) -> list[Drawn]:
+        """Have what is done decoded: the pictures are none of this answer's, they arrive. Raises what decoding raises."""
+        self._decoding.append(([*done], Decoding(self._pipe, [drawing.row.latents for drawing in done])))
+        return []
+
+    def arrived(self) -> Iterator[tuple[list[Drawing], Callable[[Sequence[Drawing]], list[Drawn]]]]:
+        """What has been decoded, and by what each is taken; where nothing else is to be drawn, all that is being decoded."""
+        while self._decoding and (not self._drawing or self._decoding[0][1].is_there):
+            asked, decoding = self._decoding.pop(0)
+            if wanted := [each for each in asked if each.work in self.works]:
+                yield wanted, partial(self._taken, asked, decoding)
+
+    def _taken(self, asked: Sequence[Drawing], decoding: Decoding, wanted: Sequence[Drawing]) -> list[Drawn]:
+        decoding.wait()
+        for work in {id(each.work): each.work for each in wanted}.values():
+            work.clock.decode += decoding.seconds
+        pictures = decoding.pictures()
+        if pictures is None:
+            return self.decoded(wanted)
+        of_row = {each.row.name: picture for each, picture in zip(asked, pictures, strict=True)}
+        return [Drawn(each.work, each.piece, of_row[each.row.name], each.begun.finish) for each in wanted]
+
     def decoded(self, done: Sequence[Drawing]) -> list[Drawn]:
-        """The pictures. Raises what decoding raises; the latents are still there then."""
-        pipe: Any = self.model.pipeline("txt2img", (), self._vae)
-        pictures = ends.decoded(pipe, [drawing.row.latents for drawing in done])
+        """The pictures, waited for, each of them finite. Raises what decoding raises; the latents are still there then."""
+        pictures = ends.decoded(self._pipe, [drawing.row.latents for drawing in done])
         return [Drawn(each.work, each.piece, picture, each.begun.finish) for each, picture in zip(done, pictures, strict=True)]
+
+    @property
+    def _pipe(self) -> Any:
+        return self.model.pipeline("txt2img", (), self._vae)
 
 
 def _rows(row: Row) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -18,6 +21,9 @@ BFLOAT16 = frozenset({"flux", "sana", "z-image", "qwen-image"})
 
 #: Errors of a job's own making or of the libraries: they end the job, not the process.
 JOB_ERRORS = (RuntimeError, ValueError, ArithmeticError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
+
+
+Made = TypeVar("Made", bound=Sequence[Mapping[str, Any]])
 
 
 class UnusableError(RuntimeError):
@@ -53,6 +59,41 @@ def precision(setting: str, device: torch.device, family: str) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if family in BFLOAT16 else torch.float16
+
+
+def there(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The tensor on the device, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.to(dtype=dtype).pin_memory()  # in this order: what a copy has to convert on its way is not pinned
+    return tensor.to(device, dtype, non_blocking=True)
+
+
+def beside(device: torch.device, make: Callable[[], Made]) -> Made:
+    """What `make` makes of what has long been on the device, without waiting for what the device is at.
+
+    A copy from ordinary memory, of a prompt's tokens say, waits for all that its stream is still to do. So it has a stream of
+    its own, and what is queued afterwards waits for that.
+    """
+    if device.type != "cuda":
+        return make()
+    main, side = torch.cuda.current_stream(device), _side(device)
+    with torch.cuda.stream(side):
+        made = make()
+    main.wait_stream(side)
+    for tensor in (value for each in made for value in each.values() if isinstance(value, torch.Tensor)):
+        tensor.record_stream(main)  # its memory is not given away while what was queued here still reads it
+    return made
+
+
+@cache
+def _side(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def name(device: torch.device) -> str:

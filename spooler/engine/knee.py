@@ -7,7 +7,6 @@ calls can only better it: the fastest counts, for whatever else the machine does
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spooler.engine.moment import Moment
 from spooler.engine.notes import Notes
 
 #: Rows of one picture with guidance: the least that a call must have room for.
@@ -50,11 +50,11 @@ class Knee:
         self._notes = notes
         self._key = key
         self._most = most
-        self._is_cuda = device.type == "cuda"
+        self._device = device
         self._found: dict[int, float] = _numbers(notes.found.get(key))
         self._samples: dict[int, list[float]] = {}
         #: Of calls that the device is still at: rows, and the moments of begin and end.
-        self._under_way: deque[tuple[int, Any, Any]] = deque()
+        self._under_way: deque[tuple[int, Moment, Moment]] = deque()
         self._calls = 0
         self._short: int | None = None  # rows for which memory was short
 
@@ -70,15 +70,11 @@ class Knee:
         """What the fastest call of so many rows took; None where it was not measured yet."""
         return self._found.get(rows)
 
-    def begin(self) -> Any:
+    def begin(self) -> Moment:
         """The moment at which a call begins, for `end`."""
-        if not self._is_cuda:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return Moment(self._device)
 
-    def end(self, rows: int, begun: Any) -> None:
+    def end(self, rows: int, begun: Moment) -> None:
         """A call of so many rows was made, and nothing else since `begun`."""
         self._calls += 1
         self._under_way.append((rows, begun, self.begin()))
@@ -91,11 +87,10 @@ class Knee:
     def _read(self) -> None:
         while self._under_way:
             rows, begun, ended = self._under_way[0]
-            if self._is_cuda and not ended.query():
+            if not ended.has_come:
                 return
             self._under_way.popleft()
-            seconds = begun.elapsed_time(ended) / 1000 if self._is_cuda else ended - begun
-            self._learn(rows, max(seconds, 1e-9))
+            self._learn(rows, max(begun.until(ended), 1e-9))
 
     def _learn(self, rows: int, seconds: float) -> None:
         known = self._found.get(rows)

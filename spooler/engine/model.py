@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import time
 import weakref
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from spooler import families, samplers
 from spooler.catalogue import loras_of
+from spooler.engine import device as devices
 from spooler.engine import loading, memory, prompts
 from spooler.engine.compiled import Compiled
 from spooler.engine.device import NotFiniteError, UnusableError, is_out_of_memory
@@ -70,6 +72,7 @@ class Model:
         self._controlnets: dict[str, Any] = {}
         self._dressed: dict[str, float] = {}
         self._embeddings: dict[str, str] = {}  # those that it has learnt, and their tokens
+        self._tokens = itertools.count()  # one that failed halfway may have left its own in a tokenizer
         self._prompts: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
         # The pipeline's constructor rewrites parts of the scheduler's config (steps_offset, clip_sample): take it from there.
         self._scheduler_config = dict(pipe.scheduler.config)
@@ -202,6 +205,7 @@ class Model:
             return result
 
         vae.decode = guarded
+        vae.decode.unguarded = decode
 
     # -- what a job sets -------------------------------------------------------------------------------------------------------
 
@@ -227,6 +231,9 @@ class Model:
         wanted = {lora.name: lora.weight for lora in loras_of(job) if lora.weight}
         if wanted != self._dressed:
             self._take_off()
+            if self.tricks.offload in ("model", "sequential"):
+                # `_place` hangs its hooks anew: the library does so too, but where it pleases, and on a CPU not at all.
+                self._base.remove_all_hooks()
             try:
                 for number, name in enumerate(wanted):
                     path = self._library.add_ons["loras"][name]
@@ -239,6 +246,7 @@ class Model:
                     raise
                 what = f"The LoRAs {', '.join(wanted)} do not fit the model {self.name!r}"
                 raise ValueError(f"{what}: {_briefly(error)}") from error
+            devices.settle(self.device)  # before anything is encoded beside it
             self._dressed = wanted
             self._prompts.clear()  # a LoRA may change the text encoder
             self._placed = None
@@ -263,7 +271,7 @@ class Model:
 
         pipe = self._base
         # Under a name that no text has: "cat" would from then on be cut out of the word "concatenate" of other people's jobs.
-        token = f"<emb{len(self._embeddings)}>"
+        token = f"<emb{next(self._tokens)}>"
         try:
             state = load_file(path)
             if self.family.name == "sdxl":
@@ -280,6 +288,7 @@ class Model:
             if is_out_of_memory(error):
                 raise
             raise ValueError(f"The embedding {name!r} does not fit the model {self.name!r}: {_briefly(error)}") from error
+        devices.settle(self.device)  # before anything is encoded beside it
         self._embeddings[name] = token
         self._prompts.clear()
         self._placed = None
@@ -314,7 +323,7 @@ class Model:
                 return
         texts = list(wanted)[: PROMPTS_KEPT // 2]
         if len(texts) > 1:
-            for text, found in zip(texts, prompts.plain(self._base, texts, self.device), strict=True):
+            for text, found in zip(texts, self._beside(lambda: prompts.plain(self._base, texts, self.device)), strict=True):
                 self._kept((text,), lambda found=found: found)  # type: ignore[misc]
 
     def _spelled(self, text: str) -> str:
@@ -325,11 +334,15 @@ class Model:
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._prompts:
-            self._prompts[key] = make()
+            [self._prompts[key]] = self._beside(lambda: [make()])
             while len(self._prompts) > PROMPTS_KEPT:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
         return self._prompts[key]
+
+    def _beside(self, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """What is made by the text encoders, without waiting for the UNet. Those that come and go have to take their turn."""
+        return devices.beside(self.device, make) if self.tricks.offload == "none" else make()
 
     def texts(self, pipe: Any, job: Job) -> Texts:
         """The prompts of a job as the rows of a batch have them: encoded, whoever does that otherwise."""

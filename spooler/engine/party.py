@@ -111,6 +111,10 @@ class Party(Group):
         """The seats of a job."""
         return [seat for seat in self._seats if seat.work is work]
 
+    def is_drawn(self, work: Work) -> bool:
+        """Whether nothing of a job is to be drawn any more."""
+        return not work.left and not self.pictures_of(work)
+
     def next_to_join(self) -> Work | None:
         """The job whose picture takes the next seat: of those that have the fewest the oldest. None: there is no more room."""
         there = Counter(seat.work.id for seat in self._seats)

@@ -14,6 +14,7 @@ import torch
 from PIL.Image import Image as Picture
 
 from spooler.engine import deepcache
+from spooler.engine import device as devices
 from spooler.engine.cutoff import guided_ticks
 from spooler.engine.table import Table, Tables
 
@@ -141,11 +142,10 @@ class Desk:
         generator: torch.Generator,
     ) -> Row:
         """A row of img2img, of the picture or of latents (1, channels, h, w). The pipeline is one of img2img."""
-        scheduler, begin, timestep = self._begun(pipe, steps, strength)
+        table, begin, timestep = self._begun(pipe, steps, strength)
         given = pipe.image_processor.preprocess(image)
         dtype, device = texts.prompt.dtype, _device(pipe)
         latents = pipe.prepare_latents(given, timestep, 1, 1, dtype, device, [generator])
-        table = self._tables.get(scheduler, steps, begin)
         return self._row(pipe, name, texts, guidance_scale, steps, generator, table, latents, begin)
 
     @torch.inference_mode()
@@ -162,7 +162,7 @@ class Desk:
         generator: torch.Generator,
     ) -> Row:
         """A row of inpainting where the mask is white. The pipeline is one of inpainting."""
-        scheduler, begin, timestep = self._begun(pipe, steps, strength)
+        table, begin, timestep = self._begun(pipe, steps, strength)
         size = {"height": image.height, "width": image.width}
         dtype, device = texts.prompt.dtype, _device(pipe)
         sees_mask = pipe.unet.config.in_channels == 9
@@ -186,7 +186,6 @@ class Desk:
         seen, left = pipe.prepare_mask_latents(
             white, given * (white < 0.5), 1, image.height, image.width, dtype, device, [generator], False
         )
-        table = self._tables.get(scheduler, steps, begin)
         row = self._row(pipe, name, texts, guidance_scale, steps, generator, table, latents, begin)
         if sees_mask:
             row.beside = torch.cat([seen, left], dim=1)[0]
@@ -194,14 +193,18 @@ class Desk:
             row.area = Area(seen[0].float(), kept[0][0].float(), noise[0].float())
         return row
 
-    def _begun(self, pipe: Any, steps: int, strength: float) -> tuple[Any, int, torch.Tensor]:
-        """The pipeline's scheduler, the tick at which a job of that strength begins, and that tick's time step."""
+    def _begun(self, pipe: Any, steps: int, strength: float) -> tuple[Table, int, torch.Tensor]:
+        """The table of a job of that strength, the tick at which it begins, and that tick's time step.
+
+        The table comes first: some schedulers move a part of themselves to the device as soon as they make a picture noisy.
+        """
         scheduler = pipe.scheduler
         scheduler.set_timesteps(steps)
         timesteps, _ = pipe.get_timesteps(steps, strength, "cpu")
         if not len(timesteps):
             raise ValueError(f"`strength` must leave one of {steps} steps at least but is {strength}.")
-        return scheduler, len(scheduler.timesteps) - len(timesteps), timesteps[:1]
+        begin = len(scheduler.timesteps) - len(timesteps)
+        return self._tables.get(scheduler, steps, begin), begin, timesteps[:1]
 
     def _row(
         self,
@@ -216,7 +219,7 @@ class Desk:
         begin: int | None = None,
     ) -> Row:
         device = _device(pipe)
-        latents = latents.to(device=device, dtype=torch.float32)
+        latents = devices.there(latents, device, torch.float32)
         state = torch.zeros(1 + table.slots, *latents.shape[1:], device=device)
         state[0] = latents[0]
         row = Row(name, table, state, texts, guidance_scale, generator)

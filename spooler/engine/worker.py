@@ -249,20 +249,27 @@ class Engine:
         nothing to do."""
         while work := company.next_to_join():
             self._try(work, partial(self._join, company, work))
-        if not company.pictures:
-            self._end_drawn(company)
-            return False
+        moved = company.pictures > 0
         if isinstance(company, Party):
-            for drawn in self._tried(company, company.call):
+            for drawn in self._tried(company, company.call) if moved else ():
                 self._keep(drawn)
-            self._end_drawn(company)
-            return True
+        else:
+            if moved:
+                self._tick(company)
+            for those, taken in company.arrived():
+                self._deliver(company, those, taken)
+        self._end_drawn(company)
+        return moved
+
+    def _tick(self, company: Company) -> None:
+        """One call of the UNet; what is done by it goes to be decoded."""
         done = self._tried(company, company.tick)
         for work in company.works:
             self._show(company, work)
-        self._deliver(company, done)
-        self._end_drawn(company)
-        return True
+        for work in {id(each.work): each.work for each in done}.values():
+            self.sign(work, "decode", work.planned, always=True)
+        if done:
+            self._deliver(company, done, company.decode)
 
     def _join(self, company: Company | Party, work: Work) -> None:
         if drawn := company.join(work):
@@ -293,30 +300,24 @@ class Engine:
             self._leave(work)
         return []
 
-    def _deliver(self, company: Company, done: list[Drawing]) -> None:
-        """Decode what is done: what cannot be decoded together job by job, and what cannot be so either is drawn alone."""
-        if not done:
-            return
+    def _deliver(self, company: Company, done: list[Drawing], decode: Callable[[Sequence[Drawing]], list[Drawn]]) -> None:
+        """Keep the pictures of what is done, as `decode` has them: what cannot be decoded together job by job, and what cannot
+        be so either is drawn alone."""
         works = list({id(each.work): each.work for each in done}.values())
-        for work in works:
-            self.sign(work, "decode", work.planned, always=True)
-        began = time.perf_counter()
         try:
-            drawn = company.decoded(done)
+            drawn = decode(done)
         except JOB_ERRORS as error:
             short, what = devices.is_out_of_memory(error), first_line(error)
             if devices.is_fatal(error):
                 self._die(company, error)
         else:
-            for work in works:
-                work.clock.decode += time.perf_counter() - began
             for each in drawn:
                 self._keep(each)
             return
         devices.release(self._device)
         if len(works) > 1:
             for work in works:
-                self._deliver(company, [each for each in done if each.work is work])
+                self._deliver(company, [each for each in done if each.work is work], company.decoded)
             return
         if short and len(company.works) == 1:
             self._go_down(works[0], what)
@@ -331,7 +332,7 @@ class Engine:
 
     def _end_drawn(self, company: Company | Party) -> None:
         """Those of whom all pictures are drawn."""
-        for work in [work for work in company.works if not work.left and not company.pictures_of(work)]:
+        for work in [work for work in company.works if company.is_drawn(work)]:
             company.works.remove(work)
             self._drawn(work)
 
