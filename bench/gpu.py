@@ -10,6 +10,11 @@
     it/s     denoising steps a second, each of the whole batch; without the VAE
     GiB      the most memory that was allocated during the job, weights included
 
+    saturated  jobs of other seeds and prompts that all wait, drawn together as the product draws them, from the first to the
+               last file; the GPU's own word how much of the time it was busy stands beside
+    one        a job by itself, from its begin to its last file
+    restart    from a process that has its libraries to its first picture: load, warm up, draw
+
 Without a GPU the same code runs with tiny models on the CPU, so that it does not rot: those figures say nothing of a GPU.
 """
 
@@ -66,6 +71,7 @@ class Scale:
     batches: tuple[int, ...]
     repeats: int
     compile_s: float  # seconds after which a graph is not waited for
+    backlog: int  # jobs that wait where a device is saturated
 
     @property
     def is_tiny(self) -> bool:
@@ -76,9 +82,9 @@ class Scale:
         if gpu:
             batches = (1, 4) if quick else (1, 2, 4, 8, 16)
             sides = {"sd1": 512, "sdxl": 1024}
-            return cls("cuda", sides, steps or (10 if quick else 25), batches, 1 if quick else 3, 1200.0)
+            return cls("cuda", sides, steps or (10 if quick else 25), batches, 1 if quick else 3, 1200.0, 64)
         batches = (1, 4) if quick else (1, 2, 4)
-        return cls("cpu", {"sd1": 64, "sdxl": 64}, steps or 2, batches, 1 if quick else 3, 20.0)
+        return cls("cpu", {"sd1": 64, "sdxl": 64}, steps or 2, batches, 1 if quick else 3, 20.0, 4)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Row:
     name: str
     settings: Mapping[str, str] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
-    how: str = "picture"  # or "compile", "decode"
+    how: str = "picture"  # or one more of MEASURES
     against: str = "full"  # the row that its time is compared with
 
 
@@ -105,6 +111,8 @@ class Figures:
     images_s: float | None = None
     times: float | None = None  # its seconds over those of `against`
     compile_s: float | None = None
+    made_s: float | None = None  # seconds for the engine, where it was made for this row
+    busy: float | None = None  # the part of the time in which the GPU was at work
     claim: str = ""
     measured: str = ""
     reason: str = ""  # why there are no figures
@@ -112,6 +120,7 @@ class Figures:
 
 def rows(family: str, scale: Scale) -> list[Row]:
     """The rows of a family. Neighbours with the same settings share an engine."""
+    # 1. What each trick costs.
     made = [Row("full")]
     made += [Row(f"batch {count}", job={"count": count}, against="batch 1") for count in scale.batches]
     made += [Row(f"vae {name}", how="decode", against="vae float16") for name in ("float16", "float32")]
@@ -121,7 +130,30 @@ def rows(family: str, scale: Scale) -> list[Row]:
     made += [Row("float32", {"precision": "float32"})]
     if family == "sdxl":
         made += [Row("base + refiner", job={"refiner": {"model": "sdxl-refiner", "switch_at": 0.8}})]
-    return made + [Row(f"compile {mode}", {"compile": mode}, how="compile") for mode in ("regional", "full")]
+    made += [Row(f"compile {mode}", {"compile": mode}, how="compile") for mode in ("regional", "full")]
+    # 2. What a server comes to.
+    if family == "sd1":
+        return [*made, _saturated("saturated", 25, scale)]
+    bf16 = {"precision": "float32" if scale.is_tiny else "bfloat16"}  # which takes a CPU minutes
+    thirty = {"steps": 2 if scale.is_tiny else 30}
+    return [
+        *made,
+        _saturated("saturated bf16", 20, scale, bf16),
+        _saturated("saturated fp8", 20, scale, bf16 | {"weights": "fp8"}),
+        Row("one bf16", bf16, thirty, "one", "one bf16"),
+        Row("one compiled", bf16 | {"compile": "regional"}, thirty, "compile", "one bf16"),
+        Row("restart", bf16 | {"batch": "1"}, {"steps": 2 if scale.is_tiny else 20}, "restart", "restart"),
+    ]
+
+
+def _saturated(name: str, steps: int, scale: Scale, settings: Mapping[str, str] | None = None) -> Row:
+    together = {"together": str(min(32, scale.backlog))}
+    return Row(name, together | dict(settings or {}), {"steps": 2 if scale.is_tiny else steps}, "saturated", name)
+
+
+def _pace(row: Figures, base: Figures) -> str:
+    busy = "?" if row.busy is None else f"{row.busy:.0%}"
+    return f"{row.images_s or 0:.2f} images/s, busy {busy}"
 
 
 def _change(now: float | None, then: float | None) -> str:
@@ -141,6 +173,11 @@ CLAIMS: dict[str, tuple[str, Callable[[Figures, Figures], str]]] = {
         "+20 to 40 % after 60 to 120 s",
         lambda row, base: f"{_change(base.s, row.s)} speed after {row.compile_s:.0f} s",
     ),
+    "saturated": ("4 images/s, one by one, H100", _pace),
+    "saturated bf16": ("2.30 images/s, best server", _pace),
+    "saturated fp8": ("2.30 images/s, best server", _pace),
+    "one bf16": ("1.47 s on H100, TensorRT", lambda row, base: f"{row.s:.2f} s"),
+    "one compiled": ("1.47 s on H100, TensorRT", lambda row, base: f"{row.s:.2f} s"),
     "compile regional": ("", lambda row, base: f"{_change(base.s, row.s)} speed after {row.compile_s:.0f} s"),
 }
 
@@ -304,11 +341,11 @@ def measure_compiled(direct: Direct, job: Mapping[str, Any], scale: Scale, found
 
     def wait() -> None:
         end = time.monotonic() + scale.compile_s
-        while compiled.ready < len(compiled._asked) and not compiled.failed and time.monotonic() < end:
+        while compiled.ready < compiled.asked and not compiled.failed and time.monotonic() < end:
             time.sleep(0.05)
         if compiled.failed:
             raise RuntimeError(f"torch.compile failed: {compiled.failed}")
-        if compiled.ready < len(compiled._asked):
+        if compiled.ready < compiled.asked:
             raise RuntimeError(f"not compiled within {scale.compile_s:g} s")
 
     wait()  # the engine's warm-up has a shape of its own
@@ -347,7 +384,76 @@ def measure_decode(direct: Direct, job: Mapping[str, Any], scale: Scale, found: 
     found.gib = devices.peak_bytes(model.device) / GIB
 
 
-MEASURES = {"picture": measure_picture, "compile": measure_compiled, "decode": measure_decode}
+def measure_saturated(direct: Direct, job: Mapping[str, Any], scale: Scale, found: Figures) -> None:
+    """Jobs of several samplers that all wait, twice: the first time the knee is found."""
+    samplers = ("DPM++ 2M", "Euler a", "DDIM", "UniPC")
+    colours = ("red", "green", "blue", "white", "black")
+    jobs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({**job, "seed": n, "sampler": samplers[n % 4], "prompt": f"{PROMPT}, {colours[n % 5]}"}, {})
+        for n in range(scale.backlog)
+    ]
+    for _ in range(2):
+        with Busy() as busy:
+            begun = time.perf_counter()
+            folders = direct.run_all(jobs)
+            seconds = time.perf_counter() - begun
+        for folder in folders:
+            shutil.rmtree(folder)
+        if failed := [each for each in direct.ended_all if isinstance(each, messages.Failed)]:
+            raise RuntimeError(f"{failed[0].code}: {failed[0].reason}")
+    found.s, found.images_s, found.busy = seconds / len(jobs), len(jobs) / seconds, busy.part
+    found.gib = max(each.facts.peak_bytes or 0 for each in direct.ended_all if isinstance(each, messages.Finished)) / GIB
+
+
+class Busy:
+    """The part of the time in which the GPU was at work, as its driver tells it; None without one."""
+
+    part: float | None = None
+
+    def __enter__(self) -> Busy:
+        command = ["nvidia-smi", "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"]
+        try:
+            self._asked: subprocess.Popen[str] | None = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        except OSError:
+            self._asked = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._asked is None:
+            return
+        self._asked.terminate()
+        said = [int(line) for line in self._asked.communicate()[0].split() if line.isdecimal()]
+        if said:
+            self.part = statistics.mean(said) / 100
+
+
+def measure_one(direct: Direct, job: Mapping[str, Any], scale: Scale, found: Figures) -> None:
+    """Seconds of a job, with its files."""
+    measure_picture(direct, job, scale, found)
+    times = []
+    for _ in range(scale.repeats):
+        begun = time.perf_counter()
+        shutil.rmtree(direct.run(job))
+        times.append(time.perf_counter() - begun)
+    found.s = statistics.median(times)
+
+
+def measure_restart(direct: Direct, job: Mapping[str, Any], scale: Scale, found: Figures) -> None:
+    """Seconds from nothing but the libraries to the first picture; the weights are in the machine's memory by then."""
+    seconds, ended = draw(direct, job)
+    if found.made_s is None:
+        raise RuntimeError("the engine was there before")
+    found.s, found.gib = found.made_s + seconds, (ended.facts.peak_bytes or 0) / GIB
+
+
+MEASURES = {
+    "picture": measure_picture,
+    "compile": measure_compiled,
+    "decode": measure_decode,
+    "saturated": measure_saturated,
+    "one": measure_one,
+    "restart": measure_restart,
+}
 
 
 def measure(family: str, shelf: Shelf, scale: Scale) -> Iterator[Figures]:
@@ -362,7 +468,9 @@ def measure(family: str, shelf: Shelf, scale: Scale) -> Iterator[Figures]:
             if direct is None or engine_of != row.settings or "refiner" in row.job:
                 _close(direct)
                 direct = None  # should the next not come up
+                begun = time.perf_counter()
                 direct, engine_of = shelf.engine(family, row.settings), row.settings
+                found.made_s = time.perf_counter() - begun
             MEASURES[row.how](direct, shelf.job(family) | row.job, scale, found)
         except ROW_ERRORS as error:
             found.reason = " ".join(str(error).split()) or type(error).__name__
@@ -389,7 +497,7 @@ def _close(direct: Direct | None) -> None:
 # -- telling -----------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("family", "row", "GiB", "s", "it/s", "images/s", "time", "the field says", "measured")
-WIDTHS = (6, 18, 6, 8, 8, 8, 17, 30, 28)
+WIDTHS = (6, 18, 6, 8, 8, 8, 20, 30, 28)
 #: Characters of a reason in the table; the JSON has all of it.
 REASON = 110
 

@@ -54,6 +54,11 @@ class Compiled:
         """How many shapes run compiled."""
         return len(self._ready)
 
+    @property
+    def asked(self) -> int:
+        """How many shapes were to."""
+        return len(self._tries)
+
     def stop(self) -> None:
         """Let go of the module, so that its memory can be freed; waits for a compilation at work, which holds it too."""
         self._wanted.put(None)
