@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from spooler.pictures import MAX_FILE_BYTES
 from spooler.record import Record, utc_now
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.states import End
+from spooler.states import End, State
 from webui.app import create_app
+from webui.patience import Patience
 from webui.people import Person
+from webui.reports import JobReport
 from webui.sdapi import info
 from webui.sdapi.requests import ExtraSingle, Img2Img, Txt2Img
 
@@ -34,11 +37,13 @@ def app(spool: Spool) -> Flask:
     return create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache", floor_mib=0.0))
 
 
-def end(spool: Spool, state: End, code: str = "", reason: str = "") -> None:
-    place = spool.claim("end.json", "me")
+def end(spool: Spool, state: End, code: str = "", reason: str = "", name: str = "end.json", picture: str = "") -> None:
+    place = spool.claim(name, "me")
     assert place
-    record = Record(id="end", queued=utc_now())
+    record = Record(id=name.removesuffix(".json"), queued=utc_now())
     spool.prepare(place, record)
+    if picture:
+        (place.path / "0.png").write_bytes(base64.b64decode(picture))
     assert spool.publish(place, record.fail(code, reason), state)
 
 
@@ -116,6 +121,63 @@ def test_of_several_pictures_all_are_taken_or_none(tmp_path: Path) -> None:
     told = client.post("/sdapi/v1/extra-batch-images", json={"imageList": given, "upscaler_1": "Lanczos"})
     spool = Spool(tmp_path / "spool")
     assert told.status_code == 429 and not any(spool.walk("pending")) and len(list(spool.walk("cancelled"))) == 1
+
+
+SEVERAL = {"imageList": [{"data": png(Image.new("RGB", (8, 8))), "name": name} for name in "abc"], "upscaler_1": "Lanczos"}
+
+
+def named(spool: Spool, state: State) -> list[str]:
+    return [place.id for place in spool.walk(state)]
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """The jobs whose ends were waited for, and for how long at most."""
+    asked: list[tuple[str, float]] = []
+    end_of = Patience.end_of
+
+    def noted(self: Patience, job_id: str, wait_s: float, gone: Callable[[], bool] = lambda: False) -> JobReport | None:
+        asked.append((job_id, wait_s))
+        return end_of(self, job_id, wait_s, gone)
+
+    monkeypatch.setattr(Patience, "end_of", noted)
+    return asked
+
+
+def test_of_several_pictures_none_is_made_after_one_that_cannot_be(
+    app: Flask, spool: Spool, waited: list[tuple[str, float]]
+) -> None:
+    with beside(lambda: app.test_client().post("/sdapi/v1/extra-batch-images", json=SEVERAL)) as answer:
+        [(first, _)] = wait_for(lambda: waited, "the first to be waited for")
+        others = {*named(spool, "pending")} - {first}
+        end(spool, "failed", "engine_error", "It broke.", first)
+        told = answer.result()
+    assert told.status_code == 500 and told.json["errors"] == "It broke."
+    assert len(others) == 2 and {*named(spool, "cancelled")} == others and not named(spool, "pending")
+
+
+@pytest.mark.parametrize(
+    ("setting", "has_gone", "status", "left"),
+    [("off", False, 504, "pending"), ("off", True, 499, "pending"), ("on", True, 499, "cancelled")],
+)
+def test_several_pictures_have_one_wait_and_go_on_where_one_would(
+    spool: Spool, setting: str, has_gone: bool, status: int, left: State
+) -> None:
+    given = Settings(spool=spool.root, cache=spool.root.parent / "cache", floor_mib=0.0, wait_s=0.05, cancel_abandoned=setting)
+    client = create_app(given).test_client()
+    gone = {"waitress.client_disconnected": lambda: has_gone}
+    told = client.post("/sdapi/v1/extra-batch-images", json=SEVERAL, environ_overrides=gone)
+    assert told.status_code == status and len(named(spool, left)) == 3
+
+
+def test_what_the_first_picture_waited_the_second_does_not(app: Flask, spool: Spool, waited: list[tuple[str, float]]) -> None:
+    with beside(lambda: app.test_client().post("/sdapi/v1/extra-batch-images", json=SEVERAL)) as answer:
+        for number in range(1, 4):
+            job_id, _ = wait_for(lambda number=number: waited[number - 1] if len(waited) == number else None, "the next")
+            end(spool, "cancelled", "cancelled", "Not wanted.", job_id, png(Image.new("RGB", (16, 16))))
+        assert len(answer.result().json["images"]) == 3
+    first, second, third = (most_s for _, most_s in waited)
+    assert first > second > third > 0
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import html
 import io
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -137,11 +138,12 @@ def _submit(job: Job, pictures: Mapping[str, bytes], task: str = "") -> str:
     raise AssertionError("unreachable")
 
 
-def _end_of(job_id: str) -> JobReport:
-    """Wait until the job is done, or was cancelled. Raises AnswerError for another end, and when its caller has gone."""
+def _end_of(job_id: str, waited_s: float = 0) -> JobReport:
+    """Wait until the job is done, or was cancelled. Raises AnswerError for another end, and when its caller has gone, who has
+    waited for so long already."""
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     most_s = office().settings.wait_s
-    report = office().patience.end_of(job_id, most_s, gone)
+    report = office().patience.end_of(job_id, max(0, most_s - waited_s), gone)
     if report is None:
         set_aside = {each.name.removesuffix(".json"): each.reason for each in office().spool.rejected()}
         why = set_aside.get(job_id, "The job is no longer in the spool.")
@@ -202,26 +204,45 @@ def _enlarged(asked: Extras, encoded: Sequence[str]) -> list[bytes]:
         by_size = max(size[0] / start.width, size[1] / start.height)
         scale = by_size if asked.resize_mode == 1 else asked.upscaling_resize
         jobs.append(_owned({"image": "image.png", "upscale": {"scale": scale, "upscaler": upscaler}}))
+    made = _all_made(jobs, ready)
+    return [_cropped(each, size) for each in made] if asked.resize_mode == 1 and asked.upscaling_crop else made
+
+
+def _all_made(jobs: Sequence[Job], pictures: Sequence[bytes]) -> list[bytes]:
+    """The picture of each job, all of them within one request's time. Raises as `_end_of` does; then no job goes on that nobody
+    wants any more."""
     ids: list[str] = []
+    made: list[bytes] = []
+    began = time.monotonic()
     try:
-        for job, data in zip(jobs, ready, strict=True):
+        for job, data in zip(jobs, pictures, strict=True):
             ids.append(_submit(job, {"image.png": data}))
-    except BaseException:
-        for job_id in ids:  # nobody will wait for them
-            office().spool.cancel(job_id)
+        for job_id in ids:
+            report = _end_of(job_id, time.monotonic() - began)
+            found = next(_made(report), None)
+            if found is None:
+                raise AnswerError(500, "", "RuntimeError", "The job was cancelled before its picture was finished.")
+            made.append(found.data)
+    except BaseException as error:
+        if not _goes_on(error):
+            for job_id in ids:
+                office().spool.cancel(job_id)
         raise
-    results = []
-    for job_id in ids:
-        made = next(_made(_end_of(job_id)), None)
-        if made is None:
-            raise AnswerError(500, "", "RuntimeError", "The job was cancelled before its picture was finished.")
-        data = made.data
-        if asked.resize_mode == 1 and asked.upscaling_crop:
-            picture = Image.open(io.BytesIO(data), formats=("PNG",))
-            left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
-            data = starts.encoded(picture.crop((left, top, left + size[0], top + size[1])))
-        results.append(data)
-    return results
+    return made
+
+
+def _goes_on(error: BaseException) -> bool:
+    """Whether jobs are drawn to their ends all the same: who has waited too long may look for them later."""
+    if not isinstance(error, AnswerError):
+        return False
+    return error.status == 504 or (error.status == 499 and office().settings.cancel_abandoned == "off")
+
+
+def _cropped(data: bytes, size: tuple[int, int]) -> bytes:
+    """The middle of a picture."""
+    picture = Image.open(io.BytesIO(data), formats=("PNG",))
+    left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+    return starts.encoded(picture.crop((left, top, left + size[0], top + size[1])))
 
 
 def _check(asked: Extras) -> None:
