@@ -25,7 +25,7 @@ from spooler.infotext import parse
 from spooler.settings import Settings
 from spooler.spool import Spool
 from webui.app import create_app
-from webui.openai_api import asked, told
+from webui.openai_api import asked, forms, told
 from webui.openai_api.mishaps import RefusedError
 from webui.recoded import RecodeError, recoded
 
@@ -91,6 +91,53 @@ def test_size_quality_and_the_job_s_own_fields_are_honoured(sdk: openai.OpenAI, 
     used = job["parameters"]
     default = served.request("/api/v1/models")[1]["models"][0]["steps"]
     assert (used["steps"], used["seed"], used["sampler"], used["owner"]) == (round(1.5 * default), 7, "Euler", "ann")
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        (
+            [("prompt", "2024"), ("negative_prompt", "null"), ("seed", "5"), ("n", "2"), ("stream", "true"), ("steps", "four")],
+            {"prompt": "2024", "negative_prompt": "null", "seed": 5, "n": 2, "stream": True, "steps": "four"},
+        ),
+        (
+            [("hires[scale]", "1.5"), ("hires[upscaler]", "2"), ("hires[sharp]", "1")],
+            {"hires": {"scale": 1.5, "upscaler": "2", "sharp": "1"}},
+        ),
+        (
+            [("loras[][name]", "7"), ("loras[][weight]", "0.5"), ("loras[][name]", "ink"), ("loras[0][x]", "y")],
+            {"loras": [{"name": "7", "weight": 0.5, "x": "y"}, {"name": "ink"}]},
+        ),
+        ([("loras", '[{"name": "ink"}]'), ("prompt[x]", "1")], {"loras": [{"name": "ink"}], "prompt[x]": "1"}),
+    ],
+)
+def test_a_form_is_read_as_the_body_that_json_would_have(sent: list[tuple[str, str]], body: dict[str, Any]) -> None:
+    assert forms.body(sent) == body
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        ([("seed", "1"), ("seed", "1")], "`seed` must be sent once"),
+        ([("hires[scale]", "2"), ("hires[scale]", "2")], "`hires[scale]` must be sent once"),
+        ([("hires", '{"scale": 2}'), ("hires[scale]", "2")], "`hires[scale]` must be sent once"),
+        ([("loras", "ink"), ("loras[][name]", "ink")], "`loras[][name]` must be sent once"),
+        ([("loras[0][name]", "a"), ("loras[2][name]", "b")], "`loras` must be numbered from 0"),
+    ],
+)
+def test_a_form_that_says_a_thing_twice_is_refused_by_name(sent: list[tuple[str, str]], sentence: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        forms.body(sent)
+    assert str(refused.value).startswith(sentence) and refused.value.param
+
+
+def test_nested_values_and_numbers_for_texts_come_from_the_sdks_form(sdk: openai.OpenAI) -> None:
+    start = ("start.png", png(Image.new("RGB", (128, 128), "blue")))
+    told = sdk.images.edit(image=start, prompt="2024", extra_body={"negative_prompt": "1", "steps": 2})
+    assert told.data
+    with pytest.raises(openai.BadRequestError, match="`loras.name` must be one that") as refused:
+        sdk.images.edit(image=start, prompt=RED, extra_body={"loras": [{"name": "nobody's", "weight": 0.5}]})
+    assert refused.value.code == "invalid_value"
 
 
 @pytest.mark.parametrize("kind", ["webp", "jpeg"])
@@ -370,7 +417,7 @@ def test_a_mask_must_go_with_its_picture_and_have_something_to_paint() -> None:
         with pytest.raises(RefusedError) as error:
             asked.editing({"prompt": RED}, images, None, CATALOGUE)
         assert error.value.param == param
-    made = asked.editing({"prompt": RED, "size": "128x64", "n": "2"}, [picture], png(clear), CATALOGUE)
+    made = asked.editing({"prompt": RED, "size": "128x64", "n": 2}, [picture], png(clear), CATALOGUE)
     assert (made.job.kind, made.job.count, made.job.width) == ("inpaint", 2, 128)
     assert {Image.open(io.BytesIO(data)).size for data in made.inputs.values()} == {(128, 64)}
     assert asked.editing({"prompt": RED, "model": "gpt-image-1"}, [png(clear)], None, CATALOGUE).job.kind == "img2img"

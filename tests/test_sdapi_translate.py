@@ -211,6 +211,12 @@ def test_what_cannot_be_done_and_would_be_another_picture_is_refused(given: dict
             {"override_settings": {"sd_model_checkpoint": "dev", "CLIP_stop_at_last_layers": 2}, "sampler_name": "Euler a"},
             {"sampler_name", "CLIP_stop_at_last_layers"},
         ),
+        (
+            {"override_settings": {"sd_model_checkpoint": "dev"}, "sampler_name": "Euler", "scheduler": "Karras"}
+            | {"enable_hr": True, "hr_upscaler": "Lanczos", "hr_sampler_name": "Euler", "hr_scheduler": "Karras"},
+            {"sampler_name", "scheduler", "hr_sampler_name", "hr_scheduler"},
+        ),
+        ({"enable_hr": True, "sampler_name": "DDIM", "hr_sampler_name": "DDIM"}, set()),
         ({"init_images": [picture()], "initial_noise_multiplier": 0.9, "mask_round": False, "image_cfg_scale": 1.5},
          {"initial_noise_multiplier", "mask_round"}),
     ],

@@ -13,8 +13,7 @@ from typing import Any, Literal, cast
 
 from spooler.catalogue import Catalogue
 from spooler.job import SWEEPABLE, Job, from_fields
-from spooler.mistakes import JobError, did_you_mean, show
-from spooler.strict_json import parse
+from spooler.mistakes import did_you_mean, show
 from webui.openai_api import masks
 from webui.openai_api.mishaps import RefusedError
 
@@ -86,8 +85,8 @@ def generation(given: Mapping[str, Any], catalogue: Catalogue, owner: str = "") 
 
 
 def editing(given: Mapping[str, Any], images: list[bytes], mask: bytes | None, catalogue: Catalogue, owner: str = "") -> Asked:
-    """The form of POST /v1/images/edits: its texts, its pictures and its mask. Raises RefusedError or JobError."""
-    return _Reader({name: _typed(name, text) for name, text in given.items()}, EDITS, catalogue, owner).asked(images, mask)
+    """The form of POST /v1/images/edits: its fields (forms.py), its pictures and its mask. Raises RefusedError or JobError."""
+    return _Reader(given, EDITS, catalogue, owner).asked(images, mask)
 
 
 def model_of(name: str, catalogue: Catalogue) -> str:
@@ -103,21 +102,6 @@ def model_of(name: str, catalogue: Catalogue) -> str:
         return name
     near = did_you_mean(name, list(by_name.values()))
     raise RefusedError(f"The model {show(name)} does not exist{near}.", "model", "model_not_found", 404)
-
-
-def _typed(name: str, text: str) -> Any:
-    """A form's text as the value that JSON would have; what is none stays text, for the rules to name."""
-    if name in ("stream",) and text in ("true", "false"):
-        return text == "true"
-    if name in ("n", "partial_images", "output_compression") and re.fullmatch(r"-?\d{1,9}", text, re.ASCII):
-        return int(text)
-    if name in OWN:
-        try:
-            value = parse(text.encode())
-        except JobError:
-            return text
-        return value if isinstance(value, (int, float, dict, list, type(None))) else text
-    return text
 
 
 class _Reader:

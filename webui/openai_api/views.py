@@ -12,7 +12,7 @@ from spooler.strict_json import parse_object
 from webui import once
 from webui.answers import gone
 from webui.office import office
-from webui.openai_api import asked, description, mishaps, told
+from webui.openai_api import asked, description, forms, mishaps, told
 from webui.openai_api.asked import Asked
 from webui.openai_api.mishaps import RefusedError
 from webui.people import client, person
@@ -62,7 +62,7 @@ def edits() -> Response:
     if len(files["mask"]) > 1:
         raise RefusedError(f"`mask` must be one picture, but {len(files['mask'])} were sent.", "mask")
     mask = files["mask"][0] if files["mask"] else None
-    given = request.form.to_dict()
+    given = forms.body(request.form.items(multi=True))
     return _draw(asked.editing(given, files["image"], mask, _catalogue(), person().name), "image_edit")
 
 

@@ -317,16 +317,26 @@ def _hires(desk: _Desk, request: Txt2Img, fields: dict[str, Any], width: int, he
     checkpoint = request.hr_checkpoint_name
     if checkpoint.lower() not in SAME and names.model(checkpoint, desk.catalogue) != desk.card:
         desk.refuse("hr_checkpoint_name", "must be that of the first pass", checkpoint)
-    if request.hr_sampler_name.lower() not in SAME:
-        sampler, _ = names.sampler(request.hr_sampler_name)
-        if sampler is None or sampler.name != fields.get("sampler"):
-            desk.refuse("hr_sampler_name", "must be that of the first pass", request.hr_sampler_name)
-    if request.hr_scheduler.lower() not in SAME and names.schedule(request.hr_scheduler) != fields.get("scheduler"):
-        desk.refuse("hr_scheduler", "must be that of the first pass", request.hr_scheduler)
+    _hires_sampler(desk, request, fields)
     for name, own in (("hr_prompt", request.prompt), ("hr_negative_prompt", request.negative_prompt)):
         if getattr(request, name) not in ("", own):
             desk.refuse(name, "must be that of the first pass", getattr(request, name))
     return width, height
+
+
+def _hires_sampler(desk: _Desk, request: Txt2Img, fields: Mapping[str, Any]) -> None:
+    """The second pass has the first one's sampler and schedule; a model that has its own has them in both."""
+    for name, read, own in (
+        ("hr_sampler_name", lambda asked: getattr(names.sampler(asked)[0], "name", None), "sampler"),
+        ("hr_scheduler", names.schedule, "scheduler"),
+    ):
+        asked = getattr(request, name)
+        if asked.lower() in SAME:
+            continue
+        if not desk.can("sampler"):
+            desk.leave_out(name, f"{asked}: the model has its own")
+        elif read(asked) != fields.get(own):
+            desk.refuse(name, "must be that of the first pass", asked)
 
 
 def _inpaint(desk: _Desk, request: Img2Img, start: Picture, size: starts.Size, fields: dict[str, Any]) -> dict[str, bytes]:
