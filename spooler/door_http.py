@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -24,10 +24,12 @@ POLL_S, NO_SEAT_S = 30, 1.0
 TRIES, REST_S = 3, 0.5
 #: Times in a row that a stream may break before it is given up: a server that is started anew is waited for.
 PATIENT_TRIES = 120
+#: What a proxy answers while the server behind it is away.
+GATEWAY = (502, 503, 504)
 
 
 class _LostError(client.UnreachableError):
-    """The connection broke: whether the request was served, nobody knows."""
+    """The connection broke, or a proxy answered for a server that did not: whether the request was served, nobody knows."""
 
 
 class HttpDoor:
@@ -165,7 +167,7 @@ class HttpDoor:
 
     def act(self, job_id: str, verb: Verb) -> None:
         if verb == "cancel":
-            self._again("DELETE", _of(job_id))
+            self._again("DELETE", _of(job_id), is_done=lambda: self.job(job_id).status == "cancelled")
         else:
             self._again("POST", f"{_of(job_id)}/{verb}", tries=1 if verb in ("retry", "delete") else TRIES)
 
@@ -209,8 +211,12 @@ class HttpDoor:
         kind: str = "application/json",
         more: Mapping[str, str] | None = None,
         tries: int = TRIES,
+        is_done: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """As `_json`, for what may be done twice: sent again when the connection breaks."""
+        """As `_json`, for what may be done twice: sent again when the connection breaks.
+
+        `is_done` tells, where it is refused the second time, whether the first one was served after all.
+        """
         for attempt in range(tries):
             try:
                 return self._json(method, path, body, kind, more)
@@ -218,6 +224,10 @@ class HttpDoor:
                 if attempt == tries - 1:
                     raise
                 time.sleep(REST_S)
+            except client.WrongStateError:
+                if attempt and is_done():
+                    return {}
+                raise
         raise AssertionError("unreachable")
 
     def _json(
@@ -310,7 +320,8 @@ def _refuse(status: int, data: bytes, headers: http.client.HTTPMessage) -> NoRet
         message, fields = str(error["message"]), error.get("fields") or {}
         listed = error.get("mistakes") or []
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise client.UnreachableError(f"The server answered {status}, and not as sdspool does.") from None
+        lost = _LostError if status in GATEWAY else client.UnreachableError
+        raise lost(f"The server answered {status}, and not as sdspool does.") from None
     if status == 404:
         raise client.NoSuchJobError(message)
     if status == 409:

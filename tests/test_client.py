@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,71 @@ def test_after_a_cut_an_id_is_ours_only_if_it_was_made_here(given: str | None) -
         else:
             assert door.submit("a cat")
         thread.join()
+
+
+BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<h1>502</h1>\n"
+
+
+@contextmanager
+def behind_proxy(port: int, *answers: str) -> Iterator[str]:
+    """The address of a proxy that answers the first requests as it is told, and then lets all pass.
+
+    "away": with a page that says 502, "late": the same, once the server has had the request.
+    """
+    left = list(answers)
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve(inward: socket.socket) -> None:
+        answer = left.pop(0) if left else "pass"
+        with inward, socket.create_connection(("127.0.0.1", port)) as outward:
+            if answer == "pass":
+                back = threading.Thread(target=pump, args=(outward, inward))
+                back.start()
+                pump(inward, outward)
+                back.join()
+                return
+            request = inward.recv(1 << 16)
+            if answer == "late":
+                outward.sendall(request)
+                outward.recv(1 << 16)
+            inward.sendall(BAD_GATEWAY)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    assert not left
+
+
+def test_who_waits_behind_a_proxy_waits_on_while_the_server_is_away(house: tuple[Web, Spool]) -> None:
+    web, spool = house
+    job_id = Client(spool.root).submit(PROMPT)
+    with behind_proxy(web.port, "away", "away", "pass", "away", "away", "away") as address:
+        door = Client(address)
+        assert door.job(job_id).status == "waiting", "asked for again"
+        looks = door.events(job_id, 120)
+        assert next(looks).status == "waiting"
+        finish(spool, job_id)
+        assert [view.status for view in looks][-1] == "done"
+
+
+def test_a_cancel_that_was_served_before_the_cut_is_one(house: tuple[Web, Spool]) -> None:
+    web, spool = house
+    job_id = Client(spool.root).submit(PROMPT)
+    with behind_proxy(web.port, "late") as address:
+        door = Client(address)
+        door.cancel(job_id)
+        assert door.job(job_id).status == "cancelled"
+        with pytest.raises(client.WrongStateError):
+            door.cancel(job_id)

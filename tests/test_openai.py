@@ -135,7 +135,7 @@ def test_nested_values_and_numbers_for_texts_come_from_the_sdks_form(sdk: openai
     start = ("start.png", png(Image.new("RGB", (128, 128), "blue")))
     told = sdk.images.edit(image=start, prompt="2024", extra_body={"negative_prompt": "1", "steps": 2})
     assert told.data
-    with pytest.raises(openai.BadRequestError, match="`loras.name` must be one that") as refused:
+    with pytest.raises(openai.BadRequestError, match=r"`loras\.name` must be one that") as refused:
         sdk.images.edit(image=start, prompt=RED, extra_body={"loras": [{"name": "nobody's", "weight": 0.5}]})
     assert refused.value.code == "invalid_value"
 
