@@ -198,7 +198,7 @@ class Company(Group):
         return most > 1
 
     def decode(self, done: Sequence[Drawing]) -> list[Drawn]:
-        """Have what is done decoded: the pictures are none of this answer's, they arrive. Raises what decoding raises."""
+        """Have what is done decoded. The answer has none: they have `arrived` some calls later. Raises what decoding does."""
         self._decoding.append(([*done], Decoding(self._pipe, [drawing.row.latents for drawing in done])))
         return []
 
