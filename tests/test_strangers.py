@@ -243,7 +243,7 @@ def test_p5_a_small_picture_that_would_become_a_huge_one_is_refused_when_its_siz
         json.dumps({"image": "a.png", "upscale": {"scale": 8}, "count": 24}).encode(), "huge", {"a.png": png((1600, 1600))}
     )
     wait_for((warm.spool.rejected_folder / f"{job_id}.reason.txt").exists, "it to be set aside")
-    assert (warm.spool.rejected_folder / "huge" / "inputs" / "a.png").exists(), "with its picture"
+    wait_for((warm.spool.rejected_folder / "huge" / "inputs" / "a.png").exists, "its picture to be there too")
 
 
 def test_a_sweep_may_not_name_pictures_without_end() -> None:

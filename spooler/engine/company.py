@@ -215,13 +215,14 @@ class Company(Group):
             work.clock.decode += decoding.seconds
         pictures = decoding.pictures()
         if pictures is None:
-            return self.decoded(wanted)
+            return self.decoded(wanted, again=True)
         of_row = {each.row.name: picture for each, picture in zip(asked, pictures, strict=True)}
         return [Drawn(each.work, each.piece, of_row[each.row.name], each.begun.finish) for each in wanted]
 
-    def decoded(self, done: Sequence[Drawing]) -> list[Drawn]:
-        """The pictures, waited for, each of them finite. Raises what decoding raises; the latents are still there then."""
-        pictures = ends.decoded(self._pipe, [drawing.row.latents for drawing in done])
+    def decoded(self, done: Sequence[Drawing], again: bool = False) -> list[Drawn]:
+        """The pictures, waited for, each of them finite; `again`: they were not. Raises what decoding raises; the latents are
+        still there then."""
+        pictures = ends.decoded(self._pipe, [drawing.row.latents for drawing in done], again=again)
         return [Drawn(each.work, each.piece, picture, each.begun.finish) for each, picture in zip(done, pictures, strict=True)]
 
     @property

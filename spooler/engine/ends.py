@@ -85,12 +85,14 @@ class Decoding:
 
 
 @torch.inference_mode()
-def decoded(pipe: Any, latents: Sequence[torch.Tensor], most: int = 4) -> list[Picture]:
-    """The pictures of latents (channels, h, w) of one size, so many at a time, as the VAE's guard lets them pass."""
+def decoded(pipe: Any, latents: Sequence[torch.Tensor], most: int = 4, again: bool = False) -> list[Picture]:
+    """The pictures of latents (channels, h, w) of one size, so many at a time, as the VAE's guard lets them pass; `again`: what
+    came to nothing finite is decoded in float32."""
+    decode = getattr(pipe.vae.decode, "in_float32", pipe.vae.decode) if again else pipe.vae.decode
     with _raised(pipe):
         pictures: list[Picture] = []
         for some in _scaled(pipe.vae, latents, most):
-            pictures += pipe.image_processor.postprocess(pipe.vae.decode(some, return_dict=False)[0], output_type="pil")
+            pictures += pipe.image_processor.postprocess(decode(some, return_dict=False)[0], output_type="pil")
     return pictures
 
 

@@ -183,29 +183,36 @@ class Model:
         return self._controlnets[name]
 
     def _guard(self, vae: Any) -> None:
-        """Let no decode of this VAE pass that is not finite: half precision overflows in some (SDXL's), float32 does not."""
+        """Let no decode of this VAE pass that is not finite: half precision overflows in some (SDXL's), float32 does not.
+
+        `decode.unguarded` looks at nothing and waits for nothing; `decode.in_float32` is for what came to nothing finite by it.
+        """
         decode = vae.decode
+
+        def in_float32(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            _check_latents(latents)
+            dtype = vae.dtype
+            vae.to(torch.float32)
+            try:
+                result = decode(latents.float(), *args, **kwargs)
+            finally:
+                vae.to(dtype)
+            if not torch.isfinite(result[0]).all():
+                raise NotFiniteError("The decoded picture is not finite, in float32 too.")
+            return result
 
         def guarded(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.on_decode()
-            if not torch.isfinite(latents).all():  # waits for the device: what follows is decoding alone
-                raise NotFiniteError("The denoised latents are not finite; try another sampler or a lower guidance_scale.")
+            _check_latents(latents)
             begun = time.perf_counter()
             result = decode(latents, *args, **kwargs)
             if not torch.isfinite(result[0]).all():
-                dtype = vae.dtype
-                vae.to(torch.float32)
-                try:
-                    result = decode(latents.float(), *args, **kwargs)
-                finally:
-                    vae.to(dtype)
-                if not torch.isfinite(result[0]).all():
-                    raise NotFiniteError("The decoded picture is not finite, in float32 too.")
+                result = in_float32(latents, *args, **kwargs)
             self.on_decoded(time.perf_counter() - begun)
             return result
 
         vae.decode = guarded
-        vae.decode.unguarded = decode
+        vae.decode.unguarded, vae.decode.in_float32 = decode, in_float32
 
     # -- what a job sets -------------------------------------------------------------------------------------------------------
 
@@ -385,6 +392,11 @@ class Model:
             other = [draw((job.variation_seed + index) % 2**32) for index in range(len(seeds))]
             noises = [slerp(job.variation_strength, one, two) for one, two in zip(noises, other, strict=True)]
         return torch.cat(noises).to(self.dtype)
+
+
+def _check_latents(latents: torch.Tensor) -> None:
+    if not torch.isfinite(latents).all():  # waits for the device: what follows is decoding alone
+        raise NotFiniteError("The denoised latents are not finite; try another sampler or a lower guidance_scale.")
 
 
 def _texts(job: Job) -> tuple[str, str, bool]:
