@@ -6,6 +6,7 @@ Beginning is a record on disk before the engine hears of the job (P4). Ending is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import time
@@ -29,7 +30,8 @@ from spooler.status import Progress
 
 log = logging.getLogger(__name__)
 
-PROGRESS_S = 0.2
+#: Between two looks after the jobs at work, and two writings of how far one is: on a CPU each takes time from the drawing.
+LOOK_S = 0.2
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -62,6 +64,7 @@ class Attempts:
         self._owner_of = owner
         self._goes_on = goes_on
         self._learn = learn
+        self._next_look = 0.0
 
     def begin(self, lane: Lane, place: Place, job: Runs, now: float, work: float) -> None:
         """Give a job to an engine."""
@@ -92,6 +95,8 @@ class Attempts:
                 running.advance(message, silent_s)
             case messages.ImageDone():
                 running.add_image(message.image)
+                if len(running.images) < running.progress.count:  # after the last one comes the job's end
+                    self.look_soon()
             case messages.Finished():
                 timings = _whole_timings(lane, running.record, message.timings)
                 self._learn(lane, message.facts)
@@ -131,33 +136,55 @@ class Attempts:
             self._floor.met_full_disk(time.monotonic())
         self._spool.prepare(running.place, running.record)
 
-    def mind(self, running: Running, now: float) -> None:
-        """Publish a job that ended, pass on a cancel, show progress."""
-        if running.outcome:
-            if not self._goes_on():
-                return
-            running.tried = True
-            try:
-                # The notices first: killed in between there is one too many, which is found out, and never one too few.
-                self._outbox.put(notices_for(running.record, running.outcome, self._settings, self._owner(running)))
-                place = self._spool.publish(running.place, running.record, running.outcome)
-            except UnsyncedError as error:
-                if not running.place.path.exists():  # it is shown: a power cut now may have it run and shown once more
-                    log.error("job %s: %s, but the disk may forget it: %s", running.place.id, running.outcome, error)
-                    self.running.pop(running.place.id, None)
-                    return
-                if running.outcome != "done":
-                    raise
-                log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
-                self.put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
-                return
-            self.running.pop(running.place.id, None)
-            self._notifier.wake()
-            if place:
-                self._count_end(running, place)
-            else:
-                log.info("job %s: another spooler has it", running.place.id)
+    @property
+    def next_look(self) -> float:
+        """When the jobs at work are to be looked after again, monotonic seconds."""
+        return self._next_look
+
+    def look_soon(self) -> None:
+        """Look after the jobs at work at the next turn: one was cancelled, or has something new to be shown."""
+        self._next_look = 0.0
+
+    def mind(self, now: float) -> None:
+        """Publish the jobs that ended; now and then look after those at work."""
+        try:
+            for running in list(self.running.values()):
+                if running.outcome:
+                    self._publish(running, running.outcome)
+        finally:  # an end that the disk does not take is no matter of the others
+            if now >= self._next_look:
+                self._next_look = now + LOOK_S
+                for running in list(self.running.values()):
+                    if not running.outcome:
+                        self._look_after(running, now)
+
+    def _publish(self, running: Running, outcome: End) -> None:
+        if not self._goes_on():
             return
+        running.tried = True
+        try:
+            # The notices first: killed in between there is one too many, which is found out, and never one too few.
+            self._outbox.put(notices_for(running.record, outcome, self._settings, self._owner(running)))
+            place = self._spool.publish(running.place, running.record, outcome)
+        except UnsyncedError as error:
+            if not running.place.path.exists():  # it is shown: a power cut now may have it run and shown once more
+                log.error("job %s: %s, but the disk may forget it: %s", running.place.id, outcome, error)
+                self.running.pop(running.place.id, None)
+                return
+            if outcome != "done":
+                raise
+            log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
+            self.put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
+            return
+        self.running.pop(running.place.id, None)
+        self._notifier.wake()
+        if place:
+            self._count_end(running, place)
+        else:
+            log.info("job %s: another spooler has it", running.place.id)
+
+    def _look_after(self, running: Running, now: float) -> None:
+        """Leave a job that is another's by now, pass on a cancel, show its progress."""
         if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
             log.error("job %s: another spooler has it", running.place.id)
             self.running.pop(running.place.id, None)
@@ -166,22 +193,11 @@ class Attempts:
             return
         if running.lane and not running.cancelling and (running.place.path / "cancel").exists():
             running.lane.cancel(running)
-        if now - running.progress_written >= self._progress_s:
-            running.progress_written = now
-            try:
+        if running.progress != running.shown and now >= running.next_shown:
+            with contextlib.suppress(FileNotFoundError):  # RACE: adopted; the next look sees it
                 self._spool.write_progress(running.place, running.progress)
-            except FileNotFoundError:  # RACE: adopted; the next turn sees it
-                return
-
-    @property
-    def next_progress(self) -> float:
-        """When a job's progress may be written next, monotonic seconds."""
-        return min((each.progress_written for each in self.running.values()), default=0.0) + self._progress_s
-
-    @property
-    def _progress_s(self) -> float:
-        """Seconds between two times that a job's progress is written."""
-        return PROGRESS_S * max(1.0, len(self.running) / 4)
+                running.shown = running.progress
+            running.next_shown = now + LOOK_S * max(1.0, len(self.running) / 4)
 
     def _count_end(self, running: Running, place: Place) -> None:
         assert running.outcome  # noqa: S101 - it is published
@@ -198,7 +214,7 @@ class Attempts:
     def end(self, place: Place, end: Ends, now: float) -> None:
         """End a job that no engine has."""
         running = self.running[place.id] = Running(place, end.record, now, Progress(), outcome=end.state)
-        self.mind(running, now)
+        self._publish(running, end.state)
 
     def leave(self, running: Running) -> None:
         """Note how a job is left when the spooler stops."""

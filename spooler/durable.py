@@ -42,8 +42,8 @@ def unique_name() -> str:
     return f"{os.getpid()}.{os.urandom(12).hex()}"
 
 
-def write_new(path: StrPath, data: bytes, mode: int = 0o644) -> None:
-    """Make the file, which must not exist, with its bytes on stable storage. On any error nothing is left."""
+def write_new(path: StrPath, data: bytes, mode: int = 0o644, synced: bool = True) -> None:
+    """Make the file, which must not exist, with its bytes on stable storage if `synced`. On any error nothing is left."""
     # O_EXCL and O_NOFOLLOW: never through somebody's link, never over somebody's file.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -51,7 +51,8 @@ def write_new(path: StrPath, data: bytes, mode: int = 0o644) -> None:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
+            if synced:
+                os.fsync(fd)
         finally:
             os.close(fd)  # NFS may report a full disk only here
     except OSError:
@@ -100,9 +101,9 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def replace_lightly(path: Path, data: bytes) -> None:
     """As `replace`, but a power cut may lose it: for what is told anew every second."""
-    draft = path.with_name(f".{path.name}.{unique_name()}")
-    draft.write_bytes(data)
-    draft.replace(path)
+    draft = f"{path.parent}/.{path.name}.{unique_name()}"
+    write_new(draft, data, synced=False)
+    os.rename(draft, path)  # noqa: PTH104
 
 
 def sync_file(path: Path) -> None:

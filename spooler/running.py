@@ -32,7 +32,8 @@ class Running:
     alone: bool = False  # it may be what ends the engine: nothing is given beside it
     device_s: float = 0.0  # seconds that it had the device, of those with others a share
     batch: int = 1  # most pictures that were drawn together
-    progress_written: float = 0.0
+    shown: Progress | None = None  # what readers were told of its progress
+    next_shown: float = 0.0  # monotonic seconds
     images: list[Image] = field(default_factory=list)
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     cancelling: bool = False
@@ -63,4 +64,4 @@ class Running:
         others = [each for each in self.images if each.index != image.index]
         self.images = sorted([*others, image], key=lambda each: each.index)
         self.progress = self.progress.model_copy(update={"images": tuple(self.images)})
-        self.progress_written = 0.0  # shown at once
+        self.next_shown = 0.0

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from spooler import lane as lanes
 from spooler import messages
@@ -97,7 +98,7 @@ class Service:
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._next_recover = self._next_beat = self._next_reaping = 0.0
-        self._told: SpoolerStatus | None = None
+        self._told: dict[str, Any] | None = None  # by the fields of SpoolerStatus
         self._counted = self._attempts.tally
         self._started = utc_now()
 
@@ -134,8 +135,7 @@ class Service:
         if any(running.outcome for running in self.running.values()) and not self.settings.owner_running:
             with contextlib.suppress(OSError):  # it comes again below, and must not keep the end from being shown
                 self._feed(now)
-        for running in list(self.running.values()):
-            self._attempts.mind(running, now)
+        self._attempts.mind(now)
         self.intake.look(now)
         self._end_hopeless(now)
         if now >= self._next_recover:
@@ -174,17 +174,16 @@ class Service:
         now = time.monotonic()
         due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now), now + POLL_S)
         due = min(due, *(lane.due() for lane in self.lanes))
-        is_sign = True
-        while is_sign:
+        is_urgent = False
+        while not is_urgent:
             try:
                 event = self.inbox.get(timeout=max(0.0, due - now))
             except Empty:
                 return
             now = time.monotonic()
             self._receive(event, now)
-            # A mere sign of life waits for the next look at the progress: on a CPU each turn takes from the drawing.
-            is_sign = isinstance(event, tuple) and isinstance(event[1], messages.Progress) and now < due
-            due = min(due, self._attempts.next_progress)
+            is_urgent = now >= due or not _can_wait(event if isinstance(event, Hint) else event[1])
+            due = min(due, self._attempts.next_look)
 
     def _read_inbox(self, now: float) -> None:
         while True:
@@ -204,6 +203,8 @@ class Service:
     def _receive(self, event: tuple[Child, messages.FromEngine | Gone] | Hint, now: float) -> None:
         if isinstance(event, Hint):
             self.intake.hear(event, now)
+            if event.name is None:
+                self._attempts.look_soon()  # perhaps one of them was cancelled
             return
         child, message = event
         lane = next((lane for lane in self.lanes if lane.warden.child is child), None)
@@ -369,30 +370,40 @@ class Service:
         engines = tuple(each for lane in self.lanes for each in lane.warden.workers or (lane.told(),))
         # One engine that works is enough: what ails the others is told with them.
         ailing = first or min(told_lanes, key=lambda each: ("failing", "ready", "starting").index(each.state))
-        status = SpoolerStatus(
-            spooler=self.settings.spooler,
-            host=socket.gethostname(),
-            started=self._started,
-            beat=utc_now(),
-            state="stopped" if stopped else ailing.state,
-            reason=self._floor.reason or ailing.reason,
-            paused=self.spool.paused,
-            running=tuple(self.running),
-            watching=self.intake.watching,
-            waiting=len(self.intake),
-            lying=self.intake.lying,
-            last_turn=self.intake.last_turns(),
-            speeds=self._attempts.speeds,
-            engine=ailing.engine,
-            lanes=engines if len(engines) > 1 or engines[0].name else (),
-            catalogue=self.catalogue,
-        )
+        told: dict[str, Any] = {
+            "spooler": self.settings.spooler,
+            "host": socket.gethostname(),
+            "started": self._started,
+            "state": "stopped" if stopped else ailing.state,
+            "reason": self._floor.reason or ailing.reason,
+            "paused": self.spool.paused,
+            "running": tuple(self.running),
+            "watching": self.intake.watching,
+            "waiting": len(self.intake),
+            "lying": self.intake.lying,
+            "last_turn": self.intake.last_turns(),
+            "speeds": self._attempts.speeds,
+            "engine": ailing.engine,
+            "lanes": engines if len(engines) > 1 or engines[0].name else (),
+            "catalogue": self.catalogue,
+        }
         if rejected := self.intake.take_rejected():
             self._attempts.tally = self._attempts.tally.with_rejected(rejected)
-        told = self._told and self._told.model_copy(update={"beat": status.beat})
-        if status != told or now >= self._next_beat:
-            self._told, self._next_beat = status, now + BEAT_S
-            self.spool.write_status(status)
-        if self._attempts.tally != self._counted:
-            self.spool.write_tally(self.settings.spooler, self._attempts.tally)
-            self._counted = self._attempts.tally
+        is_due = stopped or now >= self._next_beat
+        if told != self._told or is_due:
+            self._told, self._next_beat = told, now + BEAT_S
+            self.spool.write_status(SpoolerStatus(beat=utc_now(), **told))
+        tally = self._attempts.tally
+        if tally.ended != self._counted.ended or (is_due and tally != self._counted):
+            self.spool.write_tally(self.settings.spooler, tally)
+            self._counted = tally
+
+
+def _can_wait(event: Hint | messages.FromEngine | Gone) -> bool:
+    """Whether it waits for the next look after the jobs at work: on a CPU each turn takes from the drawing."""
+    match event:
+        case Hint():
+            return event.left  # each of our own claims is heard of so
+        case messages.Room():
+            return not (event.jobs or event.ending)
+    return isinstance(event, (messages.Progress, messages.ImageDone))

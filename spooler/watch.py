@@ -53,12 +53,13 @@ RETRY_S = 60.0
 class Hint:
     """What to look at: the entry of that name in pending/, which came, changed or left; without a name, everything.
 
-    `whole`: it came by a rename, so it is complete; False: it was closed by a writer, or left; None: of neither is anything
+    `whole`: it came by a rename, so it is complete; False: it was closed by a writer, or `left`; None: of neither is anything
     known. Of a hard link that cannot be told: like a new, empty file it is one IN_CREATE.
     """
 
     name: str | None = None
     whole: bool | None = None
+    left: bool = False
 
 
 EVERYTHING = Hint()
@@ -277,8 +278,8 @@ class _Ears:
         name = os.fsdecode(event.name)
         if event.is_directory and event.is_create and name[0] != ".":
             self._watch_filling(folder.path / name)
-        changed = event.is_close_write or event.is_delete or event.is_moved_from
-        self._tell(Hint(name, True if event.is_moved_to else False if changed else None))
+        left = event.is_delete or event.is_moved_from
+        self._tell(Hint(name, True if event.is_moved_to else False if left or event.is_close_write else None, left))
 
     def _watch_filling(self, path: Path) -> None:
         """Watch a folder that somebody made in pending/, and fills now; without a watch to be had the timer finds it too."""

@@ -129,12 +129,12 @@ def test_a_link_a_mode_and_what_leaves_are_told_by_name(root: Path, heard: Heard
         "left.json": lambda: (root / "pending/left.json").rename(root / "held/left.json"),
         "own.priority": lambda: (root / "pending/own.priority").write_text("top"),
     }
-    ended = ("gone.json", "left.json", "own.priority")  # whatever came whole under that name is so no more
+    ended, left = ("gone.json", "left.json", "own.priority"), ("gone.json", "left.json")  # what came whole is so no more
     with watching(root, heard):
         for name, step in steps.items():
             heard.hints.clear()
             step()
-            heard.wait(Hint(name, whole=False if name in ended else None))
+            heard.wait(Hint(name, whole=False if name in ended else None, left=name in left))
 
 
 def test_what_comes_into_a_folder_that_was_made_is_told_of_at_once(root: Path, heard: Heard) -> None:
@@ -147,7 +147,7 @@ def test_what_comes_into_a_folder_that_was_made_is_told_of_at_once(root: Path, h
             step()
             heard.wait(Hint("cat"))
         folder.rename(root / "claimed/me/cat")
-        heard.wait(Hint("cat", whole=False))
+        heard.wait(Hint("cat", whole=False, left=True))
         heard.hints.clear()
         (root / "claimed/me/cat/progress.json").touch()
         (root / "pending/after.json").touch()

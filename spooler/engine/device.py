@@ -116,7 +116,12 @@ def free_bytes(device: torch.device) -> int:
 
 def resident_bytes() -> int:
     """Memory that this process has of the machine's."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process().memory_info().rss)
+
+
+@cache
+def _process() -> psutil.Process:
+    return psutil.Process()  # it looks up when the process began, which takes longer than what is asked
 
 
 def release(device: torch.device) -> None:

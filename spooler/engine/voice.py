@@ -12,8 +12,8 @@ from spooler.engine.work import Work
 from spooler.messages import FromEngine
 from spooler.status import Phase
 
-#: Between signs of life while a job runs; more would only fill the pipe.
-SIGN_S = 0.05
+#: Between signs of life while a job runs: as often again as the spooler shows them.
+SIGN_S = 0.1
 
 
 class Voice:
