@@ -120,6 +120,15 @@ def test_p9_a_dropped_folder_with_a_link_in_it_is_no_job(target: str, spool: Spo
     assert "ordinary files" in suspect.reason
 
 
+@pytest.mark.parametrize("decode", [True, False])
+def test_p5_a_file_that_names_a_picture_is_told_where_the_picture_would_be(spool: Spool, decode: bool) -> None:
+    (spool.pending / "cat.json").write_bytes(WITH_PICTURE)
+    pending = Pending(spool, decode=decode)
+    pending.refresh(0.0)
+    (suspect,) = pending.suspects
+    assert "must be a folder in pending/ with job.json and start.png in it" in suspect.reason
+
+
 def test_p9_a_picture_is_an_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(png())
     (tmp_path / "cut").write_bytes(png()[:-12])  # all its pixels are there, but not its end

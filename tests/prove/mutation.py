@@ -140,7 +140,7 @@ def _of_call(call: ast.Call, alone: bool, text: Callable[[ast.AST], str]) -> Ite
         yield "fsync", call, "None"
     elif name == "make_folder":
         yield "fsync", call, f"{PATH}({given[0]}).mkdir({', '.join(given[1:])})"
-    elif name == "write_new" and is_durable:
+    elif name == "write_new" and is_durable and "synced=False" not in given:
         yield "fsync", call, f"{PATH}({given[0]}).write_bytes({given[1]})"
     elif name == "write_new_if_missing":
         yield "fsync", call, f"{PATH}({given[0]}).touch()"
