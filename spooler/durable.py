@@ -180,21 +180,36 @@ def link(source: StrPath, target: StrPath) -> None:
             raise
 
 
-def read_small(path: Path, max_bytes: int) -> bytes:
-    """At most `max_bytes` + 1 bytes of an ordinary file, so that the caller sees when it is too long.
-
-    Raises UnreadableError for a folder, link, FIFO or device; it never follows, and never waits for a writer.
-    """
+def open_ordinary(path: Path) -> int:
+    """A descriptor of an ordinary file, to be read. Raises as `read_small` does."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         if path.is_symlink():
             raise UnreadableError(f"A job must be an ordinary file, but {path.name!a} is a symbolic link.") from None
         raise
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise UnreadableError(f"A job must be an ordinary file, but {path.name!a} is {_kind(mode)}.")
+    return fd
+
+
+def is_odd(path: Path) -> bool:
+    """Whether there is something of that name that is no ordinary file: a link may lead anywhere, a FIFO is waited for."""
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            raise UnreadableError(f"A job must be an ordinary file, but {path.name!a} is {_kind(mode)}.")
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """At most `max_bytes` + 1 bytes of an ordinary file, so that the caller sees when it is too long.
+
+    Raises UnreadableError for a folder, link, FIFO or device; it never follows, and never waits for a writer.
+    """
+    fd = open_ordinary(path)
+    try:
         data = bytearray()
         while len(data) <= max_bytes and (piece := os.read(fd, max_bytes + 1 - len(data))):
             data += piece

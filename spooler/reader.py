@@ -35,6 +35,7 @@ OURS = frozenset({"record.json", "submitted.json", "hold", "error.txt", "cancel"
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
 #: Of record.json, and of what a spooler tells: a sweep has many pictures, a catalogue many LoRAs.
 MAX_RECORD_BYTES = 16 << 20
+MAX_PREVIEW_BYTES = 8 << 20
 #: A side file in pending/: the job's priority, told apart from the job itself, which never changes.
 PRIORITY = ".priority"
 
@@ -155,10 +156,18 @@ class Reader:
         """When a waiting job came, for people; no decision rests on it but the order among those found at a start."""
         return mtime(place.job_file)
 
+    def preview(self, place: Place) -> bytes:
+        """A small JPEG of the picture at work; empty while there is none."""
+        try:
+            return durable.read_small(place.path / "preview.jpg", MAX_PREVIEW_BYTES) if place.state == "claimed" else b""
+        except (FileNotFoundError, durable.UnreadableError):  # RACE: not yet, or no longer; or a stranger's link
+            return b""
+
     def input_file(self, place: Place, name: str) -> Path:
         """Where a picture is that the job names: in inputs/, or beside job.json as somebody dropped it."""
         gathered = place.path / "inputs" / name
-        return gathered if gathered.exists() else place.path / name
+        is_theirs = gathered.exists() and not gathered.parent.is_symlink()  # a stranger's link may lead anywhere
+        return gathered if is_theirs else place.path / name
 
     def odd_entry(self, place: Place, names: Sequence[str]) -> str | None:
         """What is wrong with the files of a job's folder: one that the job does not name, a link, a device; None: all is well.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pytest
 from flask.testing import FlaskClient
@@ -12,6 +13,7 @@ from house import offer
 from PIL import Image
 
 from spooler.spool import Spool
+from webui.thumbnails import BrokenError, make
 
 JOB = {"prompt": "a large red circle on a blue background", "image": "start.png", "strength": 0.9, "steps": 12, "seed": 4}
 
@@ -97,3 +99,42 @@ def test_the_form_takes_a_picture_whatever_the_person_calls_it(spool: Spool, cli
     assert place and (place.path / "inputs" / "image.png").read_bytes() == png()
     wrong = client.post("/", data=form | {"image": (io.BytesIO(b"hello"), "a.png")})
     assert wrong.status_code == 422 and "must be a PNG, JPEG or WebP picture" in wrong.text
+
+
+# -- what a stranger may have put where a picture is looked for --------------------------------------------------------------
+
+
+def test_p9_a_fifo_in_a_picture_s_place_is_not_waited_for(spool: Spool, client: FlaskClient) -> None:
+    folder = spool.pending / "cat"
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"prompt": "a cat"}))
+    os.mkfifo(folder / "0.png")
+    for side in (256, 512):
+        assert client.get(f"/jobs/cat/thumbnails/{side}/0.png").status_code == 404
+    with pytest.raises(BrokenError):
+        make(folder / "0.png", spool.root / "thumbnail.webp", 256)
+
+
+def test_p9_a_link_in_the_place_of_inputs_leads_nowhere(spool: Spool, client: FlaskClient) -> None:
+    outside = spool.root.parent / "private"
+    outside.mkdir()
+    (outside / "start.png").write_bytes(png())
+    (spool.pending / "cat").mkdir()
+    (spool.pending / "cat" / "job.json").write_text(json.dumps(JOB))
+    (spool.pending / "cat" / "inputs").symlink_to(outside)
+    for path in ("/jobs/cat/inputs/start.png", "/source/cat:image"):
+        assert client.get(path).status_code == 404, path
+
+
+def test_p9_a_link_in_a_preview_s_place_leads_nowhere(spool: Spool, client: FlaskClient) -> None:
+    outside = spool.root.parent / "private"
+    outside.write_text("nobody's business")
+    folder = spool.claimed / "me" / "cat"
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"prompt": "a cat"}))
+    (folder / "preview.jpg").symlink_to(outside)
+    answer = client.get("/api/v1/jobs/cat/preview")
+    assert (answer.status_code, answer.data) == (204, b"")
+    (folder / "preview.jpg").unlink()
+    (folder / "preview.jpg").write_bytes(b"jpeg")
+    assert client.get("/api/v1/jobs/cat/preview").data == b"jpeg"

@@ -326,6 +326,29 @@ def test_controlnet_units_as_the_extension_takes_them() -> None:
         assert "control" in mistakes(alwayson_scripts={"controlnet": {"args": args}})
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"init_images": [picture()], "width": 16000, "height": 16000}, "`width` must be"),
+        ({"init_images": [picture()], "width": -8}, "`width` must be"),
+        ({"init_images": [picture()], "width": 1 << 40, "height": 8}, "`width` must be"),
+        ({"enable_hr": True, "firstphase_width": 512, "width": 10**400}, "`width` must be"),
+        (
+            {"width": 16000, "alwayson_scripts": {"controlnet": {"args": [{"image": picture(), "model": "canny"}]}}},
+            "`width` must be",
+        ),
+        ({"alwayson_scripts": {"controlnet": {"args": [{"image": picture(), "model": "canny"}] * 5}}}, "at most 4 units"),
+    ],
+)
+def test_s5_nothing_is_made_of_a_size_or_a_number_that_no_job_may_have(
+    given: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(starts, "resized", lambda *asked: made.append(asked))
+    assert told in mistakes(**given)
+    assert not made
+
+
 #: What programs send, each with its habits: all of it is taken, and nothing of it is named.
 CLIENTS: dict[str, dict[str, Any]] = {
     "SillyTavern": {

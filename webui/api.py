@@ -13,6 +13,7 @@ from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
 from spooler import moments
+from spooler.durable import is_odd
 from spooler.ids import is_id
 from spooler.job import from_fields
 from spooler.job_schema import json_schema
@@ -267,10 +268,7 @@ def preview(job_id: str) -> Response:
     place = office().spool.find(job_id)
     if place is None:
         abort(404)
-    try:
-        data = (place.path / "preview.jpg").read_bytes() if place.state == "claimed" else b""
-    except FileNotFoundError:  # RACE: not yet, or no longer
-        data = b""
+    data = office().spool.preview(place)
     if not data:
         return Response(status=204)
     response = Response(data, mimetype="image/jpeg")
@@ -279,7 +277,7 @@ def preview(job_id: str) -> Response:
 
 
 def _send_image(path: Path, download_name: str, final: bool) -> Response:
-    if path.is_symlink():  # a stranger may have put it there: nothing outside the spool is shown
+    if is_odd(path):  # a stranger may have put it there: nothing outside the spool is shown
         abort(404)
     response = send_file(
         path,
@@ -299,7 +297,7 @@ def _send_recoded(path: Path, name: str, final: bool) -> Response:
     if wanted not in TYPES:
         raise JobError(Mistake("format", f"`format` must be one of {', '.join(TYPES)}, but is {show(wanted)}."))
     quality = _number("quality", 90, 0, 100)
-    if path.is_symlink():
+    if is_odd(path):
         abort(404)
     try:
         data = recoded(path.read_bytes(), wanted, quality)

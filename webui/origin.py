@@ -96,7 +96,9 @@ def read(office: Office, source: str, field: str) -> tuple[bytes, str]:
             names = [each.file for each in report.images if each.index == int(match["what"]) and RESULT.fullmatch(each.file)]
         else:
             names = _named(report.job, match["what"])
-        for path in [folder / name for name in names for folder in (place.path, place.path / "inputs")]:
+        inputs = place.path / "inputs"
+        folders = (place.path,) if inputs.is_symlink() else (place.path, inputs)  # a stranger's link may lead anywhere
+        for path in [folder / name for name in names for folder in folders]:
             try:
                 data = read_small(path, MAX_FILE_BYTES)
             except (FileNotFoundError, NotADirectoryError, UnreadableError):

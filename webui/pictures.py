@@ -7,6 +7,7 @@ import logging
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from spooler.durable import is_odd
 from spooler.reader import RESULT
 from webui.office import Office, office
 from webui.thumbnails import SIZES, BrokenError, BusyError, Thumbnails
@@ -48,7 +49,7 @@ def thumbnail(job_id: str, side: int, name: str) -> AnyResponse:
     if place is None or side not in SIZES or not RESULT.fullmatch(name):
         abort(404)
     picture = place.path / name
-    if picture.is_symlink():  # a stranger may have put it there: nothing outside the spool is shown
+    if is_odd(picture):  # a stranger may have put it there: nothing outside the spool is shown
         abort(404)
     made: Thumbnails = current_app.extensions["thumbnails"]
     try:

@@ -103,7 +103,7 @@ class Thumbnails:
 def make(picture: Path, target: Path, side: int) -> None:
     """Write the thumbnail of a picture as WebP. Raises FileNotFoundError, BrokenError, or OSError of the target's disk."""
     try:
-        with Image.open(picture, formats=("PNG",)) as image:
+        with os.fdopen(durable.open_ordinary(picture), "rb") as file, Image.open(file, formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenError(f"{picture.name} has {image.width} x {image.height} pixels, which is too many.")
             image.load()

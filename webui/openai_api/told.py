@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
+from spooler.durable import is_odd
 from spooler.spool import Spool
 from webui.openai_api import mishaps
 from webui.openai_api.asked import Asked
@@ -44,7 +45,7 @@ def pictures(spool: Spool, report: JobReport, asked: Asked) -> Iterator[str]:
     """The finished pictures as base64, in the wanted format. Raises FileNotFoundError when the job was removed meanwhile."""
     for image in report.images:
         place = spool.find_by_name(report.id)
-        if place is None or (path := place.path / image.file).is_symlink():
+        if place is None or is_odd(path := place.path / image.file):
             raise FileNotFoundError(report.id)
         yield _base64(recoded(path.read_bytes(), asked.output_format, asked.compression))
 
@@ -109,10 +110,7 @@ def _looks(patience: Patience, job_id: str, wait_s: float, hung_up: Callable[[],
 
 def _preview(spool: Spool, job_id: str) -> bytes | None:
     place = spool.find_by_name(job_id)
-    try:
-        return (place.path / "preview.jpg").read_bytes() if place and place.state == "claimed" else None
-    except FileNotFoundError:  # RACE: not yet, or no longer
-        return None
+    return (place and spool.preview(place)) or None
 
 
 def _event(kind: str, asked: Asked, picture: bytes | str, more: dict[str, Any]) -> bytes:

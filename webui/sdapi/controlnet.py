@@ -12,6 +12,8 @@ from spooler.mistakes import Mistake, show
 from webui.sdapi import names, starts
 
 FIELD = "alwayson_scripts.controlnet"
+#: Units of one job that are on, as job.py has it.
+MOST_UNITS = 4
 #: The extension's modes of resizing the control picture, by number and in words, as A1111's `resize_mode`.
 RESIZE = {"just resize": 0, "scale to fit (inner fit)": 1, "crop and resize": 1, "resize and fill": 2}
 #: Modes that weigh prompt and control alike.
@@ -36,17 +38,21 @@ def add(
     if not isinstance(units, list):
         mistakes.append(Mistake(FIELD, f"`{FIELD}.args` must be a list of units, but is {show(units)}."))
         return {}
+    on = [unit for unit in units if isinstance(unit, Mapping) and _is_on(unit)]
+    if len(on) > MOST_UNITS:
+        mistakes.append(Mistake(FIELD, f"`{FIELD}.args` must have at most {MOST_UNITS} units that are on, but has {len(on)}."))
+        return {}
     pictures: dict[str, bytes] = {}
     controls = []
+    if on:
+        starts.check(size)
     for number, unit in enumerate(units):
         if unit and not isinstance(unit, Mapping):
             mistakes.append(Mistake(FIELD, f"`{FIELD}.args` must be a list of units, but has {show(unit)}."))
             continue
-        if not unit or not unit.get("enabled", True):
+        if not unit or not _is_on(unit):
             continue
-        model = str(unit.get("model") or "")
-        if model.lower() in ("", "none"):
-            continue
+        model = str(unit["model"])
         name = f"control{number}.png"
         mistakes += _mistakes(unit, "hires" in fields)
         picture = _picture(unit) or start
@@ -62,6 +68,10 @@ def add(
     if controls:
         fields["controls"] = controls
     return pictures
+
+
+def _is_on(unit: Mapping[str, Any]) -> bool:
+    return bool(unit.get("enabled", True)) and str(unit.get("model") or "").lower() not in ("", "none")
 
 
 def _mistakes(unit: Mapping[str, Any], hires: bool) -> list[Mistake]:

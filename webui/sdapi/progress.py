@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from spooler.durable import UnreadableError, read_small
 from spooler.ids import clean_id, is_id
 from webui.office import office
 from webui.reports import JobReport
@@ -22,7 +21,6 @@ from webui.sdapi.requests import TaskProgress
 
 blueprint = Blueprint("sdapi_progress", __name__)
 
-MAX_PREVIEW_BYTES = 8 << 20
 IDLE = {
     "skipped": False,
     "interrupted": False,
@@ -136,9 +134,10 @@ def preview(job_id: str) -> tuple[int, bytes | None]:
     path: Path = place.path / "preview.jpg"
     try:
         number = path.stat().st_mtime_ns // 1_000_000
-        return number, read_small(path, MAX_PREVIEW_BYTES)
-    except (OSError, UnreadableError):  # RACE: not yet, or no longer
+    except OSError:  # RACE: not yet, or no longer
         return -1, None
+    data = office().spool.preview(place)
+    return (number, data) if data else (-1, None)
 
 
 def _eta_s(report: JobReport, fraction: float) -> float:

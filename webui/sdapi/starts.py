@@ -11,11 +11,17 @@ from PIL.Image import Image as Picture
 from PIL.Image import Resampling
 
 from spooler import pictures
+from spooler.job import from_fields
 from webui.sdapi.errors import AnswerError
 
 Size = tuple[int, int]
 #: Blurs, from far to near, by which the surroundings of a hole flow into it.
 FLOW_PIXELS = (256, 64, 16, 4, 2)
+
+
+def check(size: Size) -> None:
+    """Before anything is made that large: raises JobError unless a job may have that size."""
+    from_fields({"prompt": "-", "width": size[0], "height": size[1]})
 
 
 def data_of(encoded: str) -> bytes:

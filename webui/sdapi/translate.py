@@ -25,6 +25,8 @@ from webui.sdapi.errors import AnswerError
 from webui.sdapi.kept import Options
 from webui.sdapi.requests import Drawing, Img2Img, Txt2Img
 
+#: A first size beyond this is no number to calculate with; what hires fix makes of a smaller one is checked with the job.
+MOST_SIDE = 1 << 16
 #: Settings of A1111 whose values there are no others of here: another is left out and named.
 FIXED: dict[str, Any] = {"randn_source": "CPU", "eta_noise_seed_delta": 0, "samples_format": "png", "enable_emphasis": True}
 #: Settings that change nothing in a picture: taken, without effect.
@@ -193,8 +195,11 @@ def with_infotext(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sides(request: Drawing) -> tuple[int, int]:
-    """As A1111 draws them: cut to what its latents can have."""
-    return request.width // 8 * 8, request.height // 8 * 8
+    """As A1111 draws them: cut to what its latents can have. Raises JobError for what no job may have."""
+    size = request.width // 8 * 8, request.height // 8 * 8
+    if not isinstance(request, Txt2Img) or max(size) > MOST_SIDE:
+        starts.check(size)
+    return size
 
 
 def _common(desk: _Desk) -> dict[str, Any]:
