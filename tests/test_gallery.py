@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,6 +237,16 @@ def test_a_waiting_job_is_edited_in_its_place(client: FlaskClient, spool: Spool)
     assert (place.path / "submitted.json").exists() and order(client, "ab") == "ab"
     finish_it = spool.claim("b.json", "me")
     assert finish_it and client.get("/jobs/b/edit").status_code == 303 and client.get("/jobs/none/edit").status_code == 404
+
+
+@pytest.mark.parametrize("guidance", [7.1234567, 0.00001, 2.5, 3.0])
+def test_an_edit_changes_no_number_that_nobody_touched(client: FlaskClient, spool: Spool, guidance: float) -> None:
+    spool.submit(json.dumps({"prompt": "an old ring", "guidance_scale": guidance}).encode(), "a")
+    shown = re.search(r'name="guidance_scale"[^>]*value="([^"]*)"', text(client, "/jobs/a/edit"))
+    assert shown
+    assert client.post("/jobs/a/edit", data={"prompt": "a new ring", "guidance_scale": shown[1]}).status_code == 303
+    place = spool.find("a")
+    assert place and json.loads(place.job_file.read_bytes()) == {"prompt": "a new ring", "guidance_scale": guidance}
 
 
 # -- what moves ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from spooler.job import Job, from_fields
 from spooler.mistakes import JobError
 from webui.sdapi import names, requests, starts, translate
 from webui.sdapi.errors import AnswerError
-from webui.sdapi.kept import Options
+from webui.sdapi.kept import Kept, Options
 from webui.sdapi.requests import Img2Img, Txt2Img
 
 DIGEST = "ab" * 32
@@ -347,6 +347,13 @@ def test_s5_nothing_is_made_of_a_size_or_a_number_that_no_job_may_have(
     monkeypatch.setattr(starts, "resized", lambda *asked: made.append(asked))
     assert told in mistakes(**given)
     assert not made
+
+
+def test_one_persons_task_is_nobody_elses() -> None:
+    kept = Kept()
+    kept.note_task("ann", "task-1", "task-1")
+    kept.note_task("mal", "task-1", "task-1-2")
+    assert (kept.job_of("ann", "task-1"), kept.job_of("mal", "task-1")) == ("task-1", "task-1-2")
 
 
 #: What programs send, each with its habits: all of it is taken, and nothing of it is named.

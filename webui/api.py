@@ -31,7 +31,7 @@ from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
 from webui.reports import JobList, JobReport, ReadyReport, RejectedList, RejectedReport
 from webui.rules import Rule, needs
-from webui.search import ENDED, Cursor, Search
+from webui.search import ENDED, MAX_WORDS, Cursor, Search
 
 blueprint = Blueprint("api", __name__)
 
@@ -141,7 +141,8 @@ def _find_live(state: State, offset: int, limit: int) -> JobList:
         raise JobError(Mistake(name, f"`{name}` goes with jobs that have ended: `status` must be one of {', '.join(ENDED)}."))
     wanted = _wanted()
     looked, many = office().reports.jobs(state, 0, MAX_LOOKED)
-    found = [report for report in looked if _has(report, wanted)]
+    words = list(dict.fromkeys(re.findall(r"\w+", wanted.query.casefold())))[:MAX_WORDS]
+    found = [report for report in looked if _has(report, wanted, words)]
     note = f"Only the first {MAX_LOOKED:,} of {many:,} jobs were looked through." if many > MAX_LOOKED else None
     total = None if note else len(found)
     return JobList(jobs=tuple(found[offset : offset + limit]), total=total, offset=offset, limit=limit, note=note)
@@ -174,13 +175,12 @@ def _moment(name: str) -> datetime | None:
         raise JobError(Mistake(name, f"`{name}` {rule}, but is {show(text)}.")) from None
 
 
-def _has(report: JobReport, wanted: Search) -> bool:
-    """Whether an unfinished job has what is wanted; its time is that at which it came."""
+def _has(report: JobReport, wanted: Search, words: list[str]) -> bool:
+    """Whether an unfinished job has what is wanted, and begins words with all of `words`; its time is that at which it came."""
     job, came = report.job, datetime.fromisoformat(report.queued or "1970-01-01T00:00:00Z")
-    words = f"{job.prompt} {report.id} {job.owner} {job.model}".casefold()
-    starts = re.findall(r"\w+", words)
+    there = re.findall(r"\w+", f"{job.prompt} {report.id} {job.owner} {job.model}".casefold())
     return (
-        all(any(each.startswith(word) for each in starts) for word in re.findall(r"\w+", wanted.query.casefold()))
+        all(any(each.startswith(word) for each in there) for word in words)
         and all(getattr(wanted, name) in (None, getattr(job, name)) for name in ("owner", "model", "batch"))
         and (wanted.since is None or came >= wanted.since)
         and (wanted.until is None or came < wanted.until)

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from spooler import edit
 from spooler.job import Job
 from spooler.mistakes import JobError
+from webui import flat
 from webui.answers import may_change
 from webui.errors import answer
 from webui.frame import around
@@ -63,7 +64,7 @@ def save(job_id: str) -> AnyResponse:
 
 def _given(job: Job) -> dict[str, str]:
     values = job.model_dump(include={*TEXTS, *NUMBERS}, exclude_none=True)
-    return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return {name: flat.text(value) for name, value in values.items()}
 
 
 def _value(name: str, text: str) -> Any:
@@ -76,7 +77,10 @@ def _value(name: str, text: str) -> Any:
         return text
     if re.fullmatch(r"\s*[+-]?\d{1,15}\s*", text, re.ASCII):
         return int(text)
-    return float(text) if re.fullmatch(r"\s*[+-]?\d{0,9}\.\d{1,9}\s*", text, re.ASCII) else text
+    is_number = re.fullmatch(
+        r"\s*[+-]?(\d{0,9}\.\d{1,17}(e[+-]?\d{1,2})?|\d{1,9}e[+-]?\d{1,2})\s*", text, re.ASCII | re.IGNORECASE
+    )
+    return float(text) if is_number else text
 
 
 def _page(job_id: str, job: Job, given: dict[str, str], mistakes: dict[str, list[str]]) -> str:

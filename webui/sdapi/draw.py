@@ -133,7 +133,7 @@ def _submit(job: Job, pictures: Mapping[str, bytes], task: str = "") -> str:
             if number > MOST_VERSIONS:
                 raise
             continue
-        kept().note_task(wanted, job_id)
+        kept().note_task(person().name, wanted, job_id)
         return job_id
     raise AssertionError("unreachable")
 

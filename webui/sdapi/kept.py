@@ -31,7 +31,7 @@ class Kept:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._options: dict[str, Options] = {}
-        self._tasks: OrderedDict[str, str] = OrderedDict()
+        self._tasks: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def options(self, who: str) -> Options:
         """Those of the person of that name; where nobody needs a key, all are one, of no name."""
@@ -41,18 +41,18 @@ class Kept:
         with self._lock:
             self._options[who] = replace(self.options(who), **options)  # type: ignore[arg-type]
 
-    def note_task(self, task: str, job_id: str) -> None:
-        """A job began under a task's id, which A1111's clients may use again."""
+    def note_task(self, who: str, task: str, job_id: str) -> None:
+        """A job of that person began under a task's id, which A1111's clients may use again, and others too."""
         with self._lock:
-            self._tasks.pop(task, None)
-            self._tasks[task] = job_id
+            self._tasks.pop((who, task), None)
+            self._tasks[who, task] = job_id
             if len(self._tasks) > MOST_TASKS:
                 self._tasks.popitem(last=False)
 
-    def job_of(self, task: str) -> str:
-        """The id of the task's last job; its own where nothing else is known."""
+    def job_of(self, who: str, task: str) -> str:
+        """The id of the person's task's last job; its own where nothing else is known."""
         with self._lock:
-            return self._tasks.get(task, task)
+            return self._tasks.get((who, task), task)
 
 
 def kept() -> Kept:

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from spooler.ids import clean_id, is_id
 from webui.office import office
+from webui.people import person
 from webui.reports import JobReport
 from webui.rules import Rule, needs
 from webui.sdapi.draw import body
@@ -79,7 +80,7 @@ def task_progress() -> Response:
     """Of one task, by its `force_task_id`: where it stands in the queue, how far it is, that it is over."""
     asked = body(TaskProgress)
     task = asked.id_task if is_id(asked.id_task) else clean_id(asked.id_task)
-    report = office().reports.job(kept().job_of(task)) if asked.id_task else None
+    report = office().reports.job(kept().job_of(person().name, task)) if asked.id_task else None
     told: dict[str, Any] = {
         "active": False,
         "queued": False,
