@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from webui.app import create_app
 from webui.patience import Patience
 from webui.people import Person
 from webui.reports import JobReport
-from webui.sdapi import info
+from webui.sdapi import info, starts
 from webui.sdapi.requests import ExtraSingle, Img2Img, Txt2Img
 
 
@@ -124,6 +125,23 @@ def test_of_several_pictures_all_are_taken_or_none(tmp_path: Path) -> None:
 
 
 SEVERAL = {"imageList": [{"data": png(Image.new("RGB", (8, 8))), "name": name} for name in "abc"], "upscaler_1": "Lanczos"}
+
+
+def test_s5_of_several_pictures_one_is_unpacked_at_a_time(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of 100 KB may be a picture of 100 MB."""
+    unpacked: list[weakref.ref[Image.Image]] = []
+    at_once: list[int] = []
+    decoded = starts.decoded
+
+    def noted(data: bytes) -> Image.Image:
+        picture = decoded(data)
+        unpacked.append(weakref.ref(picture))
+        at_once.append(sum(each() is not None for each in unpacked))
+        return picture
+
+    monkeypatch.setattr(starts, "decoded", noted)
+    told = app.test_client().post("/sdapi/v1/extra-batch-images", json=SEVERAL | {"upscaler_1": "None"})
+    assert told.status_code == 200 and at_once == [1, 1, 1]
 
 
 def named(spool: Spool, state: State) -> list[str]:

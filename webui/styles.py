@@ -106,7 +106,8 @@ class Styles:
 
     def _check(self, style: Style | None, person: Person) -> None:
         if style and style.owner != person.name and not person.may_change(style.owner):
-            raise StyleError(f"The style {show(style.name)} is {printable(style.owner)}'s: only its owner may change it.", 403)
+            whose = f"is {printable(style.owner)}'s: only its owner" if style.owner else "is nobody's: only an operator"
+            raise StyleError(f"The style {show(style.name)} {whose} may change it.", 403)
 
     def _path(self, name: str) -> Path:
         """Its file: the name as far as it may be a file's, and what tells it from others that come out the same."""

@@ -194,14 +194,17 @@ def _enlarged(asked: Extras, encoded: Sequence[str]) -> list[bytes]:
     _check(asked)
     upscaler = names.listed(asked.upscaler_1, office().reports.ready().catalogue.upscalers)
     with PREPARING:
-        started = [starts.decoded(starts.data_of(each)) for each in encoded]
-        ready = [starts.encoded(each) for each in started]
+        ready, sizes = [], []
+        for each in encoded:  # one is unpacked at a time: a small file may be a large picture
+            data, its_size = starts.ready(each)
+            ready.append(data)
+            sizes.append(its_size)
     if upscaler.lower() in names.NO_NAME:
         return ready
     size = (asked.upscaling_resize_w, asked.upscaling_resize_h)
     jobs = []
-    for start in started:
-        by_size = max(size[0] / start.width, size[1] / start.height)
+    for width, height in sizes:
+        by_size = max(size[0] / width, size[1] / height)
         scale = by_size if asked.resize_mode == 1 else asked.upscaling_resize
         jobs.append(_owned({"image": "image.png", "upscale": {"scale": scale, "upscaler": upscaler}}))
     made = _all_made(jobs, ready)

@@ -43,6 +43,12 @@ def data_of(encoded: str) -> bytes:
     return data
 
 
+def ready(encoded_picture: str) -> tuple[bytes, Size]:
+    """A picture in Base64 as the PNG that goes along with a job, and its size. Raises as `data_of` and `decoded` do."""
+    picture = decoded(data_of(encoded_picture))
+    return encoded(picture), picture.size
+
+
 def decoded(data: bytes, ground: str | None = "white") -> Picture:
     """The picture, upright, in RGB; without a ground in RGBA. Raises AnswerError for what is no picture, or too large."""
     try:
