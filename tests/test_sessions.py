@@ -15,6 +15,7 @@ from people import ANN, BOB, KEYS, OPS, PROMPT, app, basic, bearer, log_in, make
 from test_api import finish
 
 from spooler.spool import Spool
+from webui import sessions
 from webui.login import after
 
 __all__ = ["app"]
@@ -172,6 +173,28 @@ def test_log_in_go_on_and_log_out(app: Flask, client: FlaskClient) -> None:
     assert client.post("/logout", headers=here).headers["Location"] == "/login"
     assert client.get("/queue").status_code == 303
     assert app.test_client(use_cookies=False).get("/queue", headers={"Cookie": copy}).status_code == 303, "nor for a copy"
+
+
+def test_a_session_that_was_ended_stays_so_however_many_end_after_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that began since, and other people's, go on."""
+    door = app.extensions["door"]
+    clock = [1_800_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr(sessions, "MOST_ENDED", 3)
+
+    def begin(name: str) -> str:
+        clock[0] += 10
+        return str(door.sessions.begin(door.keys.named(name)))
+
+    bobs, stolen = begin("bob"), begin("ann")
+    clock[0] += 10
+    door.sessions.end(stolen)
+    kept = begin("ann")
+    for _ in range(8):
+        door.sessions.end(begin("ann"))
+        assert door.sessions.holder(stolen) is None
+    assert door.sessions.holder(bobs).name == "bob" and door.sessions.holder(begin("ann")).name == "ann"
+    assert door.sessions.holder(kept) is None, "that it was not ended cannot be told any more"
 
 
 def test_s5_who_has_not_been_let_in_sends_little(client: FlaskClient) -> None:

@@ -18,8 +18,8 @@ from webui.keys import Key, KeyFile
 from webui.private_file import KeysError, PrivateFile
 
 LIFETIME_S = 7 * 86_400
-#: Ended sessions of one person that are remembered.
-MOST_ENDED = 200
+#: Ended sessions of one person that are remembered one by one; of more, a line of this name tells of all that began before.
+MOST_ENDED, OLDER = 200, "*"
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,14 @@ class Sessions:
         if not cookie or not kept.secret:
             return None
         try:
-            name, session, bound = self._signer().loads(cookie, max_age=LIFETIME_S)
+            (name, session, bound), begun = self._signer().loads(cookie, max_age=LIFETIME_S, return_timestamp=True)
         except (BadData, ValueError, TypeError):
             return None
         key = self._keys.named(name)
-        ended = any(each[1] == session for each in kept.ended)
+        ended = any(
+            whose == name and (each == session or (each == OLDER and begun.timestamp() + LIFETIME_S <= end))
+            for whose, each, end in kept.ended
+        )
         return key if key and not ended and hmac.compare_digest(_bound(key), bound) else None
 
     def end(self, cookie: str) -> None:
@@ -63,8 +66,11 @@ class Sessions:
         def ended(old: bytes) -> bytes:
             kept, now = _parse(old), int(time.time())
             lines = [each for each in kept.ended if each[2] > now] + [(name, session, now + LIFETIME_S)]
-            own = [each for each in lines if each[0] == name][-MOST_ENDED:]
-            lines = [each for each in lines if each[0] != name] + own
+            own = [each for each in lines if each[0] == name and each[1] != OLDER]
+            # One that is forgotten must not come to life again: with it all end that had begun when it was ended.
+            older = [each for each in lines if each[0] == name and each[1] == OLDER] + own[:-MOST_ENDED]
+            lines = [each for each in lines if each[0] != name] + own[-MOST_ENDED:]
+            lines += [(name, OLDER, max(end for _, _, end in older))] if older else []
             return "\n".join([kept.secret, *(" ".join(map(str, each)) for each in lines), ""]).encode()
 
         self._file.change(ended)
