@@ -195,8 +195,8 @@ def test_the_engine_is_given_as_many_as_it_has_room_for(desk: Desk) -> None:
     assert given(desk) == ["a", "b", "c"]
     desk.turn(messages.Room(heard=3, jobs=8))
     assert given(desk) == ["a", "b", "c", "d"], "the other size waits"
-    status = desk.service._told
-    assert status and status.running == ("a", "b", "c", "d")
+    [(status, _)] = desk.spool.spoolers()
+    assert status.running == ("a", "b", "c", "d")
     for name in "dbca":
         assert "e" not in given(desk)
         desk.turn(messages.Finished(id=name, timings=Timings(), facts=FACTS))

@@ -280,7 +280,7 @@ def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_
     for name in names:
         report = client.get(f"/api/v1/jobs/{name}").get_json()
         assert report["status"] == "running" and 0 < report["progress"]["step"] <= report["progress"]["steps"]
-        assert name in client.get("/status").text
+        wait_for(lambda name=name: name in client.get("/status").text, "its worker's next sign of life")
     assert 'sdspool_spooler_running_jobs{spooler="test"} 2.0' in client.get("/metrics").text
 
     def is_cancelled(name: str) -> bool:
