@@ -34,7 +34,7 @@ def parse(raw: bytes, what: str = "A job", one_line: bool = False) -> Any:
         raise JobError(Mistake("", f"{what} must have at most {MAX_BYTES} bytes, but this has more."))
     try:
         return json.loads(
-            raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite
+            raw.decode("utf-8-sig"), parse_constant=refuse_constant, object_pairs_hook=_unique, parse_float=finite
         )
     except JobError:
         raise
@@ -51,11 +51,13 @@ def parse(raw: bytes, what: str = "A job", one_line: bool = False) -> Any:
         raise JobError(Mistake("", f"{what} must have numbers of ordinary size ({error}).")) from error
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """For json's parse_constant: raise JobError for NaN and Infinity, which are no JSON."""
     raise JobError(Mistake("", f"A job must have finite numbers, but this has {name}."))
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """For json's parse_float: the number. Raises JobError for one that no float can have, like 1e400."""
     value = float(text)
     if not math.isfinite(value):
         raise JobError(Mistake("", f"A job must have finite numbers, but this has {text[:40]}."))

@@ -123,6 +123,8 @@ def test_one_idempotency_key_makes_one_job_even_at_once(app: Flask, spool: Spool
     assert len({job_id for _, job_id in ids}) == 1
     assert sorted(status for status, _ in ids) == [200] * 7 + [201]
     finish(spool, ids[0][1])
+    both = app.test_client().post("/api/v1/jobs", json=PROMPT | {"id": "cat"}, headers={"Idempotency-Key": "once"})
+    assert both.status_code == 400 and "id" in both.json["error"]["fields"], "one of the two would be lost"  # type: ignore[index]
     later = app.test_client().post("/api/v1/jobs", json=PROMPT, headers={"Idempotency-Key": "once"})
     assert later.status_code == 200 and later.json["status"] == "done"  # type: ignore[index]
 
@@ -288,6 +290,33 @@ def test_a_full_queue_is_429_with_the_time_to_wait_and_a_full_disk_507(spool: Sp
     answer = no_room.post("/api/v1/jobs", json={"prompt": "x"})
     assert answer.status_code == 507 and "MiB free" in answer.json["error"]["message"]  # type: ignore[index]
     assert len(list(spool.pending.glob("*.json"))) == 2, "nothing of what was refused is there"
+
+
+def test_what_comes_to_wait_again_is_bound_by_the_same_numbers(spool: Spool) -> None:
+    """A job that is held is not one that waits, and one that ended neither: else each bound had two ways around it."""
+
+    def client_of(**changes: Any) -> FlaskClient:
+        cache = spool.root.parent / "cache"
+        return create_app(Settings(spool=spool.root, cache=cache, **changes)).test_client()
+
+    for name in ("waits", "held", "ended"):
+        spool.submit(b'{"prompt": "x", "owner": "ann"}', name)
+    spool.hold("held")
+    spool.cancel("ended")
+    verb = {"ids": ["held"], "verb": "release"}
+    for full, rule in ((client_of(max_waiting=1), "At most 1 jobs"), (client_of(owner_waiting=1), "of one owner")):
+        for path in ("held/release", "ended/retry"):
+            answer = full.post(f"/api/v1/jobs/{path}")
+            assert answer.status_code == 429 and int(answer.headers["Retry-After"]) >= 1
+            assert rule in answer.json["error"]["message"] and full.post(f"/jobs/{path}").status_code == 429  # type: ignore[index]
+        assert full.post("/api/v1/actions", json=verb).json["results"][0]["code"] == "queue_full"  # type: ignore[index]
+        sent = {"ids": "held", "do": "release"}
+        assert full.post("/queue/bulk", data=sent, headers={"Origin": "http://localhost"}).status_code == 303
+    no_room = client_of(floor_mib=1e9)
+    assert no_room.post("/api/v1/jobs/ended/retry").status_code == 507
+    assert [spool.find(name).state for name in ("held", "ended")] == ["held", "cancelled"]  # type: ignore[union-attr]
+    assert no_room.post("/api/v1/jobs/held/release").status_code == 200, "a rename needs no room"
+    assert client_of(max_waiting=3).post("/api/v1/jobs/ended/retry").status_code == 200
 
 
 def test_a_batch_tells_how_far_it_is(client: FlaskClient, spool: Spool) -> None:

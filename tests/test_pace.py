@@ -71,6 +71,32 @@ def test_s5_every_way_in_for_a_job_counts_its_jobs(tmp_path: Path) -> None:
         assert path == "/" or int(refused.headers["Retry-After"]) > 0
 
 
+def test_s5_a_retry_is_one_more_job(tmp_path: Path) -> None:
+    app = make_app(tmp_path, KEYS, client_submits=5)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    (spool.claimed / "me").mkdir()
+    for name in "abcdefg":
+        spool.submit(json.dumps({**PROMPT, "owner": "ann"}).encode(), name)
+        spool.cancel(name)
+    statuses = [client.post(f"/api/v1/jobs/{name}/retry", headers=bearer(ANN)).status_code for name in "abcdef"]
+    assert statuses == [200] * 5 + [429]
+    assert client.post("/jobs/f/retry", headers=bearer(ANN)).status_code == 429
+    verb = {"ids": ["f", "g"], "verb": "retry"}
+    told = client.post("/api/v1/actions", json=verb, headers=bearer(ANN)).json["results"]  # type: ignore[index]
+    assert [each["code"] for each in told] == ["queue_full"] * 2 and "faster than one may" in told[0]["message"]
+    assert spool.find("f").state == spool.find("g").state == "cancelled"  # type: ignore[union-attr]
+
+
+def test_s5_a_task_whose_id_is_taken_costs_one_try(tmp_path: Path) -> None:
+    app = make_app(tmp_path, KEYS, client_submits=2, wait_s=0.1)
+    client, spool = app.test_client(), app.extensions["office"].spool
+    for name in ("x", "x-2", "x-3"):
+        spool.submit(b'{"prompt": "a cat"}', name)
+    told = [client.post("/sdapi/v1/txt2img", json={**PROMPT, "force_task_id": "x"}, headers=bearer(ANN)) for _ in range(3)]
+    assert [each.status_code for each in told] == [504, 504, 429], "two waited for their ends"
+    assert {place.id for place in spool.walk("pending")} == {"x", *(f"x-{number}" for number in (2, 3, 4, 5))}
+
+
 def test_where_nobody_needs_a_key_it_is_the_address_that_counts_and_this_machine_s_may(tmp_path: Path) -> None:
     client = make_app(tmp_path, host="0.0.0.0", open="on", client_submits=2).test_client()
 

@@ -261,6 +261,13 @@ def test_an_error_has_a1111_s_shape(served: Web, method: str, path: str, given: 
         (b"", ["body"], "field required", "value_error.missing"),
         (b"nonsense", ["body"], "Expecting value: line 1 column 1 (char 0)", "value_error.jsondecode"),
         (b"[]", ["body"], "value is not a valid dict", "type_error.dict"),
+        (
+            b'{"override_settings": {"a": NaN}}',
+            ["body"],
+            "A job must have finite numbers, but this has NaN.",
+            "value_error.jsondecode",
+        ),
+        (b'{"a": -1e400}', ["body"], "A job must have finite numbers, but this has -1e400.", "value_error.jsondecode"),
         (b'{"a":' * 30_000, ["body"], None, "value_error.jsondecode"),
         (
             b'{"prompt": "a", "steps": 500}',

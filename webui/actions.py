@@ -13,7 +13,6 @@ from werkzeug.wrappers import Response as AnyResponse
 from spooler.batches import Batches
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
-from spooler.spool import Spool
 from spooler.states import ENDS, STATES, STATUS, State
 from spooler.strict_json import parse_object
 from webui import moves
@@ -21,23 +20,20 @@ from webui.answers import may_change
 from webui.bulk import give
 from webui.errors import answer
 from webui.frame import local
-from webui.office import office
+from webui.office import Office, office
 from webui.people import person
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("actions", __name__)
 
 _ENDED: frozenset[State] = frozenset(ENDS)
-#: Each verb: what it does to the spool, and the states that mean that it was done.
-VERBS: dict[str, tuple[Callable[[Spool, str], Place | None], frozenset[State]]] = {
-    "hold": (lambda spool, job_id: spool.hold(job_id), frozenset({"held"})),
-    "release": (lambda spool, job_id: spool.release(job_id), frozenset({"pending"})),
-    "top": (lambda spool, job_id: spool.set_priority(job_id, "top"), frozenset({"pending", "held"})),
-    "star": (lambda spool, job_id: spool.star(job_id, True) or spool.find(job_id), _ENDED),
-    "unstar": (
-        lambda spool, job_id: spool.star(job_id, False) or spool.find(job_id),
-        _ENDED,
-    ),
+#: Each verb: what it does, and the states that mean that it was done.
+VERBS: dict[str, tuple[Callable[[Office, str], Place | None], frozenset[State]]] = {
+    "hold": (lambda desk, job_id: desk.spool.hold(job_id), frozenset({"held"})),
+    "release": (lambda desk, job_id: desk.release(job_id), frozenset({"pending"})),
+    "top": (lambda desk, job_id: desk.spool.set_priority(job_id, "top"), frozenset({"pending", "held"})),
+    "star": (lambda desk, job_id: desk.spool.star(job_id, True) or desk.spool.find(job_id), _ENDED),
+    "unstar": (lambda desk, job_id: desk.spool.star(job_id, False) or desk.spool.find(job_id), _ENDED),
 }
 MOST_PRIORITY = 100
 
@@ -77,7 +73,7 @@ class BatchReport(BaseModel):
 def act(job_id: str, verb: str) -> Response:
     """Do it: 200 with the job as it is then, 409 when its state does not allow it."""
     do, wanted = VERBS[verb]
-    place = do(office().spool, job_id)
+    place = do(office(), job_id)
     return _told(job_id, place, wanted, verb)
 
 
@@ -156,7 +152,7 @@ def batch_report(batch_id: str) -> BatchReport | None:
 def page_act(job_id: str, verb: str) -> AnyResponse:
     """Do it, and lead back: to the queue from where waiting jobs are changed, else to the job."""
     do, wanted = VERBS[verb]
-    place = do(office().spool, job_id)
+    place = do(office(), job_id)
     if place is None:
         return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
     if verb == "top":

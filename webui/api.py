@@ -231,7 +231,7 @@ def cancel(job_id: str) -> Response:
 def retry(job_id: str) -> Response:
     """Send a failed or cancelled job back to the queue."""
     before = report_of(job_id)
-    if office().spool.retry(job_id) is None:
+    if office().retry(job_id) is None:
         return answer(409, "not_failed", f"Only a failed or cancelled job can be tried again, but this one is {before.status}.")
     return _send(report_of(job_id))
 

@@ -50,15 +50,17 @@ def show(batch_id: str) -> str:
 @needs(Rule.EACH)
 def change(batch_id: str, verb: str) -> AnyResponse:
     """Cancel what has not ended, or retry what failed or was cancelled, of one's own; the page tells what is left."""
-    done = left = 0
+    done, left, is_full = 0, 0, False
     for job_id in _report(batch_id).jobs:
         place = office().spool.find_by_name(job_id)
         if place is None or place.state not in STATES[verb] or not may_change(place):
             continue
-        if done >= MOST:
+        if done >= MOST or is_full:
             left += 1
-        elif do(job_id, "cancel" if verb == "cancel" else "retry").ok:
-            done += 1
+            continue
+        told = do(job_id, "cancel" if verb == "cancel" else "retry")
+        is_full = told.code in ("queue_full", "no_space")
+        done, left = done + told.ok, left + is_full
     return redirect(url_for("batches.show", batch_id=batch_id, left=left or None), 303)  # None: it is left out
 
 

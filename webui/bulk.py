@@ -22,7 +22,7 @@ from webui.answers import may_change
 from webui.errors import answer
 from webui.frame import around, local
 from webui.moves import Value
-from webui.office import office
+from webui.office import FullError, office
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("bulk", __name__)
@@ -102,14 +102,17 @@ def _do_ended(place: Place, verb: str) -> bool:
 
 
 def _do_waiting(job_id: str, verb: str) -> bool:
-    spool = office().spool
-    place = spool.find_by_name(job_id)
+    desk = office()
+    place = desk.spool.find_by_name(job_id)
     if place is None or place.state in ENDS or not may_change(place):
         return False
     if verb == "cancel":
-        after = spool.cancel(job_id)
+        after = desk.spool.cancel(job_id)
         return after is not None and after.state in ("cancelled", "claimed")
-    after = spool.hold(job_id) if verb == "hold" else spool.release(job_id)
+    try:
+        after = desk.spool.hold(job_id) if verb == "hold" else desk.release(job_id)
+    except FullError:
+        return False
     return after is not None and after.state == ("held" if verb == "hold" else "pending")
 
 

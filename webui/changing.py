@@ -19,7 +19,7 @@ from webui import once
 from webui.actions import VERBS
 from webui.answers import body_as, may_change, report_of, send
 from webui.errors import answer
-from webui.office import office
+from webui.office import FullError, NoRoomError, office
 from webui.people import person
 from webui.rules import Rule, needs
 
@@ -52,7 +52,7 @@ class ActionResult(BaseModel):
     id: str
     ok: bool
     status: Status | None = Field(description="Of the job then; null: there is none.")
-    code: str | None = Field(None, description="Why not, for programs: not_found, wrong_state, not_yours, starred.")
+    code: str | None = Field(None, description="Why not: not_found, wrong_state, not_yours, starred, queue_full, no_space.")
     message: str | None = Field(None, description="Why not, in a sentence.")
 
 
@@ -94,15 +94,20 @@ def do(job_id: str, verb: Verb) -> ActionResult:
     if verb == "delete":
         return _delete(place)
     after: Place | None
-    if verb == "retry":
-        after, wanted = desk.spool.retry(job_id), frozenset({"pending"})
-    elif verb == "cancel":
-        if place.state in ENDS:
-            return _wrong_state(place, verb)
-        after, wanted = desk.spool.cancel(job_id), frozenset({"cancelled", "claimed"})
-    else:
-        do, wanted = VERBS[verb]
-        after = do(desk.spool, job_id)
+    try:
+        if verb == "retry":
+            after, wanted = desk.retry(job_id), frozenset({"pending"})
+        elif verb == "cancel":
+            if place.state in ENDS:
+                return _wrong_state(place, verb)
+            after, wanted = desk.spool.cancel(job_id), frozenset({"cancelled", "claimed"})
+        else:
+            do, wanted = VERBS[verb]
+            after = do(desk, job_id)
+    except FullError as error:
+        return _refusal(job_id, place, "queue_full", str(error))
+    except NoRoomError as error:
+        return _refusal(job_id, place, "no_space", str(error))
     if after is None or after.state not in wanted:
         return _wrong_state(after or place, verb)
     if after.state in ENDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -18,8 +19,10 @@ from spooler.dropped import owner_of
 from spooler.job import Job, encode
 from spooler.logs import event, whose
 from spooler.mistakes import JobError, Mistake, show
+from spooler.place import Place
 from spooler.settings import Settings
 from spooler.spool import Spool
+from spooler.states import State
 from webui.index import Index
 from webui.line import Line
 from webui.news import News
@@ -95,6 +98,29 @@ class Office:
         floor."""
         if rule := self._no_room():
             raise NoRoomError(f"{rule}: the job was not accepted. Try again when there is space.")
+        self._check_line(jobs)
+
+    def retry(self, job_id: str) -> Place | None:
+        """As Spool.retry, for who asks: a job that waits again is one more that is submitted. Raises FullError, NoRoomError."""
+        if job := self._job(job_id, "failed", "cancelled"):
+            self.check_pace(1)
+            self.check_room([job])
+        return self.spool.retry(job_id)
+
+    def release(self, job_id: str) -> Place | None:
+        """As Spool.release. Raises FullError while as many wait as may: a job that is held is none of them."""
+        if job := self._job(job_id, "held"):
+            self._check_line([job])
+        return self.spool.release(job_id)
+
+    def _job(self, job_id: str, *states: State) -> Job | None:
+        """That job, if it is in one of these states; None, too, for what is no job."""
+        place = self.spool.find(job_id)
+        with contextlib.suppress(FileNotFoundError, JobError):  # RACE: it has moved on
+            return self.spool.read_job(place) if place and place.state in states else None
+        return None
+
+    def _check_line(self, jobs: Sequence[Job]) -> None:
         cap, most = self.settings.owner_waiting, self.settings.max_waiting
         # Far from the bound the line need not be brought up to date: its thread does that every second.
         if not cap and (not most or len(self.line) < most - NEAR):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flask import request
 
 from spooler.job import Job
+from spooler.mistakes import JobError, Mistake, show
 from spooler.spool import TakenError
 from webui.office import office
 from webui.people import person
@@ -25,6 +26,9 @@ def key_id(what: str = "") -> str | None:
 def accept(job: Job, wanted_id: str | None = None, inputs: Mapping[str, bytes] | None = None) -> tuple[str, bool]:
     """The job's id, and whether it is new: False when this request's key made it before. Raises as `Office.accept`."""
     keyed = key_id()
+    if keyed and wanted_id:
+        rule = "`id` must not be given beside an Idempotency-Key, of which the job's id is made"
+        raise JobError(Mistake("id", f"{rule}, but is {show(wanted_id)}."))
     if keyed and office().spool.find(keyed):
         return keyed, False
     try:

@@ -72,9 +72,14 @@ OF_FORM: tuple[type[BaseModel], ...] = (TokenQuestion, TokenCounts, MetadataRepo
 
 def _action(verb: str, about: str) -> Route:
     """A verb that is done to a job by a POST without a body."""
-    done = (200, ("Done; the job as it is then.", JobReport))
-    refused = (409, ("Its state does not allow it.", Error))
-    return (f"/api/v1/jobs/{{job_id}}/{verb}", "post", about, [JOB_ID], False, dict((done, refused, *NOT_FOUND.items())))
+    told: Answers = {
+        200: ("Done; the job as it is then.", JobReport),
+        409: ("Its state does not allow it.", Error),
+        **NOT_FOUND,
+    }
+    if verb == "release":
+        told[429] = FULL[429]
+    return (f"/api/v1/jobs/{{job_id}}/{verb}", "post", about, [JOB_ID], False, told)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -182,7 +187,12 @@ ROUTES: tuple[Route, ...] = (
         "Send a failed or cancelled job back to the queue",
         [JOB_ID],
         False,
-        {200: ("It waits again.", JobReport), 409: ("It has neither failed nor been cancelled.", Error), **NOT_FOUND},
+        {
+            200: ("It waits again.", JobReport),
+            **NOT_FOUND,
+            **FULL,
+            409: ("It has neither failed nor been cancelled.", Error),
+        },
     ),
     (
         "/api/v1/jobs/{job_id}/again",

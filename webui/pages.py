@@ -74,7 +74,7 @@ def cancel(job_id: str) -> AnyResponse:
 @needs(Rule.OWNER)
 def retry(job_id: str) -> AnyResponse:
     report_of(job_id)
-    office().spool.retry(job_id)  # when it is no longer failed, its page says what it is
+    office().retry(job_id)  # when it is no longer failed, its page says what it is
     return redirect(url_for("pages.job", job_id=job_id), 303)
 
 

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, jsonify, request
@@ -126,16 +127,16 @@ def _submit(job: Job, pictures: Mapping[str, bytes], task: str = "") -> str:
     if not task:
         return office().accept(job, None, pictures)
     wanted = task if is_id(task) else clean_id(task)
-    for number, job_id in enumerate(versions(wanted)):
+    spool = office().spool
+    # Those that are taken are passed over first: each try to submit is one of those that a client may make in a time.
+    for job_id in (each for each in islice(versions(wanted), MOST_VERSIONS) if not spool.find_by_name(each)):
         try:
             office().accept(job, job_id, pictures)
-        except TakenError:
-            if number > MOST_VERSIONS:
-                raise
+        except TakenError:  # RACE: somebody else's since
             continue
         kept().note_task(person().name, wanted, job_id)
         return job_id
-    raise AssertionError("unreachable")
+    raise TakenError(f"`force_task_id` must be a new one, but {MOST_VERSIONS} jobs {wanted!r} exist.")
 
 
 def _end_of(job_id: str, waited_s: float = 0) -> JobReport:
