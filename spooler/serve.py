@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from spooler import library, mounts
+from spooler import heap, library, mounts
 from spooler.child import Child
 from spooler.denylist import DenyList, DenyListError
 from spooler.life import Life
@@ -62,6 +62,7 @@ def run(service: Service, life: Life) -> bool:
     """One life of a spooler. Returns whether there is to be another, since it was taken for dead and lives."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
+    heap.return_large()
     gc.freeze()  # what the imports made stays: to look among it for garbage takes ten milliseconds, in the middle of a claim
     log.info("spooler %s on %s, process %d", service.settings.spooler, service.settings.spool, os.getpid())
     try:

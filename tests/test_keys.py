@@ -195,7 +195,7 @@ def test_ended_sessions_are_remembered_within_bounds(sessions: Sessions, path: P
     for _ in range(220):
         sessions.end(sessions.begin(key(path, "ann")))
     assert sessions.holder(bob) is None, "nobody's are forgotten for somebody else's"
-    assert len(path.with_name("keys.sessions").read_text().splitlines()) == 1 + 200 + 1
+    assert len(path.with_name("keys.sessions").read_text().splitlines()) == 1 + 200 + 1 + 1, "a line tells of the others"
 
 
 # -- paces -----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from spooler import logs
+from spooler import heap, logs
 from spooler.denylist import DenyListError
 from spooler.settings import Settings
 from spooler.spool import SpoolError
@@ -40,6 +40,7 @@ def main() -> int:
     logs.begin("web", settings.log_format, beside)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is not news, it is load
     raise_files()
+    heap.return_large()
     try:
         app = create_app(settings)
         door: Door = app.extensions["door"]
