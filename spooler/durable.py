@@ -210,10 +210,12 @@ def read_small(path: Path, max_bytes: int) -> bytes:
     """
     fd = open_ordinary(path)
     try:
-        data = bytearray()
-        while len(data) <= max_bytes and (piece := os.read(fd, max_bytes + 1 - len(data))):
-            data += piece
-        return bytes(data)
+        pieces: list[bytes] = []
+        left, asked = max_bytes + 1, os.fstat(fd).st_size + 1  # no more: what is asked for is taken from memory at once
+        while left > 0 and (piece := os.read(fd, min(left, asked))):
+            pieces.append(piece)
+            left, asked = left - len(piece), 1 << 16
+        return b"".join(pieces)
     finally:
         os.close(fd)
 
