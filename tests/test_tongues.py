@@ -13,11 +13,13 @@ from flask.testing import FlaskClient
 from house import ROOT
 from test_pages import finish, spool, text
 
-from spooler import gate, png
+from spooler import gate, png, strict_json
 from spooler.mistakes import JobError
 from spooler.pending import Pending
 from spooler.schedule import Waiting
+from spooler.settings import Settings
 from spooler.spool import Spool
+from webui.app import create_app
 from webui.sentences import said, title_of
 from webui.tongues import TONGUES
 
@@ -141,6 +143,32 @@ def test_the_sentences_of_a_page_are_those_that_are_said(app: Flask) -> None:
     assert "diesen Auftrag gibt es noch nicht" in queue and "bis &#39;later&#39; fertig ist" in queue
     client.delete("/api/v1/jobs/later")
     assert "Abgebrochen, während er wartete." in client.get("/jobs/later", headers=german).text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":', "{a", '{"a" 1}', '{"a": 1 "b"}', "{} x", '{"abc', '{"a": "\n"}', '{"a": "\\q"}', '{"a": "\\u12"}', '{"a": 1,}'],
+)
+def test_what_json_finds_wrong_is_told_in_the_reader_s_language(app: Flask, text: str) -> None:
+    with pytest.raises(JobError) as caught:
+        strict_json.parse_object(text.encode())
+    with app.test_request_context(headers={"Accept-Language": "de"}):
+        told = str(said(str(caught.value)))
+    why = told.partition(", Spalte ")[2]
+    assert why and not re.search("Expecting|Extra|Unterminated|Invalid|Illegal", told), told
+
+
+def test_a_full_queue_is_told_in_the_reader_s_language(spool: Spool) -> None:
+    german = {"Accept-Language": "de"}
+    spool.submit(b'{"prompt": "x", "owner": "ann"}', "one")
+    for options, words in (
+        ({"max_waiting": 1}, "Höchstens 1 Aufträge dürfen warten"),
+        ({"owner_waiting": 1}, "Aufträge eines Besitzers"),
+        ({"floor_mib": 1e9}, "MiB frei sein"),
+    ):
+        settings = Settings(spool=spool.root, cache=spool.root.parent / "cache", **options)  # type: ignore[arg-type]
+        told = create_app(settings).test_client().post("/", data={"prompt": "x", "owner": "ann"}, headers=german)
+        assert words in told.text, told.status_code
 
 
 def test_why_a_job_could_not_run_or_a_file_was_set_aside_is_told_in_the_reader_s_language(app: Flask, spool: Spool) -> None:

@@ -118,10 +118,31 @@ KNOWN = (
     msgid("`mask` is required here: paint over what is to change, or choose a mask."),
     msgid("Please choose the picture again: a browser sends each file once only."),
     msgid("At most %(limit)s jobs may wait, and %(value)s do: the job was not accepted. Try again later."),
+    msgid(
+        "At most %(limit)s jobs of one owner may wait, and %(value)s of %(who)s do: the job was not accepted. Try again later."
+    ),
+    msgid("The disk must have %(limit)s MiB free, but has %(value)s: the job was not accepted. Try again when there is space."),
     msgid("You submit jobs faster than one may: the job was not accepted. Try again later."),
 )
-#: What a value may be in such a sentence, in words (spooler/mistakes.py, kind_of).
-KINDS = (msgid("an object"), msgid("an array"), msgid("a text"), msgid("true or false"), msgid("a number"))
+#: What may be in such a sentence: what a value is (spooler/mistakes.py, kind_of), and what json finds wrong (json.decoder).
+WORDS = (
+    msgid("an object"),
+    msgid("an array"),
+    msgid("a text"),
+    msgid("true or false"),
+    msgid("a number"),
+    msgid("Expecting value"),
+    msgid("Expecting property name enclosed in double quotes"),
+    msgid("Expecting ':' delimiter"),
+    msgid("Expecting ',' delimiter"),
+    msgid("Extra data"),
+    msgid("Unterminated string starting at"),
+    msgid("Invalid control character at"),
+    msgid("Invalid \\escape"),
+    msgid("Invalid \\uXXXX escape"),
+    msgid("Illegal trailing comma before end of object"),
+    msgid("Illegal trailing comma before end of array"),
+)
 #: What a failure's code says, for a title over its reason.
 CODES = {
     "cancelled": msgid("Cancelled"),
@@ -154,10 +175,10 @@ def translated(sentence: str) -> str | None:
 
 
 def _in_it(name: str, value: str) -> str:
-    """What differs in a sentence, in this request's language where it is ours: the rest of it, or the kind of a value."""
+    """What differs in a sentence, in this request's language where it is ours: the rest of it, or one of WORDS."""
     if name == "rest":
         return translated(value) or value
-    return str(gettext(value)) if value in KINDS else value
+    return str(gettext(value)) if value in WORDS else value
 
 
 def said(sentences: str) -> Markup:
