@@ -10,7 +10,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from spooler import estimate, messages
 from spooler.durable import UnsyncedError
@@ -33,7 +33,14 @@ log = logging.getLogger(__name__)
 #: Between two looks after the jobs at work, and two writings of how far one is: on a CPU each takes time from the drawing.
 LOOK_S = 0.2
 
+#: Before a job's folder is touched again that cannot be: what its owner closed to us is no matter of the others.
+CLOSED_S = 10.0
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
+PASSING = NO_ROOM | {
+    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
+}
 
 
 class Attempts:
@@ -65,6 +72,7 @@ class Attempts:
         self._goes_on = goes_on
         self._learn = learn
         self._next_look = 0.0
+        self._unwritten: dict[str, tuple[Place, Record]] = {}  # of jobs in `again`, by their ids: what the disk did not take
 
     def begin(self, lane: Lane, place: Place, job: Runs, now: float, work: float) -> None:
         """Give a job to an engine."""
@@ -118,11 +126,22 @@ class Attempts:
                     return
                 running.record = running.record.fail(message.code, message.reason, message.facts)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
-                for other in lane.at_work if message.fatal else ():  # they had not begun, and are not to blame (P4)
-                    self.put_back(other, f"{UNDELIVERED}: the engine ended with the job before")
+                if message.fatal:  # the others had not begun, and are not to blame (P4)
+                    self.put_all_back(lane.at_work, f"{UNDELIVERED}: the engine ended with the job before")
             case messages.Lost():
                 died = WORKER_DIED if message.alone else COMPANY_DIED
                 self.put_back(running, f"{died if message.blame else UNDELIVERED}: {message.how}")
+
+    def put_all_back(self, lost: Sequence[Running], outcome: str) -> None:
+        """As `put_back`, each of them, whatever the disk does not take; the first is the next to be tried again."""
+        errors: list[OSError] = []
+        for running in reversed(lost):
+            try:
+                self.put_back(running, outcome)
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def put_back(self, running: Running, outcome: str) -> None:
         """End the attempt without an end of the job: it is tried again, later or as often as `outcome` allows."""
@@ -134,29 +153,77 @@ class Attempts:
         log.warning("job %s: to be tried again: %s", running.place.id, outcome, extra=told)
         if outcome == "no-room":
             self._floor.met_full_disk(time.monotonic())
-        self._spool.prepare(running.place, running.record)
+        self._unwritten[running.place.id] = running.place, running.record
+        self._write(running.place.id)
+
+    def take_again(self, place: Place) -> Place:
+        """One of those to be tried again, taken out; how its last attempt ended is on disk. Raises OSError."""
+        self._write(place.id)
+        self.again.remove(place)
+        return place
+
+    def _write(self, job_id: str) -> None:
+        """Write how a job's last attempt ended, if that is not on disk. Where only its own folder is in the way, once."""
+        if held := self._unwritten.pop(job_id, None):
+            try:
+                self._spool.prepare(*held)
+            except OSError as error:
+                if error.errno in PASSING:
+                    self._unwritten[job_id] = held
+                raise
 
     @property
-    def next_look(self) -> float:
-        """When the jobs at work are to be looked after again, monotonic seconds."""
-        return self._next_look
+    def is_ending(self) -> bool:
+        """Whether a job has ended and is not shown yet; one whose folder is closed to us does not count."""
+        return any(running.outcome and not running.is_closed for running in self.running.values())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the disk does not take a job's end."""
+        return any(running.tried and not running.is_closed for running in self.running.values())
+
+    @property
+    def due(self) -> float:
+        """When `mind` has something to do, monotonic seconds: how far a job is is to be shown, or one is to be tried again."""
+        at = [
+            max(self._next_look, each.next_shown, each.next_try) if each.outcome is None else each.next_try
+            for each in self.running.values()
+            if each.outcome or each.progress != each.shown
+        ]
+        return min(at, default=float("inf"))
 
     def look_soon(self) -> None:
         """Look after the jobs at work at the next turn: one was cancelled, or has something new to be shown."""
         self._next_look = 0.0
 
     def mind(self, now: float) -> None:
-        """Publish the jobs that ended; now and then look after those at work."""
-        try:
-            for running in list(self.running.values()):
-                if running.outcome:
-                    self._publish(running, running.outcome)
-        finally:  # an end that the disk does not take is no matter of the others
-            if now >= self._next_look:
-                self._next_look = now + LOOK_S
-                for running in list(self.running.values()):
-                    if not running.outcome:
+        """Publish the jobs that ended; now and then look after those at work. What the disk does not take of one is raised
+        after the others."""
+        errors: list[OSError] = []
+        for job_id in list(self._unwritten):
+            try:
+                self._write(job_id)
+            except OSError as error:
+                errors.append(error)
+        looks = now >= self._next_look
+        if looks:
+            self._next_look = now + LOOK_S
+        for running in list(self.running.values()):
+            try:
+                if now >= running.next_try:
+                    running.is_closed = False
+                    if running.outcome:
+                        self._publish(running, running.outcome)
+                    elif looks:
                         self._look_after(running, now)
+            except OSError as error:
+                if _passes(error):
+                    errors.append(error)
+                    continue
+                log.error("job %s: its folder cannot be used, tried again in %g s: %s", running.place.id, CLOSED_S, error)
+                running.is_closed, running.next_try = True, now + CLOSED_S
+        if errors:
+            raise errors[0]
 
     def _publish(self, running: Running, outcome: End) -> None:
         if not self._goes_on():
@@ -185,7 +252,8 @@ class Attempts:
 
     def _look_after(self, running: Running, now: float) -> None:
         """Leave a job that is another's by now, pass on a cancel, show its progress."""
-        if not running.place.job_file.exists():  # the fence: another spooler took us for dead and has the job
+        # The fence: another spooler took us for dead and has the job. Of a spool that is away `goes_on` raises.
+        if not running.place.job_file.exists() and self._goes_on():
             log.error("job %s: another spooler has it", running.place.id)
             self.running.pop(running.place.id, None)
             if running.lane:
@@ -194,10 +262,10 @@ class Attempts:
         if running.lane and not running.cancelling and (running.place.path / "cancel").exists():
             running.lane.cancel(running)
         if running.progress != running.shown and now >= running.next_shown:
+            running.next_shown = now + LOOK_S * max(1.0, len(self.running) / 4)
             with contextlib.suppress(FileNotFoundError):  # RACE: adopted; the next look sees it
                 self._spool.write_progress(running.place, running.progress)
                 running.shown = running.progress
-            running.next_shown = now + LOOK_S * max(1.0, len(self.running) / 4)
 
     def _count_end(self, running: Running, place: Place) -> None:
         assert running.outcome  # noqa: S101 - it is published
@@ -232,6 +300,11 @@ class Attempts:
         """Whose job it is: one that does not say so is whose file it was."""
         given = running.record.parameters.owner if running.record.parameters else ""
         return given or self._owner_of(running.place.id)
+
+
+def _passes(error: OSError) -> bool:
+    """Whether it is of the disk or the share, not of one job's folder; that the spool is away is, too."""
+    return isinstance(error, FileNotFoundError) or error.errno in PASSING
 
 
 def _whole_timings(lane: Lane, record: Record, measured: Timings) -> Timings:

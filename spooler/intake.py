@@ -66,6 +66,7 @@ class Intake:
         self._network = mounts.of(spool.root).network
         self._doorman = Doorman(spool, self.pending, lambda job: self._judge(job, {}), self._grace_s)
         self._next_watch = 0.0
+        self._is_away = False  # pending/ is not there
         self._last_turn: dict[str, int] = {}  # by owner
         self._turns = 0
         self._owners: dict[str, str] = {}  # of claimed jobs, by id
@@ -112,6 +113,8 @@ class Intake:
 
     def due(self, now: float) -> float:
         """When there is something to look at, monotonic seconds."""
+        if self._is_away:
+            return self._next_watch
         rescan = self.pending.due(now, self._settings.rescan_s)
         return min(self._next_watch, self.next_gate, rescan, self._doorman.due(now))
 
@@ -120,11 +123,13 @@ class Intake:
         if now >= self._next_watch:
             self._watch.keep()
             self._next_watch = now + POLL_S
+        self._is_away = True
         try:
             self.pending.refresh(now, LOOK_S, self._settings.rescan_s)
         except FileNotFoundError:  # pending/ is being replaced: look again at once when it is back, and soon in any case
             self._next_watch = now + POLL_S / 10
             return
+        self._is_away = False
         self._doorman.turn(now)
         if now >= self.next_gate:
             started = time.perf_counter()

@@ -71,14 +71,14 @@ class Lane:
         at_work = self.at_work
         self.warden.mind(now, busy=bool(at_work))
         if at_work and not self.is_remote:
-            is_loading = any(running.progress.phase == "load" for running in at_work)
-            step_s = [running.median_step_s for running in at_work]
-            self.warden.kill_if_silent(now, self._last_sign(at_work), is_loading, step_s)
+            self.warden.kill_if_silent(now, self._last_sign(at_work), *self._steps(at_work))
 
     def due(self) -> float:
         """When its silence is to be looked at, monotonic seconds."""
         at_work = self.at_work
-        return self._last_sign(at_work) + self.settings.stall_s if at_work and not self.is_remote else float("inf")
+        if not at_work or self.is_remote:
+            return float("inf")
+        return self._last_sign(at_work) + self.warden.patience_s(*self._steps(at_work))
 
     def share_out(self, now: float) -> None:
         """Charge the jobs at work with the time since this was done last: each with its share."""
@@ -97,6 +97,11 @@ class Lane:
         return LaneStatus(
             device=self.settings.device, state=state, reason=self.warden.reason, running=ids, engine=self.warden.facts
         )
+
+    def _steps(self, at_work: Iterable[Running]) -> tuple[bool, list[float]]:
+        """Whether it loads a model, and how long a usual step takes, seconds, of each job."""
+        is_loading = any(running.progress.phase == "load" for running in at_work)
+        return is_loading, [running.median_step_s for running in at_work]
 
     def _last_sign(self, at_work: Iterable[Running]) -> float:
         """When the engine was last heard of, of whichever job: all of them are drawn by one thread."""

@@ -49,6 +49,8 @@ LISTING_SHARE = 0.05
 VERIFY_S = 0.01
 #: A folder's time has some grain: what comes within it after a listing is found by one more.
 GRAIN_S = 0.05
+#: Seconds between two listings where the folder's own time is not to be believed.
+POLLED_S = 0.2
 #: How many ids that left without our doing are remembered, so that a job that was held or edited keeps its place.
 REMEMBERED = 10_000
 #: Names of what is left lying in the folder that are kept, to be told.
@@ -99,8 +101,8 @@ class Pending:
         self._arrivals = 0
         self._left: OrderedDict[str, int] = OrderedDict()  # id -> arrival
         self._folder: tuple[int, int] | None = None  # inode and time of pending/ at the last listing
-        self._confirm_at: float | None = None
-        self._next_listing = self._next_verify = float("-inf")
+        self._confirm_at = float("inf")
+        self._listed = self._next_listing = self._next_verify = float("-inf")
         self._verify_s = 0.0
 
     # -- what there is -------------------------------------------------------------------------------------------------------
@@ -162,8 +164,8 @@ class Pending:
         """When `refresh` has something to do, monotonic seconds."""
         if self._hints or self._backlog or self._verify:
             return now
-        due = min(self._next_verify, now + rescan_s)
-        return due if self._confirm_at is None else min(due, max(self._confirm_at, self._next_listing))
+        listing = min(self._confirm_at, self._listed + POLLED_S) if self._polling() else self._confirm_at
+        return min(self._next_verify, now + rescan_s, max(listing, self._next_listing))
 
     def refresh(self, now: float, budget_s: float = float("inf"), rescan_s: float = 0.0) -> bool:
         """Bring the index nearer to the folder; returns whether it is there. `now` is monotonic seconds.
@@ -271,14 +273,14 @@ class Pending:
         if now < self._next_listing:
             return
         info = self._spool.pending.stat()
-        changed = self._folder != (info.st_ino, info.st_mtime_ns) or self._polling()
-        confirm = self._confirm_at is not None and now >= self._confirm_at
-        if not (changed or confirm or now >= self._next_verify):
+        changed = self._folder != (info.st_ino, info.st_mtime_ns)
+        if not (changed or self._polling() or now >= min(self._confirm_at, self._next_verify)):
             return
         started = time.perf_counter()
         self._list(now)
         self._folder = (info.st_ino, info.st_mtime_ns)  # as it was before: what came meanwhile is found by the next one
-        self._confirm_at = now + GRAIN_S if changed else None
+        self._confirm_at = now + GRAIN_S if changed else float("inf")
+        self._listed = now
         self._next_listing = now + (time.perf_counter() - started) / LISTING_SHARE
 
     def _list(self, now: float) -> None:

@@ -149,7 +149,7 @@ class Reader:
         """How far a claimed job is; None before its first step."""
         try:
             return Progress.model_validate_json(durable.read_small(place.path / "progress.json", MAX_RECORD_BYTES))
-        except (FileNotFoundError, ValidationError, durable.UnreadableError):
+        except (OSError, ValidationError):  # RACE: replaced just now, over NFS as a stale handle: the next look has it
             return None
 
     def queued_at(self, place: Place) -> str:
@@ -160,7 +160,7 @@ class Reader:
         """A small JPEG of the picture at work; empty while there is none."""
         try:
             return durable.read_small(place.path / "preview.jpg", MAX_PREVIEW_BYTES) if place.state == "claimed" else b""
-        except (FileNotFoundError, durable.UnreadableError):  # RACE: not yet, or no longer; or a stranger's link
+        except OSError:  # RACE: not yet, or no longer, over NFS as a stale handle; or a stranger's link
             return b""
 
     def input_file(self, place: Place, name: str) -> Path:

@@ -39,6 +39,8 @@ class Running:
     cancelling: bool = False
     outcome: End | None = None
     tried: bool = False  # whether it was tried to publish that: who is still here then has an end that the disk does not take
+    is_closed: bool = False  # its folder cannot be used, which is no matter of the others; not before `next_try` again
+    next_try: float = 0.0  # monotonic seconds
 
     @property
     def median_step_s(self) -> float:

@@ -8,7 +8,6 @@ engine, its death, and hints that the spool changed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 from spooler import lane as lanes
 from spooler import messages
-from spooler.attempts import NO_ROOM, Attempts
+from spooler.attempts import PASSING, Attempts
 from spooler.catalogue import Catalogue
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList
@@ -50,11 +49,6 @@ REAP_S = 3600.0
 POLL_S = 1.0
 #: Jobs whose conditions can never be met that are claimed in one go. Should we die then, so many are looked at once more.
 HOPELESS_AT_ONCE = 8
-
-#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
-PASSING = NO_ROOM | {
-    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
-}
 
 
 class Service:
@@ -132,7 +126,7 @@ class Service:
             lane.mind(now)
         # The next job first where one has ended: the engine waits for it, and draws while the other's end is made durable. Not
         # where an owner's running jobs are bounded: the one that has ended counts until it is shown.
-        if any(running.outcome for running in self.running.values()) and not self.settings.owner_running:
+        if self._attempts.is_ending and not self.settings.owner_running:
             with contextlib.suppress(OSError):  # it comes again below, and must not keep the end from being shown
                 self._feed(now)
         self._attempts.mind(now)
@@ -143,6 +137,8 @@ class Service:
             self._next_recover = now + RECOVER_S
         self._end_unwanted(now)
         self._feed(now)
+        if self._floor.reason:  # which is asked by nobody while nothing waits, but told to all
+            self._floor.has_room(now)
         if now >= self._next_retention:
             more = self._retention.turn(LOOK_S / 4, clock_steady=self.intake.clock.now() is not None)
             self._next_retention = now + (POLL_S / 4 if more else RECOVER_S)
@@ -173,7 +169,7 @@ class Service:
         """Sleep until something is in the inbox that calls for a turn, or the next thing is due."""
         now = time.monotonic()
         due = min(self._next_recover, self._next_beat, self._next_retention, self.intake.due(now), now + POLL_S)
-        due = min(due, *(lane.due() for lane in self.lanes))
+        due = min(due, self._attempts.due, *(lane.due() for lane in self.lanes))
         is_urgent = False
         while not is_urgent:
             try:
@@ -183,7 +179,7 @@ class Service:
             now = time.monotonic()
             self._receive(event, now)
             is_urgent = now >= due or not _can_wait(event if isinstance(event, Hint) else event[1])
-            due = min(due, self._attempts.next_look)
+            due = min(due, self._attempts.due)
 
     def _read_inbox(self, now: float) -> None:
         while True:
@@ -216,8 +212,7 @@ class Service:
                 # nobody knows which was the reason: none is blamed, and each is tried again, alone (P4).
                 lost = [] if self.stopping else lane.at_work
                 how = lane.warden.gone(message, now, bool(lane.at_work), self.stopping)
-                for running in reversed(lost):
-                    self._attempts.put_back(running, f"{COMPANY_DIED if len(lost) > 1 else WORKER_DIED}: {how}")
+                self._attempts.put_all_back(lost, f"{COMPANY_DIED if len(lost) > 1 else WORKER_DIED}: {how}")
             case messages.OfItself():
                 lane.warden.hear(message)
                 if isinstance(message, messages.Ready):
@@ -263,12 +258,10 @@ class Service:
     def _feed(self, now: float) -> None:
         """Give warm engines jobs while they have room: those that were recovered, else the next in pending/."""
         while not self.stopping and (self._attempts.again or self.intake.ready) and any(lane.offers for lane in self.lanes):
-            if any(running.tried for running in self.running.values()):  # one whose end the disk does not take
-                return
-            if not self._floor.has_room(now) or not self._goes_on():
+            if self._attempts.is_stuck or not self._floor.has_room(now) or not self._goes_on():
                 return
             if self._attempts.again and not any(lane.is_draining for lane in self.lanes):
-                self._begin_or_fail(self._attempts.again.pop(0), now)
+                self._begin_or_fail(self._attempts.take_again(self._attempts.again[0]), now)
             elif self.spool.paused or not self._claim_next(now):
                 return
 
@@ -291,7 +284,7 @@ class Service:
         """End the jobs whose conditions can never be met any more: one that ends at a time, while nothing else does."""
         until = time.perf_counter() + LOOK_S  # a hundred thousand of them must not keep a job that can run (P5)
         while self._hopeless or self.intake.hopeless:
-            if any(running.outcome for running in self.running.values()) or not self._goes_on():
+            if self._attempts.is_ending or not self._goes_on():
                 return
             if not self._hopeless and time.perf_counter() < until:
                 self._hopeless.extend(self.intake.claim_hopeless(HOPELESS_AT_ONCE))
@@ -305,10 +298,9 @@ class Service:
     def _end_unwanted(self, now: float) -> None:
         """End the jobs that wait for another try and are not wanted any more: there may be no room for one for long."""
         for place in [place for place in self._attempts.again if (place.path / "cancel").exists()]:
-            if any(running.outcome for running in self.running.values()) or not self._goes_on():
+            if self._attempts.is_ending or not self._goes_on():
                 return
-            self._attempts.again.remove(place)
-            self._begin_or_fail(place, now)
+            self._begin_or_fail(self._attempts.take_again(place), now)
 
     def _goes_on(self) -> bool:
         """Whether this spooler may still commit; else it stops, for another took it for dead (N8)."""

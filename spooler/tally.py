@@ -1,7 +1,8 @@
 """What a spooler counts of the jobs that it ended, in claimed/<spooler>/tally.json: the web apps' /metrics tell it on.
 
 The count goes on through restarts, so it never goes down while the file lies there. It is for watching, not for keeping books:
-killed between the end of a job and the file, a spooler has counted one too few.
+killed between the end of a job and the file, a spooler has counted one too few, and of what ends no job (attempts, those that
+broke, files set aside) those of the last two seconds.
 """
 
 from __future__ import annotations

@@ -100,14 +100,18 @@ class Warden:
                 self.workers = message.workers
 
     def kill_if_silent(self, now: float, last_sign: float, is_loading: bool, step_s: Iterable[float]) -> None:
-        """Kill an engine at work that gave no sign of life for too long, since the moment `last_sign`, of whichever job.
+        """Kill an engine at work that gave no sign of life for too long, since the moment `last_sign`, of whichever job."""
+        patience_s = self.patience_s(is_loading, step_s)
+        if now - last_sign > patience_s:
+            self.kill(f"it gave no sign of life for {patience_s:g} s")
+
+    def patience_s(self, is_loading: bool, step_s: Iterable[float]) -> float:
+        """For how long it may give no sign of life at work, seconds.
 
         To load a model it has that time; else many of its usual steps (`step_s`: seconds, of each job), with a floor.
         """
         settings = self._settings
-        patience_s = settings.load_s if is_loading else max([settings.stall_s, *(STALL_STEPS * each for each in step_s)])
-        if now - last_sign > patience_s:
-            self.kill(f"it gave no sign of life for {patience_s:g} s")
+        return settings.load_s if is_loading else max([settings.stall_s, *(STALL_STEPS * each for each in step_s)])
 
     def kill(self, why: str) -> None:
         if self.child and not self._killed_for:

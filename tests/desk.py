@@ -67,6 +67,11 @@ class Desk:
         self._now += after_s
         self.service.turn(self._now)
 
+    @property
+    def clock(self) -> float:
+        """Of the last turn."""
+        return self._now
+
     def state(self) -> str | None:
         place = self.spool.find("cat")
         return place.state if place else None

@@ -278,6 +278,134 @@ def test_signs_of_life_call_for_no_turn_each(tmp_path: Path) -> None:
         assert made.service.running["cat"].progress.step == 1
 
 
+def test_p5_a_folder_that_is_closed_to_us_is_no_matter_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner may take away what a folder that was dropped allows: while it is drawn, and when it ends."""
+    with desk(tmp_path) as made:
+        closed = {"cat"}
+
+        def shut(name: str) -> None:
+            real = getattr(made.spool, name)
+
+            def asked(place: Place, *more: object) -> object:
+                if place.id in closed:
+                    raise PermissionError(errno.EACCES, "Permission denied")
+                return real(place, *more)
+
+            monkeypatch.setattr(made.spool, name, asked)
+
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        for name in ("write_progress", "publish"):
+            shut(name)
+        made.turn(messages.Progress(id="cat", phase="denoise", image=0, step=1, steps=20))
+        made.turn(messages.Room(heard=1, jobs=1))
+        drop(made.spool, "ant.json", CAT)
+        made.turn()
+        assert made.runs() == 2, "another is begun beside it"
+        made.turn(messages.Progress(id="ant", phase="denoise", image=0, step=1, steps=20))
+        made.spool.cancel("ant")
+        made.turn()
+        assert messages.Cancel(id="ant") in made.engine.heard, "and hears that it is cancelled"
+        made.turn(FINISHED, after_s=0.5)
+        made.turn(FINISHED.model_copy(update={"id": "ant"}), after_s=0.5)
+        assert (made.spool.root / "done" / "ant").exists() and made.state() == "claimed"
+        drop(made.spool, "bee.json", CAT)
+        made.turn(after_s=0.5)
+        assert made.runs() == 3, "and another is begun after it"
+        assert made.service._attempts.due > 100.0, "which is not tried without a pause"
+        closed.clear()
+        made.turn()
+        assert made.state() == "done"
+
+
+def test_p2_a_spool_that_is_away_for_a_moment_costs_no_attempt(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        made.spool.root.rename(tmp_path / "away")
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                made.turn()
+        (tmp_path / "away").rename(made.spool.root)
+        made.turn()
+        made.turn(FINISHED)
+        assert (made.state(), made.runs()) == ("done", 1)
+
+
+def test_p4_what_a_full_disk_does_not_take_of_those_that_died_together_is_written_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with desk(tmp_path) as made:
+        names = ("ant", "bee", "cat")
+        for name in names:
+            drop(made.spool, f"{name}.json", CAT)
+        made.turn()
+        made.turn(messages.Room(heard=1, jobs=3))
+        assert made.runs() == 3
+        with monkeypatch.context() as disk:
+            disk.setattr(made.spool, "prepare", full)
+            for said in (Gone("killed by SIGSEGV"), None):
+                with pytest.raises(OSError, match="No space"):
+                    made.turn(said)
+            assert not made.service.running, "nobody waits for an engine that is gone"
+        made.turn()
+        records = [made.spool.read_record(place) for name in names if (place := made.spool.find(name))]
+        ends = [record.attempts[0].outcome for record in records if record]
+        assert ends == ["company-died: killed by SIGSEGV"] * 3, "so that none is blamed when each is tried again"
+
+
+def test_a_floor_that_is_met_by_nobody_any_more_is_told_of_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk(tmp_path) as made:
+        with monkeypatch.context() as disk:
+            disk.setattr(Spool, "free_bytes", lambda _: -1)
+            drop(made.spool, "cat.json", CAT)
+            made.turn()
+            [(told, _)] = made.spool.spoolers()
+            assert told.reason and "less than the floor" in told.reason
+        made.spool.cancel("cat")
+        made.turn()
+        [(told, _)] = made.spool.spoolers()
+        assert told.reason is None, "else readyz says no for good, and nobody sends the job that would have it asked"
+
+
+def test_the_loop_sleeps_while_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """Whatever is overdue and cannot be done: an engine that has longer than `stall_s`, a folder that is away."""
+    with desk(tmp_path) as made:
+        made.service.settings = replace(made.service.settings, stall_s=5.0)
+        drop(made.spool, "cat.json", CAT)
+        made.turn()
+        [lane] = made.service.lanes
+        lane.settings = lane.warden._settings = replace(lane.settings, stall_s=5.0, load_s=1000.0)
+        made.turn(messages.Progress(id="cat", phase="load", image=0, step=0, steps=20), after_s=1.0)
+        made.turn(after_s=100.0)
+        assert lane.due() > made.service.running["cat"].last_sign + 100, "loading has its own time"
+        made.spool.pending.rename(tmp_path / "away")
+        now = time.monotonic()
+        made.service.intake.look(now)
+        assert made.service.intake.due(now) >= now + 0.05
+        (tmp_path / "away").rename(made.spool.pending)
+        made.service.intake.look(now + 1.0)
+        assert not made.service.intake._is_away
+
+
+def test_how_far_a_job_is_is_due_to_be_shown_whatever_woke_the_loop(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        attempts = made.service._attempts
+        made.turn()
+        assert attempts.due == float("inf"), "all is shown"
+        made.turn(messages.Progress(id="cat", phase="denoise", image=0, step=1, steps=20), after_s=0.01)
+        assert attempts.due < made.clock + 0.25
+        made.turn(after_s=0.3)
+        assert attempts.due == float("inf")
+        place = made.spool.find("cat")
+        shown = made.spool.read_progress(place) if place else None
+        assert shown and shown.step == 1
+
+
 def stumbling(made: Desk, error: Exception, adopted: bool = False) -> None:
     """The next job that is begun meets this error; `adopted`: and another spooler has it by then."""
 

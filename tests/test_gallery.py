@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -247,6 +248,28 @@ def test_an_edit_changes_no_number_that_nobody_touched(client: FlaskClient, spoo
     assert client.post("/jobs/a/edit", data={"prompt": "a new ring", "guidance_scale": shown[1]}).status_code == 303
     place = spool.find("a")
     assert place and json.loads(place.job_file.read_bytes()) == {"prompt": "a new ring", "guidance_scale": guidance}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "\nan old\nring"),
+        ("prompt", "an\rold\r\nring"),
+        ("negative_prompt", "  "),
+        ("guidance_scale", 0.012345678901234567),
+    ],
+)
+def test_what_comes_back_as_it_was_shown_is_what_it_was(client: FlaskClient, spool: Spool, field: str, value: object) -> None:
+    """As a browser sends it: it drops a newline at a text's begin, and sends each as carriage return and newline."""
+    job = {"prompt": "an old ring", field: value}
+    spool.submit(json.dumps(job).encode(), "a")
+    page = text(client, "/jobs/a/edit")
+    areas = re.findall(r'<textarea[^>]*name="(\w+)"[^>]*>\n?(.*?)</textarea>', page, re.DOTALL)
+    inputs = re.findall(r'<input[^>]*name="(\w+)"[^>]*value="([^"]*)"', page)
+    sent = {name: re.sub(r"\r\n?|\n", "\r\n", html.unescape(given)) for name, given in [*areas, *inputs]}
+    assert client.post("/jobs/a/edit", data=sent | {"count": "2"}).status_code == 303
+    place = spool.find("a")
+    assert place and json.loads(place.job_file.read_bytes()) == job | {"count": 2}
 
 
 # -- what moves ------------------------------------------------------------------------------------------------------------

@@ -193,3 +193,22 @@ def test_a_job_in_a_tar_has_a_bounded_number_of_files(spool: Spool, monkeypatch:
     file.seek(0)
     with pytest.raises(JobError, match="at most 2 files"):
         list(archive.load(spool, file))
+
+
+def test_n2_where_it_is_polled_the_folder_is_listed_a_few_times_a_second(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at every turn's pace, nor only when the folder's own time has changed, which a client's cache may hide."""
+    index = Pending(spool, polling=lambda: True)
+    index.refresh(0.0, rescan_s=5.0)
+    listings, now = 0, 0.0
+    listed = index._list
+
+    def counted(moment: float) -> None:
+        nonlocal listings
+        listings += 1
+        listed(moment)
+
+    monkeypatch.setattr(index, "_list", counted)
+    while now < 10.0:
+        now = max(now + 0.001, index.due(now, 5.0))
+        index.refresh(now, rescan_s=5.0)
+    assert 40 <= listings <= 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import weakref
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from spooler import durable
 from spooler.pictures import MAX_FILE_BYTES
 from spooler.record import Record, utc_now
 from spooler.settings import Settings
@@ -266,3 +268,22 @@ def test_pictures_that_are_larger_than_any_that_is_taken_in_are_told_of_and_laid
     assert len(data) > MAX_FILE_BYTES and info.text_of(data) == "a cat" and info.text_of(data[:30]) == ""
     laid = info.grid([data] * 9)
     assert laid.width == laid.height and laid.width % 3 == 0 and laid.width * laid.height <= info.MOST_GRID_PIXELS
+
+
+def test_a_preview_that_cannot_be_read_just_now_is_none(app: Flask, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over NFS another host's new one leaves a stale handle of the one before."""
+    spool.submit(b'{"prompt": "a cat"}', "cat")
+    assert spool.claim("cat.json", "me")
+    read = durable.read_small
+
+    def stale(path: Path, max_bytes: int) -> bytes:
+        if path.name in ("preview.jpg", "progress.json"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path, max_bytes)
+
+    monkeypatch.setattr(durable, "read_small", stale)
+    client = app.test_client()
+    told = client.get("/sdapi/v1/progress")
+    assert told.status_code == 200 and told.json and told.json["state"]["job_count"] == 1 and told.json["current_image"] is None
+    assert client.post("/internal/progress", json={"id_task": "cat", "id_live_preview": -1}).status_code == 200
+    assert client.get("/api/v1/jobs/cat/preview").status_code == 204 and client.get("/jobs/cat").status_code == 200

@@ -47,10 +47,13 @@ def save(job_id: str) -> AnyResponse:
         return answer(403, "not_yours", "The job belongs to somebody else.")
     if place.state not in ("pending", "held"):
         return redirect(url_for("pages.job", job_id=job_id), 303)  # too late: its page says what it is at
-    given = {name: request.form.get(name, "").replace("\r\n", "\n") for name in (*TEXTS, *NUMBERS)}
+    given = {name: _one_newline(request.form.get(name, "")) for name in (*TEXTS, *NUMBERS)}
     job = desk.spool.read_job(place)
+    shown = {name: _one_newline(text) for name, text in _given(job).items()}
     try:
-        values = {name: _value(name, text) for name, text in given.items() if name not in job.sweep}
+        # What comes back as it was shown stays what it was: a browser's text cannot tell all that a job may say.
+        touched = {name: text for name, text in given.items() if text != shown.get(name, "") and name not in job.sweep}
+        values = {name: _value(name, text) for name, text in touched.items()}
         change = edit.setting(values)
         desk.deny_list.check(change(job))
         edit.apply(desk.spool, change, frozenset({job_id}))
@@ -60,6 +63,11 @@ def save(job_id: str) -> AnyResponse:
             mistakes.setdefault(mistake.field, []).append(mistake.message)
         return Response(_page(job_id, job, given, mistakes), status=422, mimetype="text/html")
     return redirect(url_for("pages.job", job_id=job_id), 303)
+
+
+def _one_newline(text: str) -> str:
+    """As a browser has the text of a field: each way to begin a line is one."""
+    return re.sub("\r\n?", "\n", text)
 
 
 def _given(job: Job) -> dict[str, str]:
