@@ -23,7 +23,7 @@ from spooler.dropped import kind_of
 from spooler.ids import is_id
 from spooler.job import decode
 from spooler.mistakes import JobError
-from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, mtime_ns
+from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, has_job, mtime_ns
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.spool import Spool
@@ -65,10 +65,17 @@ def examine(spool: Spool, deep: bool = False, tmp_max_age_s: float = 129_600.0) 
 
 def _twice(look: Callable[[], list[Finding]]) -> list[Finding]:
     """What two looks in a row agree on: the first may have come in the middle of a move."""
-    if not (first := look()):
-        return []
-    again = {(each.path, each.sentence) for each in look()}
+    try:
+        if not (first := look()):
+            return []
+        again = {(each.path, each.sentence) for each in look()}
+    except PermissionError as error:
+        return [_closed(error)]
     return [each for each in first if (each.path, each.sentence) in again]
+
+
+def _closed(error: PermissionError) -> Finding:
+    return Finding("P5", Path(error.filename), "It is closed to the user who runs this: its owner, or root, has to open it.")
 
 
 def _walk(parent: Path) -> Iterator[Path]:
@@ -187,7 +194,12 @@ def _claimed(spool: Spool) -> Iterator[Finding]:
             continue
         jobs = folders(theirs)
         for folder in jobs:
-            if not durable.exists(folder / "job.json"):
+            try:
+                is_job = durable.exists(folder / "job.json")
+            except PermissionError as error:
+                yield _closed(error)
+                continue
+            if not is_job:
                 yield Finding("P2", folder, "Left by a claim that was killed: there is no job in it.", _leftover(spool, folder))
             elif not anybody and theirs.name not in stopped:
                 yield Finding("P2", folder, "The spooler that has this job is dead, and no other runs: start one.")
@@ -206,7 +218,7 @@ def _waiting(spool: Spool) -> Iterator[Finding]:
                 if place is None or place.state not in ("pending", "held"):
                     yield Finding("P5", entry, "A priority for a job that does not wait.", _remover(entry))
             if kind == "job" and entry.suffix == ".json" and is_id(entry.stem):
-                if durable.exists(entry.with_suffix("") / "job.json"):
+                if has_job(entry.with_suffix("")):
                     yield Finding("P2", entry, "A folder of the same name waits too: the second of them will get another id.")
                 if state == "held" and durable.exists(spool.pending / entry.name):
                     yield Finding("P2", entry, "The same name waits in pending/ too.")

@@ -20,6 +20,7 @@ from filelock import FileLock, lock_descriptor
 from pydantic import ValidationError
 
 from spooler import durable, job, priority, tally
+from spooler.durable import StrPath
 from spooler.ids import ID, clean_id, versions
 from spooler.place import Place, Rejected
 from spooler.record import Record, iso
@@ -75,13 +76,13 @@ class Reader:
         for state in STATES:
             if state == "claimed":
                 for theirs in self.spooler_folders():
-                    if durable.exists(f"{theirs}/{job_id}/job.json"):
+                    if has_job(f"{theirs}/{job_id}"):
                         return Place(job_id, state, theirs / job_id, theirs.name)
                 continue
             at = f"{self.root}/{state}/{job_id}"
             if state in ("pending", "held") and durable.exists(f"{at}.json"):
                 return Place(job_id, state, Path(f"{at}.json"), is_folder=False)
-            if durable.exists(f"{at}/job.json"):
+            if has_job(at):
                 return Place(job_id, state, Path(at))
         return None
 
@@ -162,6 +163,13 @@ class Reader:
             return durable.read_small(place.path / "preview.jpg", MAX_PREVIEW_BYTES) if place.state == "claimed" else b""
         except OSError:  # RACE: not yet, or no longer, over NFS as a stale handle; or a stranger's link
             return b""
+
+    def has_preview(self, place: Place) -> bool:
+        """Whether there is one; not in a folder that is closed to us."""
+        try:
+            return (place.path / "preview.jpg").exists()
+        except OSError:
+            return False
 
     def input_file(self, place: Place, name: str) -> Path:
         """Where a picture is that the job names: in inputs/, or beside job.json as somebody dropped it."""
@@ -267,7 +275,7 @@ def is_free(job_id: str, parents: Iterable[str]) -> bool:
 
     A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
     """
-    return not any(durable.exists(f"{parent}/{job_id}/job.json") for parent in parents)
+    return not any(has_job(f"{parent}/{job_id}") for parent in parents)
 
 
 def folders(parent: Path) -> list[Path]:
@@ -277,6 +285,14 @@ def folders(parent: Path) -> list[Path]:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".")
     except FileNotFoundError:
         return []
+
+
+def has_job(folder: StrPath) -> bool:
+    """Whether the folder is a job's: it has a job.json, or its owner has closed it to us, which makes it nobody else's."""
+    try:
+        return durable.exists(f"{folder}/job.json")
+    except PermissionError:
+        return True
 
 
 def mtime_ns(path: Path) -> int:

@@ -297,7 +297,7 @@ class Service:
 
     def _end_unwanted(self, now: float) -> None:
         """End the jobs that wait for another try and are not wanted any more: there may be no room for one for long."""
-        for place in [place for place in self._attempts.again if (place.path / "cancel").exists()]:
+        for place in [place for place in self._attempts.again if _is_unwanted(place)]:
             if self._attempts.is_ending or not self._goes_on():
                 return
             self._begin_or_fail(self._attempts.take_again(place), now)
@@ -389,6 +389,14 @@ class Service:
         if tally.ended != self._counted.ended or (is_due and tally != self._counted):
             self.spool.write_tally(self.settings.spooler, tally)
             self._counted = tally
+
+
+def _is_unwanted(place: Place) -> bool:
+    """Whether somebody cancelled the claimed job; not, as far as can be told, where its folder is closed to us."""
+    try:
+        return (place.path / "cancel").exists()
+    except PermissionError:
+        return False
 
 
 def _can_wait(event: Hint | messages.FromEngine | Gone) -> bool:

@@ -28,7 +28,7 @@ from spooler.logs import event
 from spooler.marks import Marks
 from spooler.moves import forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, folders, mtime
+from spooler.reader import PRIORITY, RESULT, folders, has_job, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import FOLDERS, End
@@ -56,6 +56,10 @@ class TakenError(SpoolError):
 
 class Spool(Claims, Marks):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        self._closed: set[Path] = set()  # folders of dead spoolers' jobs that are closed to us: each is told once
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -274,7 +278,7 @@ class Spool(Claims, Marks):
                 self._adopt_all(theirs, mine, take_along)
         found = []
         for folder in folders(mine):
-            if durable.exists(folder / "job.json"):
+            if has_job(folder):
                 found.append(Place(folder.name, "claimed", folder, spooler))
             else:
                 self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
@@ -292,13 +296,22 @@ class Spool(Claims, Marks):
             self.raise_epoch(theirs.name)
             for folder in folders(theirs):
                 with contextlib.suppress(FileNotFoundError):  # RACE: it lives after all, and was faster
-                    if not durable.exists(folder / "job.json"):
+                    if not has_job(folder):
                         self._discard(folder)
                     elif not durable.exists(mine / folder.name):
-                        self.move("adopt", folder, mine / folder.name)
+                        self._adopt(folder, mine / folder.name)
             take_along(theirs, mine)
         finally:
             lock.release()
+
+    def _adopt(self, folder: Path, target: Path) -> None:
+        """A folder that its owner has closed to us stays; it keeps no other from being taken over."""
+        try:
+            self.move("adopt", folder, target)
+        except PermissionError as error:
+            if folder not in self._closed:
+                log.error("job %s: cannot be taken over: %s", folder.name, error)
+            self._closed.add(folder)
 
     # -- the epoch: what a spooler that was taken for dead cannot miss ---------------------------------------------------------
 

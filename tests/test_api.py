@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -226,16 +227,20 @@ def test_p9_only_a_job_s_own_pictures_are_served(client: FlaskClient, spool: Spo
         assert client.get(f"/api/v1/jobs/cat/images/{name}").status_code == 404, name
 
 
-def test_a_full_disk_is_507_and_no_job_is_half_there(
-    client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(errno.ENOSPC, 507, "no_space"), (errno.EACCES, 503, "spool_closed"), (errno.EIO, 503, "spool_unavailable")],
+)
+def test_a_disk_that_does_not_take_a_job_is_told_and_no_job_is_half_there(
+    client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int, status: int, code: str
 ) -> None:
     def full(*_: Any) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     before = listing(spool.root)
     monkeypatch.setattr(os, "fsync", full)
     answer = client.post("/api/v1/jobs", json=PROMPT)
-    assert answer.status_code == 507 and answer.json["error"]["code"] == "no_space"  # type: ignore[index]
+    assert answer.status_code == status and answer.json["error"]["code"] == code  # type: ignore[index]
     assert listing(spool.root) == before
 
 

@@ -117,6 +117,11 @@ def _disk(error: OSError) -> Response:
     log.error("%s %s: %s", request.method, request.path, error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return answer(507, "no_space", "The spool's disk is full: the job was not accepted. Try again when there is space.")
+    if isinstance(error, PermissionError):
+        # Of one job whose folder was dropped, or of all: who runs the web app does not own what is in the spool.
+        return answer(
+            503, "spool_closed", "The web app may not use this file of the spool: its owner, or root, has to open it to it."
+        )
     return answer(503, "spool_unavailable", "The spool cannot be used just now: the job was not accepted.")
 
 

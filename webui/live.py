@@ -152,7 +152,7 @@ def _look(desk: Office, before: Look | None) -> Look:
             "id": place.id,
             "fraction_done": round(progress.fraction, 3) if progress else 0.0,
             "ends_in_s": None if left_s is None else round(left_s),
-            "preview": desk.reports.url(place.id, "preview") if (place.path / "preview.jpg").exists() else None,
+            "preview": desk.reports.url(place.id, "preview") if spool.has_preview(place) else None,
             **(progress or Progress()).model_dump(exclude={"images"}),
             "images": len(progress.images) if progress else 0,
         }

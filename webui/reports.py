@@ -246,7 +246,7 @@ class Reports:
             ),
             withheld=tuple(image for image in images if not image.file),
             sheet=self.url(place.id, f"images/{record.sheet}") if record.sheet and place.state == "done" else None,
-            preview=self.url(place.id, "preview") if progress and (place.path / "preview.jpg").exists() else None,
+            preview=self.url(place.id, "preview") if progress and self._spool.has_preview(place) else None,
             queued=record.queued or self._spool.queued_at(place),
             **_shared(record),
         )

@@ -49,6 +49,7 @@ KNOWN = (
     msgid("Another site may not change anything here, nor read it."),
     msgid("The spool's disk is full: the job was not accepted. Try again when there is space."),
     msgid("The spool cannot be used just now: the job was not accepted."),
+    msgid("The web app may not use this file of the spool: its owner, or root, has to open it to it."),
     msgid("The file of keys cannot be used, so nobody is let in; the server's log says why."),
     msgid("Too many wrong keys came from your address: try again later."),
     msgid("Too many of your requests are under way: try again in a moment."),
