@@ -292,7 +292,7 @@ def has_job(folder: StrPath) -> bool:
     try:
         return durable.exists(f"{folder}/job.json")
     except PermissionError:
-        return True
+        return durable.exists(folder)  # of one that is not there a "no" must not be taken for a job (durable.exists)
 
 
 def mtime_ns(path: Path) -> int:
