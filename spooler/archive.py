@@ -46,7 +46,7 @@ def export(spool: Spool, file: IO[bytes]) -> int:
                     if place.is_folder and spool.odd_entry(place, names):
                         continue  # a link, a device: nothing outside the spool is ever read (P9)
                     inputs = {name: _read_picture(spool.input_file(place, name)) for name in names}
-                except (JobError, FileNotFoundError, PermissionError, durable.UnreadableError):
+                except (JobError, FileNotFoundError, durable.UnreadableError):
                     continue  # RACE: claimed meanwhile; or no job, which the spooler will say
                 for name, data in {"job.json": raw, **inputs}.items():
                     entry = tarfile.TarInfo(f"{state}/{place.id}/{name}")

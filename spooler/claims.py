@@ -57,7 +57,11 @@ class Claims(Moves):
         answers: list[Place | OSError | None] = []
         with self.claim_lock():
             ids = self.free_ids(map(clean_id, names))
-            claims = [_Claim(f"{queue}/{name}", f"{mine}/{job_id}") for name, job_id in zip(names, ids, strict=True)]
+            wanted = [
+                each if isinstance(each, PermissionError) else _Claim(f"{queue}/{name}", f"{mine}/{each}")
+                for name, each in zip(names, ids, strict=True)
+            ]
+            claims = [each for each in wanted if isinstance(each, _Claim)]
             moved: list[_Claim] = []
             try:
                 failed = {each: error for each in claims if (error := self._make_room(each, state))}
@@ -65,7 +69,10 @@ class Claims(Moves):
                     # First of all: what is moved into a folder would be lost with its name. And a spooler that has no folder of
                     # its own, where none could be made, hears so here: it has not lost a race.
                     durable.sync_folder(mine)
-                for name, job_id, each in zip(names, ids, claims, strict=True):
+                for name, each in zip(names, wanted, strict=True):
+                    if isinstance(each, PermissionError):
+                        answers.append(each)
+                        continue
                     try:
                         if error := failed.get(each):
                             raise error
@@ -78,7 +85,8 @@ class Claims(Moves):
                         answers.append(error)
                     else:
                         moved.append(each)
-                        answers.append(Place(job_id, "claimed", Path(each.folder), spooler))
+                        folder = Path(each.folder)
+                        answers.append(Place(folder.name, "claimed", folder, spooler))
                 if moved:
                     # A new folder's own fsync comes with the first record, before which nothing is begun.
                     durable.sync_moves(queue, mine if any(not each.is_file for each in moved) else None)

@@ -130,12 +130,7 @@ def plan(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> Ite
                 continue
             try:
                 before = spool.read_job(place)
-            except (
-                JobError,
-                FileNotFoundError,
-                PermissionError,
-                durable.UnreadableError,
-            ):  # no job, no longer here, closed to us
+            except (JobError, FileNotFoundError, durable.UnreadableError):  # no job, or no longer here
                 continue
             if fields := _differences(before, _changed(change, before, place.id)):
                 yield place, Edited(place.id, state, fields)

@@ -259,14 +259,17 @@ class Reader:
         finally:
             os.close(fd)  # which lets the lock go
 
-    def free_ids(self, wanted: Iterable[str]) -> list[str]:
+    def free_ids(self, wanted: Iterable[str]) -> list[str | PermissionError]:
         """An id for each of these, its own or that with a number, which no other job has, claimed or ended, and none of the
-        others here: what a claim asks, under the claim lock.
+        others here: what a claim asks, under the claim lock. Or what a folder of that name answers that is closed to us.
         """
         parents = [f"{each}" for each in (*self.spooler_folders(), *(f"{self.root}/{state}" for state in ENDS))]
-        found: list[str] = []
+        found: list[str | PermissionError] = []
         for each in wanted:
-            found.append(next(job_id for job_id in versions(each) if job_id not in found and is_free(job_id, parents)))
+            try:
+                found.append(next(job_id for job_id in versions(each) if job_id not in found and is_free(job_id, parents)))
+            except PermissionError as error:
+                found.append(error)
         return found
 
 
@@ -275,7 +278,7 @@ def is_free(job_id: str, parents: Iterable[str]) -> bool:
 
     A folder without a job.json is what somebody who was killed left of a claim or a cancel: it keeps no id from anybody.
     """
-    return not any(has_job(f"{parent}/{job_id}") for parent in parents)
+    return not any(durable.exists(f"{parent}/{job_id}/job.json") for parent in parents)
 
 
 def folders(parent: Path) -> list[Path]:

@@ -91,6 +91,7 @@ class Service:
         self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
+        self._refused: set[str] = set()  # what others' folders answered when claimed jobs were looked for
         self._next_recover = self._next_beat = self._next_reaping = 0.0
         self._told: dict[str, Any] | None = None  # by the fields of SpoolerStatus
         self._counted = self._attempts.tally
@@ -244,10 +245,15 @@ class Service:
         """Take over what dead spoolers had claimed, this one's earlier life among them."""
         held = {place.id for place in self._attempts.again} | set(self.running)
         held |= {place.id for _, place, _ in self._hopeless}
-        for place in self.spool.recover(self.settings.spooler, adopt):
+        closed: list[PermissionError] = []
+        for place in self.spool.recover(self.settings.spooler, adopt, closed):
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
                 self._attempts.again.append(place)
+        refused = {str(error) for error in closed}
+        for sentence in refused - self._refused:  # each once, not at each look
+            log.error("a job that was claimed cannot be taken up: %s", sentence)
+        self._refused = refused
         self._notifier.wake()
         if self._goes_on():  # so the spool is there, and not the empty place where it was mounted
             for name in FOLDERS:

@@ -28,7 +28,7 @@ from spooler.logs import event
 from spooler.marks import Marks
 from spooler.moves import forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, folders, has_job, mtime
+from spooler.reader import PRIORITY, RESULT, folders, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import FOLDERS, End
@@ -56,10 +56,6 @@ class TakenError(SpoolError):
 
 class Spool(Claims, Marks):
     """The folders of one spool. Any number of these, in any number of processes, may work on the same folders."""
-
-    def __init__(self, root: Path):
-        super().__init__(root)
-        self._closed: set[Path] = set()  # folders of dead spoolers' jobs that are closed to us: each is told once
 
     def create(self) -> None:
         """Make the folders that are missing. Raises SpoolError when they cannot serve as a spool."""
@@ -265,26 +261,42 @@ class Spool(Claims, Marks):
         self._discard(place.path)
         return name
 
-    def recover(self, spooler: str, take_along: Callable[[Path, Path], object] = lambda theirs, mine: None) -> list[Place]:
+    def recover(
+        self,
+        spooler: str,
+        take_along: Callable[[Path, Path], object] = lambda theirs, mine: None,
+        closed: list[PermissionError] | None = None,
+    ) -> list[Place]:
         """The jobs that a dead spooler (this one's earlier life too) had claimed, now in this one's folder.
 
         `take_along` is called with a dead one's folder and ours, under its life lock, for what else is to be taken over.
 
+        A folder that its owner has closed to us stays where it is, and keeps no other from being taken over: what it answers is
+        put into `closed`; without that the first is raised in the end.
+
         A function of the listing: killed anywhere in it, it does the rest the next time. The caller holds its own life lock.
         """
         mine = self.claimed / spooler
+        refused: list[PermissionError] = [] if closed is None else closed
         for theirs in self.spooler_folders():
             if theirs.name != spooler and (any(folders(theirs)) or any((theirs / ".outbox").glob("*.json"))):
-                self._adopt_all(theirs, mine, take_along)
+                self._adopt_all(theirs, mine, take_along, refused)
         found = []
         for folder in folders(mine):
-            if has_job(folder):
-                found.append(Place(folder.name, "claimed", folder, spooler))
-            else:
-                self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
+            try:
+                if durable.exists(folder / "job.json"):
+                    found.append(Place(folder.name, "claimed", folder, spooler))
+                else:
+                    self._discard(folder)  # killed between mkdir and rename: the job is still in pending/
+            except PermissionError as error:
+                refused.append(error)
+        if refused and closed is None:
+            raise refused[0]
         return found
 
-    def _adopt_all(self, theirs: Path, mine: Path, take_along: Callable[[Path, Path], object]) -> None:
+    def _adopt_all(
+        self, theirs: Path, mine: Path, take_along: Callable[[Path, Path], object], refused: list[PermissionError]
+    ) -> None:
         """Move the jobs of a spooler whose life lock is free into ours, and tell it, should it live after all."""
         lock = self.life_lock(theirs.name)
         try:
@@ -295,23 +307,18 @@ class Spool(Claims, Marks):
             # First the epoch: one that only lost its lease must claim and publish nothing more (N8).
             self.raise_epoch(theirs.name)
             for folder in folders(theirs):
-                with contextlib.suppress(FileNotFoundError):  # RACE: it lives after all, and was faster
-                    if not has_job(folder):
+                try:
+                    if not durable.exists(folder / "job.json"):
                         self._discard(folder)
                     elif not durable.exists(mine / folder.name):
-                        self._adopt(folder, mine / folder.name)
+                        self.move("adopt", folder, mine / folder.name)
+                except FileNotFoundError:  # RACE: it lives after all, and was faster
+                    pass
+                except PermissionError as error:
+                    refused.append(error)
             take_along(theirs, mine)
         finally:
             lock.release()
-
-    def _adopt(self, folder: Path, target: Path) -> None:
-        """A folder that its owner has closed to us stays; it keeps no other from being taken over."""
-        try:
-            self.move("adopt", folder, target)
-        except PermissionError as error:
-            if folder not in self._closed:
-                log.error("job %s: cannot be taken over: %s", folder.name, error)
-            self._closed.add(folder)
 
     # -- the epoch: what a spooler that was taken for dead cannot miss ---------------------------------------------------------
 
