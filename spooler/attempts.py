@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 #: Between two looks after the jobs at work, and two writings of how far one is: on a CPU each takes time from the drawing.
 LOOK_S = 0.2
 
-#: Before a job's folder is touched again that cannot be: what its owner closed to us is no matter of the others.
+#: Seconds until a job's folder that its owner has closed to us is tried again: meanwhile it is no matter of the others.
 CLOSED_S = 10.0
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -91,7 +91,7 @@ class Service:
         self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
         self._left: set[str] = set()  # claimed jobs that cannot be moved
-        self._refused: set[str] = set()  # what others' folders answered when claimed jobs were looked for
+        self._refused: set[str] = set()  # what is closed to us of claimed jobs, as of the last recovery
         self._next_recover = self._next_beat = self._next_reaping = 0.0
         self._told: dict[str, Any] | None = None  # by the fields of SpoolerStatus
         self._counted = self._attempts.tally
@@ -250,10 +250,10 @@ class Service:
             if place.id not in held | self._left:
                 log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
                 self._attempts.again.append(place)
-        refused = {str(error) for error in closed}
-        for sentence in refused - self._refused:  # each once, not at each look
-            log.error("a job that was claimed cannot be taken up: %s", sentence)
-        self._refused = refused
+        for error in closed:
+            if error.filename not in self._refused:  # each is told once, not at each look
+                log.error("a job that was claimed cannot be taken up: %s", error)
+        self._refused = {error.filename for error in closed}
         self._notifier.wake()
         if self._goes_on():  # so the spool is there, and not the empty place where it was mounted
             for name in FOLDERS:
