@@ -159,3 +159,11 @@ def test_many_files_are_written_whole_and_an_error_among_them_is_raised(tmp_path
     for some in (files[:3], files):
         with pytest.raises(FileExistsError):
             durable.write_all_new([(tmp_path / f"new-{len(some)}", b"x"), *some])
+
+
+def test_w1_what_is_not_there_is_nothing_odd_and_a_link_or_a_fifo_is(tmp_path: Path) -> None:
+    assert not durable.is_odd(tmp_path / "none")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "fifo")
+    assert [durable.is_odd(tmp_path / name) for name in ("file", "link", "fifo")] == [False, True, True]

@@ -63,19 +63,21 @@ TESTS: Mapping[str, Sequence[str]] = {
     "notices": ("syncs", "gone", "notices", "outbox", "webhook", "targets"),
     "edit": ("looks", "syncs", "gone", "claims", "verbs", "locks"),
     "archive": ("looks", "gone", "verbs"),
-    "fsck": ("mends", "syncs", "races", "gone", "verbs"),
+    "fsck": ("mends", "closed", "syncs", "races", "gone", "verbs"),
     "retention": ("gone", "retention"),
-    "intake": ("begin", "gone", "looks", "claims", "locks", "spool", "service"),
+    "intake": ("begin", "closed", "gone", "looks", "claims", "locks", "spool", "service"),
     "removal": ("races", "gone", "retention", "spool"),
-    "service": ("life", "begin", "claims", "prove_clock"),
-    "attempts": ("life", "begin", "claims", "prove_clock"),
+    "service": ("life", "begin", "closed", "claims", "prove_clock"),
+    "attempts": ("life", "begin", "closed", "claims", "prove_clock"),
 }
-SPOOL = ("durable", "syncs", "looks", "races", "claims", "gone", "life", "verbs", "batches", "locks", "spool", "prove_traces")
+SPOOL = (
+    "durable", "syncs", "looks", "races", "claims", "gone", "closed", "life", "verbs", "batches", "locks", "spool", "prove_traces",
+)  # fmt: skip
 #: Tests of races, which take long and are for the locks.
 RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
-    "durable", "syncs", "life", "looks", "races", "claims", "gone", "begin", "verbs", "taking", "mends", "batches", "locks",
+    "durable", "syncs", "life", "looks", "races", "claims", "gone", "closed", "begin", "verbs", "taking", "mends", "batches", "locks",
     "batch_file",
     "retention", "spool", "mounts", "index", "pictures", "notices", "outbox", "webhook", "targets", "watch",
     "prove_errno", "prove_kill", "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
