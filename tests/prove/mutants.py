@@ -71,14 +71,15 @@ TESTS: Mapping[str, Sequence[str]] = {
     "attempts": ("life", "begin", "closed", "claims", "prove_clock"),
 }
 SPOOL = (
-    "durable", "syncs", "looks", "races", "claims", "gone", "closed", "life", "verbs", "batches", "locks", "spool", "prove_traces",
+    "durable", "syncs", "looks", "races", "claims", "gone", "closed", "life", "verbs", "batches", "locks", "spool",
+    "prove_traces",
 )  # fmt: skip
 #: Tests of races, which take long and are for the locks.
 RACES = ("eight_claimers", "submitters_of_one_id", "killed_at_any_moment")
 #: All that the suite has and that needs no engine and no network, for a mutant that survived the tests of its module.
 REST = (
-    "durable", "syncs", "life", "looks", "races", "claims", "gone", "closed", "begin", "verbs", "taking", "mends", "batches", "locks",
-    "batch_file",
+    "durable", "syncs", "life", "looks", "races", "claims", "gone", "closed", "begin", "verbs", "taking", "mends", "batches",
+    "locks", "batch_file",
     "retention", "spool", "mounts", "index", "pictures", "notices", "outbox", "webhook", "targets", "watch",
     "prove_errno", "prove_kill", "prove_power", "prove_clock", "prove_storm", "prove_disk_full", "prove_traces",
 )  # fmt: skip
