@@ -20,11 +20,12 @@ from spooler.denylist import DenyList
 from spooler.life import Life
 from spooler.place import Place
 from spooler.record import Record, Timings, utc_now
+from spooler.running import Running
 from spooler.serve import serve
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.states import End
-from spooler.status import SpoolerStatus
+from spooler.status import Progress, SpoolerStatus
 from tests.prove.restart import FACTS, draw
 from tests.prove.sleeper import CATALOGUE
 
@@ -351,6 +352,12 @@ def test_p4_what_a_full_disk_does_not_take_of_those_that_died_together_is_writte
                 with pytest.raises(OSError, match="No space"):
                     made.turn(said)
             assert not made.service.running, "nobody waits for an engine that is gone"
+            with pytest.raises(OSError, match="No space"):
+                made.service._attempts.put_all_back(
+                    [Running(Place("dog", "claimed", tmp_path), Record(id="dog"), 0.0, Progress())], ""
+                )
+            made.service._attempts.again.pop(0)
+            made.service._attempts._unwritten.pop("dog")
         made.turn()
         records = [made.spool.read_record(place) for name in names if (place := made.spool.find(name))]
         ends = [record.attempts[0].outcome for record in records if record]
