@@ -211,7 +211,10 @@ case ${1-} in
   *)
     # A path in the options starts from where the caller stands; the default spool is the one beside this script.
     export PYTHONSAFEPATH=1 SDSPOOL_SPOOL=${SDSPOOL_SPOOL:-$root/spool}
-    case " $* " in *" -h "* | *" --help "*) usage && check_options --help && exit ;; esac
+    case " $* " in
+      *" -h "* | *" --help "*) usage && check_options --help && exit ;;
+      *" --version "*) check_options --version && exit ;;
+    esac
     check_options "$@"
     what=engine
     case "${SDSPOOL_DISPATCH-} $* " in redis*:* | *" --dispatch"[=\ ]*) what=engine,celery ;; esac

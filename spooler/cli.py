@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from spooler import doctor
+from spooler import __version__, doctor
 from spooler.commands import changing, keys, looking, printing, prune, submitting, upkeep, working
 from spooler.commands.common import DONE, WRONG, add_json, add_verb, tell
 from spooler.mistakes import JobError
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     about = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="sdspool", description=about[0], epilog=about[2])
+    parser.add_argument("--version", action="version", version=f"sdspool {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for module in (submitting, looking, changing, upkeep, prune, keys, printing, working):
         module.add(verbs)

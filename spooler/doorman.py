@@ -152,7 +152,8 @@ class Doorman:
         self._pending.forget(source.path.name)
         if batch:
             told = event("batch", batch=batch.id, owner=batch.owner or None, jobs=len(batch.jobs), file=batch.file)
-            log.info("batches/%s: %d jobs of %s", batch.id, len(batch.jobs), ascii(batch.file)[1:-1], extra=told)
+            jobs = f"{len(batch.jobs)} job{'s' * (len(batch.jobs) > 1)}"
+            log.info("batches/%s: %s of %s", batch.id, jobs, ascii(batch.file)[1:-1], extra=told)
             self._expansions = [*(self._expansions or []), Expansion(batch, self._batches.rows(batch))]
 
     @staticmethod

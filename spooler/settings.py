@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spooler import __version__
+
 
 def _row(
     default: Any,
@@ -221,6 +223,7 @@ class Settings:
     def parse(cls, argv: Sequence[str], prog: str, env: Mapping[str, str] = os.environ, about: str = "") -> Settings:
         """The settings from the command line, then the environment, then the defaults. A bad value ends the process with 2."""
         parser = argparse.ArgumentParser(prog=prog, description=about, allow_abbrev=False)
+        parser.add_argument("--version", action="version", version=f"sdspool {__version__}")
         cls.add_options(parser, env)
         return cls.from_options(parser.parse_args(argv))
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from urllib.error import URLError
 import pytest
 from house import ROOT, listing, missing, wait_for
 
-from spooler import settings, vacancy
+from spooler import __version__, settings, vacancy
 from spooler.life import Life
 from spooler.spool import Spool
 
@@ -194,6 +195,17 @@ def test_help_names_every_setting(tmp_path: Path) -> None:
     for row in fields(settings.Settings):
         assert settings.option(row.name) in output
         assert settings.variable(row.name) in output
+
+
+def test_every_way_in_tells_its_version_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").symlink_to(RUN)
+    told = (0, f"sdspool {__version__}\n")
+    assert finish(start(tmp_path / "run.sh", "--version", cwd=tmp_path)) == told
+    assert [each.name for each in tmp_path.iterdir()] == ["run.sh"]
+    for module in ("spooler.cli", "spooler", "webui"):
+        command = [sys.executable, "-m", module, "--version"]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == told
 
 
 def test_a_wrong_option_is_one_sentence_and_starts_nothing(tree: Tree) -> None:
