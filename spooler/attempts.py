@@ -7,13 +7,13 @@ Beginning is a record on disk before the engine hears of the job (P4). Ending is
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 
 from spooler import estimate, messages
-from spooler.durable import UnsyncedError
+from spooler.durable import NO_ROOM, PASSING, UnsyncedError
 from spooler.examine import Ends, Runs
 from spooler.floor import Floor
 from spooler.lane import Lane
@@ -35,12 +35,6 @@ LOOK_S = 0.2
 
 #: Seconds until a job's folder that its owner has closed to us is tried again: meanwhile it is no matter of the others.
 CLOSED_S = 10.0
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
-PASSING = NO_ROOM | {
-    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
-}
 
 
 class Attempts:
@@ -121,8 +115,8 @@ class Attempts:
                     self._write_error(running.place, message.details)
                 if message.fatal:  # it ends by itself, but the next job must not be given to it meanwhile
                     lane.warden.kill("it met an error that no later job would survive")
-                if message.no_room:
-                    self.put_back(running, "no-room")
+                if message.errno in PASSING:
+                    self.put_back(running, _of_disk(message.errno))
                     return
                 running.record = running.record.fail(message.code, message.reason, message.facts)
                 running.outcome = "cancelled" if message.code == "cancelled" else "failed"
@@ -241,7 +235,7 @@ class Attempts:
             if outcome != "done":
                 raise
             log.error("job %s: a picture cannot be kept, it is drawn anew: %s", running.place.id, error)
-            self.put_back(running, "no-room" if error.errno in NO_ROOM else f"disk: {error.strerror}")
+            self.put_back(running, _of_disk(error.errno))
             return
         self.running.pop(running.place.id, None)
         self._notifier.wake()
@@ -311,6 +305,11 @@ def _whole_timings(lane: Lane, record: Record, measured: Timings) -> Timings:
     """With the time in the queue, and that of the engine's start, which its first job is charged with."""
     load, lane.warden.load_seconds = lane.warden.load_seconds, 0.0
     return measured.model_copy(update={"queue": record.queue_seconds, "load": measured.load + load})
+
+
+def _of_disk(code: int | None) -> str:
+    """How an attempt ended that met this answer of the disk."""
+    return "no-room" if code in NO_ROOM else f"disk: {os.strerror(code or 0)}"
 
 
 def _tell_end(job_id: str, record: Record, state: End, owner: str) -> None:

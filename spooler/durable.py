@@ -7,6 +7,7 @@ not imply the second). A failed fsync is never tried again on the same file: Lin
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -15,6 +16,12 @@ from pathlib import Path
 
 #: A path's text will do: between two fsyncs the processor's caches are cold, and pathlib then takes longer than the calls.
 StrPath = str | os.PathLike[str]
+#: What a full disk answers, and a quota that is used up.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What will be otherwise when there is room, or the share is back: to be tried again, no job is given up for it.
+PASSING = NO_ROOM | {
+    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
+}
 #: From so many files on they are written several at a time, and how many then: for fewer the threads take longer than the disk.
 MANY, AT_ONCE = 8, 8
 

@@ -37,7 +37,7 @@ def infotext(job: Job, seed: int, model: str, model_hash: str) -> str:
         "Model": model,
         "VAE": job.vae or None,
         "Clip skip": job.clip_skip if job.clip_skip > 1 else None,
-        "Variation seed": job.variation_seed if job.variation_strength else None,
+        "Variation seed": job.variation_seed_of(seed) if job.variation_strength else None,
         "Variation seed strength": f"{job.variation_strength:g}" if job.variation_strength else None,
     }
     if job.image and not job.upscales_only:

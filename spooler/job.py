@@ -331,6 +331,10 @@ class Job(_Part):
             for values in itertools.product(*(self.sweep[name] for name in names))
         ]
 
+    def variation_seed_of(self, seed: int) -> int:
+        """The variation seed of the job's picture with that seed: from picture to picture both go on by one."""
+        return (self.variation_seed + seed - self.seed) % 2**32 if self.seed >= 0 else self.variation_seed
+
     def values_at(self, cell: Sequence[int]) -> dict[str, Any]:
         """The swept fields with their values in that cell, an index for each; nothing when the sweep has no such cell."""
         if len(cell) != len(self.sweep) or any(at >= len(values) for at, values in zip(cell, self.sweep.values(), strict=True)):

@@ -36,6 +36,8 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 #: The fields of a card that a model's own JSON file may set.
 OWN = frozenset({*DEFAULTS, "family", "prediction_type", "inpainting", "distilled"})
 #: What the file of an add-on looks like inside.
+#: What a folder of an add-on may say that it is.
+CLASSES: dict[AddOn, tuple[str, ...]] = {"vaes": ("AutoencoderKL", "AutoencoderTiny"), "controlnets": ("ControlNetModel",)}
 LOOKS: dict[AddOn, str] = {"loras": "lora", "embeddings": "embedding", "vaes": "vae", "upscalers": "upscaler"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -249,10 +251,14 @@ def _width_for(kind: AddOn, path: Path) -> int | None:
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{what} has no safetensors weights.")
     try:
-        width = _read_json(path / "config.json", what).get("cross_attention_dim") if kind == "controlnets" else None
+        config = _read_json(path / "config.json", what)
     except ModelError:
         return None  # the job that names it will hear why
-    return width if isinstance(width, int) else None
+    known, named = CLASSES[kind], config.get("_class_name")
+    if named not in (*known, None):
+        raise ModelError(f"{what} must be of the class {' or '.join(known)}, but its config.json says {show(named)}.")
+    width = config.get("cross_attention_dim")
+    return width if kind == "controlnets" and isinstance(width, int) else None
 
 
 def _width_for_file(kind: AddOn, path: Path, what: str) -> int | None:

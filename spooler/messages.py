@@ -142,7 +142,7 @@ class Failed(_Message):
     details: str = ""
     facts: EngineFacts | None = None
     grown_bytes: int = 0
-    no_room: bool = Field(False, description="Whether the disk was full: the job is tried again when there is room.")
+    errno: int | None = Field(None, description="What the disk answered, where it was that: durable.PASSING is tried again.")
     fatal: bool = Field(False, description="Whether the process is of no more use: it ends now.")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 STEP = 1.1
@@ -127,9 +128,12 @@ def written(name: str, text: str) -> bool:
     return _word(name).search(text) is not None
 
 
-def spelled(text: str, name: str, token: str) -> str:
-    """The text with the name of an embedding replaced by its token."""
-    return _word(name).sub(lambda match: token, text)
+def spelled(text: str, tokens: Mapping[str, str]) -> str:
+    """The text with the names of embeddings replaced by their tokens: where one begins with another, the longer one's. A token
+    that somebody wrote is not one any more."""
+    names = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    words = rf"(?<!\w)(?:{names})(?!\w)" if names else "(?!)"
+    return re.sub(rf"<(?=emb\d)|{words}", lambda found: tokens.get(found[0], "< "), text)
 
 
 @functools.cache

@@ -18,10 +18,11 @@ from typing import Any
 
 from spooler import lane as lanes
 from spooler import messages
-from spooler.attempts import PASSING, Attempts
+from spooler.attempts import Attempts
 from spooler.catalogue import Catalogue
 from spooler.child import Child, Gone
 from spooler.denylist import DenyList
+from spooler.durable import PASSING
 from spooler.examine import Ends, Examiner, GoesBack, Runs, SetAside
 from spooler.floor import Floor
 from spooler.intake import LOOK_S, Intake

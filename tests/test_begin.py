@@ -172,6 +172,29 @@ def test_w5_a_picture_that_cannot_be_kept_is_drawn_anew(tmp_path: Path) -> None:
         assert made.state() == "done"
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome", "counts"),
+    [(errno.ENOSPC, "no-room", False), (errno.EDQUOT, "no-room", False), (errno.ESTALE, "disk: Stale file handle", True)],
+)
+def test_f5_what_the_engine_finds_no_room_for_is_drawn_anew(code: int, outcome: str, counts: bool, tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        made.turn(messages.Failed(id="cat", code="no_space", reason="x", errno=code))
+        made.service._floor.next_look = 0.0  # else a full disk is believed to be full for ten seconds
+        made.turn()
+        assert (made.state(), made.runs()) == ("claimed", 2)
+        place = made.spool.find("cat")
+        record = made.spool.read_record(place) if place else None
+        assert record and (record.attempts[0].outcome, record.attempts[0].counts) == (outcome, counts)
+
+
+def test_a_closed_file_of_the_engine_s_fails_its_job(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    with desk(tmp_path) as made:
+        made.turn(messages.Failed(id="cat", code="no_space", reason="x", errno=errno.EACCES))
+        assert made.state() == "failed"
+
+
 def test_p2_a_job_that_is_shown_is_not_run_again_though_the_disk_may_forget_it(tmp_path: Path) -> None:
     claimed(tmp_path)
     with desk(tmp_path) as made:

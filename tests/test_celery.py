@@ -186,12 +186,29 @@ def test_what_no_spooler_wrote_is_not_drawn(house: House, tmp_path: Path) -> Non
         wait_for(lambda: ears.get_message(timeout=1), "the worker to answer")
         answer = json.loads(str(client.get(f"celery-task-meta-{task_id}")))
         assert answer["status"] == "SUCCESS" and said in answer["result"]["end"]["reason"]
-    # One that is nobody's: the key is another's, so it is not drawn and has no result.
-    app.send_task(TASK, args=[task.model_dump(mode="json")], task_id="x.1.00000000000c", queue=COMMON)
-    app.send_task(TASK, args=[{"spooler": "../.."}], task_id="x.1.00000000000d", queue=COMMON)
+    # Some that are nobody's: the key of the first is another's. That of the last is its own, but an engine would end over it.
+    none = json.loads(task.model_copy(update={"inputs": ()}).model_dump_json())
+    none["run"]["cells"] = []
+    client.set(key("stranger", "x"), "x.1.00000000000e|waiting|")
+    for task_id, given in (("c", task.model_dump(mode="json")), ("d", {"spooler": "../.."}), ("e", none)):
+        app.send_task(TASK, args=[given], task_id=f"x.1.00000000000{task_id}", queue=COMMON)
     house.drop("after", SHORT)
-    house.done("after")
-    assert not client.exists("celery-task-meta-x.1.00000000000c") and not client.exists("celery-task-meta-x.1.00000000000d")
+    assert outcomes(house.done("after")) == ["done"]
+    assert not [each for each in "cde" if client.exists(f"celery-task-meta-x.1.00000000000{each}")]
+
+
+def test_a_message_that_comes_again_after_its_job_was_drawn_is_not_drawn_again(house: House) -> None:
+    """As when a worker's word that it owns up to a task is lost."""
+    client, app = house.cluster.redis.client, Broker.of(house.cluster.redis.settings).celery(60)
+    house.drop("plain2", SHORT)
+    job = house.done("plain2").parameters
+    run = {"type": "run", "id": "twice", "folder": "", "job": job, "cells": [job], "attempt": 1}
+    task = Task.model_validate({"spooler": "stranger", "run": run})
+    client.set(key("stranger", "twice"), "twice.1.00000000000a|waiting|")
+    for said in ("job twice: finished", "job twice: attempt 1 is not wanted any more"):
+        app.send_task(TASK, args=[task.model_dump(mode="json")], task_id="twice.1.00000000000a", queue=COMMON)
+        wait_for(lambda said=said: any(said in worker.log for worker in house.cluster.workers), said)  # type: ignore[misc]
+        wait_for(lambda: all(not beat.tasks for beat in house.cluster.beats().values()), "the worker to have nothing")
 
 
 def test_redis_that_forgets_everything_costs_no_job(house: House) -> None:

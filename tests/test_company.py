@@ -39,7 +39,7 @@ MIXED: list[dict[str, Any]] = [
     {"prompt": "a green square", "seed": 7, "steps": 10, "guidance_scale": 1.0, "sampler": "DDIM"},
     {"prompt": "a (huge:1.2) white triangle", "seed": 8, "steps": 9, "negative_prompt": "red", "sampler": "Heun"},
     {"prompt": "a ring", "seed": 9, "steps": [6, 7], "scheduler": "Karras"},
-    {"prompt": "a circle", "seed": 1, "steps": 6, "variation_strength": 0.3, "variation_seed": 4},
+    {"prompt": "a circle", "seed": 1, "steps": 6, "variation_strength": 0.3, "variation_seed": 4, "count": 2},
 ]
 
 
@@ -104,6 +104,9 @@ def test_an_unknown_family_has_no_key_and_a_picture_s_size_gives_one() -> None:
         ({2: 1.0, 4: 1.5, 8: 2.5}, 16),  # still gaining
         ({2: 1.0, 4: 1.5, 8: 2.95}, 4),  # not any more
         ({2: 1.0, 4: 2.0, 8: 4.0}, 2),  # nothing to be gained at all
+        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6}, 16),  # eight gain little over six, and more may gain much
+        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 16: 62.4}, 16),  # as they do
+        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 10: 46.0}, 6),  # or not
         ({1: 0.9, 2: 1.0, 4: 1.9, 8: 2.0, 16: 3.0}, 16),
         ({2: 0.21, 4: 0.33, 6: 0.25, 8: 0.28, 12: 0.36}, 16),  # the four were measured at a bad time
     ],

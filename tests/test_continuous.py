@@ -401,6 +401,73 @@ def test_when_memory_runs_out_the_tick_is_done_again_in_smaller_calls(studio: Ca
     assert_as_alone(made, jobs, done)
 
 
+class _Shortage(TorchDispatchMode):
+    """Lets memory run out at one operation, the UNet's apart."""
+
+    def __init__(self, unet: Any, at: int):
+        super().__init__()
+        self.unet, self.left = unet, at
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= not self.unet.is_busy
+        if self.left == 0:
+            raise torch.OutOfMemoryError("no more memory")
+        return func(*args, **kwargs or {})
+
+
+class _Watched(torch.nn.Module):
+    """A UNet that tells when it is at work."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet, self.is_busy = unet, False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_busy = True
+        try:
+            return self.unet(*args, **kwargs)
+        finally:
+            self.is_busy = False
+
+
+def test_wherever_memory_runs_out_the_tick_is_done_again_as_if_it_had_not(studio: Callable[[str], Studio]) -> None:
+    """At each of its operations in turn: chance is drawn once, a scheduler steps once, and who is done leaves once."""
+    made = studio("sd1")
+    unet = _Watched(made.pipe.unet)
+    few = [(samplers.find(name), "Uniform") for name in ("Euler a", "DDPM", "DPM++ 2M SDE")]
+    jobs = [replace(asked, steps=2, guidance=1.0) for asked in mixed([(each, how) for each, how in few if each], [1.0])]
+    cut = replace(jobs[0], seed=50, steps=3, guidance=3.0)
+    texts = {asked.name: made.row(asked).texts for asked in (*jobs, cut)}
+
+    def drawn(at: int) -> tuple[dict[str, torch.Tensor], bool]:
+        batch, done = Batch(unet, CPU, torch.float32), list[Row]()
+        for asked in (*jobs, cut):
+            row = made.row(asked, texts[asked.name])
+            if asked is cut:
+                row.guidance_cutoff = 0.4
+            elif asked.sampler.name == "DDPM":
+                row.scheduler = scheduler(made.config | {"clip_sample": True}, asked.sampler, asked.schedule)
+                row.scheduler.set_timesteps(asked.steps)
+            batch.join(row)
+        with _Shortage(unet, at) as shortage:
+            while len(batch):
+                try:
+                    done += batch.tick()
+                except torch.OutOfMemoryError:
+                    continue
+        return {row.name: row.latents for row in done}, shortage.left <= 0
+
+    expected, _ = drawn(0)
+    assert len(expected) == 4
+    at, is_short = 1, True
+    while is_short:
+        found, is_short = drawn(at)
+        for name, latents in expected.items():
+            assert torch.equal(found[name], latents), f"operation {at}: {name}"
+        at += 1
+    assert at > 100
+
+
 class _Looks(TorchDispatchMode):
     """Notes every operation that would wait for a device to tell the host a number."""
 

@@ -60,6 +60,13 @@ def test_the_folder_is_scanned_and_what_cannot_be_used_is_told(tmp_path: Path) -
     safetensors(tmp_path / "loras" / "ink.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
     (tmp_path / "loras" / "bad.pt").write_bytes(b"\x80")
     safetensors(tmp_path / "vaes" / "v.safetensors", x__attn2__to_k__lora_A__weight=(4, 768))
+    for kind, name, said in (
+        ("vaes", "soft", "AutoencoderTiny"),
+        ("vaes", "odd", "Odd"),
+        ("controlnets", "union", "ControlNetUnionModel"),
+    ):
+        safetensors(tmp_path / kind / name / "x.safetensors", x=(1,))
+        (tmp_path / kind / name / "config.json").write_text(json.dumps({"_class_name": said}))
     diffusers_folder(tmp_path / "typing", stepps=3)
     diffusers_folder(tmp_path / "many", steps=900)
     library = scan(tmp_path, "first")
@@ -77,11 +84,14 @@ def test_the_folder_is_scanned_and_what_cannot_be_used_is_told(tmp_path: Path) -
         "hf download",
         "looks like: lora",
         '"far away"',
+        'vaes/odd must be of the class AutoencoderKL or AutoencoderTiny, but its config.json says "Odd"',
+        'controlnets/union must be of the class ControlNetModel, but its config.json says "ControlNetUnionModel"',
         "did you mean steps?",
         "less than or equal to 150, but is 900",
     ):
         assert part in refused, part
     catalogue = library.catalogue()
+    assert catalogue.vaes == ("soft",) and catalogue.controlnets == ()
     assert catalogue.loras == ("ink",) and catalogue.made_for == {"loras/ink": 768} and catalogue.upscalers == ("Lanczos",)
     assert str(tmp_path) not in catalogue.model_dump_json(), "paths are nobody else's business"
 

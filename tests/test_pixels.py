@@ -25,6 +25,7 @@ from spooler import messages
 from spooler.engine.album import Album
 from spooler.engine.preview import LatentMap, Previews
 from spooler.engine.work import Work
+from spooler.infotext import parse
 from spooler.job import JobError
 from tools import train_demo_lora
 from tools.drawings import COLOURS, Drawing
@@ -384,6 +385,17 @@ def test_a_variation_lies_between_two_seeds(demo: Direct) -> None:
     assert same(mixed[0.0], one) and same(mixed[1.0], other)
     assert 0 < apart(mixed[0.1], one) < apart(mixed[0.1], other)
     assert 0 < apart(mixed[0.9], other) < apart(mixed[0.9], one)
+
+
+def test_p8_variations_are_counted_on_with_the_seeds_however_many_are_drawn_at_once(demo: Direct) -> None:
+    """As the page takes them for when a picture is to be made again, and as each picture tells."""
+    fields = {"prompt": "a circle", "steps": 4, "variation_strength": 0.5}
+    batch = demo.run(fields | {"seed": 3, "variation_seed": 2**32 - 1, "count": 3})
+    for index in range(3):
+        made = picture(batch / f"{index}.png")
+        again = parse(str(made.info["parameters"]))
+        assert (again["seed"], again["variation_seed"]) == (3 + index, (2**32 - 1 + index) % 2**32)
+        assert within_a_level(draw(demo, **again)[0], made.convert("RGB"))
 
 
 def swept(demo: Direct, fields: dict[str, Any]) -> tuple[Picture, list[Picture], list[dict[str, str]]]:

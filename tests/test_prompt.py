@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from spooler.prompt import Fragment, PromptError, extract_loras, is_plain, parse
+from spooler.prompt import Fragment, PromptError, extract_loras, is_plain, parse, spelled
 
 UP, DOWN = 1.1, 0.909091
 
@@ -150,6 +150,21 @@ def test_a_mistake_quotes_a_piece_of_the_prompt_and_not_all_of_it(prompt: str) -
     with pytest.raises(PromptError) as error:
         (extract_loras if "lora" in prompt else parse)(prompt + "1" * 5000 + (")" if "(" in prompt else ""))
     assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a black-cat, a cat", "a <emb1>, a <emb0>"),
+        ("cats, a cat.cat (cat:1.2)", "cats, a <emb0>.<emb0> (<emb0>:1.2)"),
+        ("emb0 cat-like", "<emb2> <emb0>-like"),
+        ("<emb0> <emb12> <embroidery>", "< <emb2>> < emb12> <embroidery>"),
+    ],
+)
+def test_embeddings_have_their_tokens_whichever_was_learnt_first(text: str, told: str) -> None:
+    tokens = {"cat": "<emb0>", "black-cat": "<emb1>", "emb0": "<emb2>"}
+    assert spelled(text, tokens) == spelled(text, dict(reversed(tokens.items()))) == told
+    assert spelled("a cat", {}) == "a cat"
 
 
 def test_loras_are_taken_out_of_the_prompt() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import Literal
 from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from spooler.durable import NO_ROOM
 from spooler.mistakes import JobError, Mistake
 from spooler.spool import TakenError
 from webui.office import FullError, NoRoomError
@@ -115,7 +115,7 @@ def _no_seat(error: NoSeatError) -> Response:
 
 def _disk(error: OSError) -> Response:
     log.error("%s %s: %s", request.method, request.path, error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return answer(507, "no_space", "The spool's disk is full: the job was not accepted. Try again when there is space.")
     if isinstance(error, PermissionError):
         # Of one job whose folder was dropped, or of all: who runs the web app does not own what is in the spool.

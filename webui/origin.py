@@ -63,8 +63,8 @@ def given_from(office: Office, job_id: str, index: str | None, way: str) -> Give
         return given
     if way in ("seed", "vary"):
         given |= {"seed": str(picture.seed), "count": "1"}
-        if job.variation_strength:  # the pictures of one job vary by seeds in a row
-            given["variation_seed"] = str((job.variation_seed + picture.index % job.count) % 2**32)
+        if job.variation_strength:
+            given["variation_seed"] = str(job.variation_seed_of(picture.seed))
         if way == "vary" and job.image:
             given["seed"] = ""  # what starts from a picture varies with its seed
         elif way == "vary":

@@ -6,6 +6,7 @@ worker.py       messages in, messages out: batches, the out-of-memory ladder
 warming.py      the first picture of a process
 reports.py      what is told of a job's end
 album.py        a job's pictures on their way into its folder: filters, files, contact sheet
+add_ons.py      the VAEs and ControlNets that jobs lay over a model
 draw.py         the kinds of work: from a job and its seeds to pictures
 model.py        one model in memory: its pipelines, samplers, LoRAs, embeddings
 residents.py    the models that are loaded, within what they may take

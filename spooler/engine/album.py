@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,5 +180,10 @@ def _save(picture: Picture, path: Path, text: str | None) -> None:
         # A1111's key and form, which other tools read; Pillow writes iTXt where Latin-1 does not do.
         info.add_text("parameters", text)
     draft = path.with_name(f".{path.name}")
-    picture.save(draft, format="PNG", pnginfo=info, compress_level=PNG_LEVEL)
-    draft.replace(path)
+    try:
+        picture.save(draft, format="PNG", pnginfo=info, compress_level=PNG_LEVEL)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()  # what there was no room for is to take none
+        raise

@@ -135,6 +135,8 @@ class Alone:
                 return drawn
             # Only out here, where the traceback no longer holds the tensors, is there anything to free.
             devices.release(self._device)
+            if self._residents.spare(cell):
+                continue
             lower = rung.lower()
             if lower is None:
                 raise MemoryShortError(self._what_would_fit(cell, what))

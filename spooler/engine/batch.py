@@ -12,7 +12,8 @@ device: the tables lie there, each row's tick is counted there and here, and her
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class Batch:
         self._sizes = sizes
         self._rows: list[Row] = []
         self._laid: _Laid | None = None
+        self._is_stale = False  # after a step that ended something: the tensors must be laid out anew
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -57,7 +59,7 @@ class Batch:
     @property
     def is_whole(self) -> bool:
         """Whether the next tick asks all of the UNet for all rows: only such a one tells how long a call takes."""
-        return all(row.is_due for row in self._rows)
+        return not self._is_stale and all(row.is_due for row in self._rows)
 
     def join(self, row: Row) -> None:
         """Take the row in. Raises ValueError if it is not of these rows' kind; the message names what."""
@@ -90,35 +92,41 @@ class Batch:
     def tick(self) -> list[Row]:
         """Move every row on by one call of the UNet; the rows that are done have left.
 
-        When it raises torch.OutOfMemoryError nothing has happened: lower `most`, and call it again.
+        When it raises torch.OutOfMemoryError, lower `most` and call it again: it goes on where it was.
         """
-        if not self._rows:
+        if self._rows and not self._is_stale:
+            self._is_stale = self._stepped()
+        if not self._is_stale:
             return []
+        self._settle()
+        done = [row for row in self._rows if row.is_done]
+        self._rows = [row for row in self._rows if not row.is_done]
+        self._is_stale = False
+        return done
+
+    def _stepped(self) -> bool:
+        """Move every row on; if this raises, none. Returns whether a row is done, or one UNet row less: its guidance ended."""
         laid = self._laid = self._laid or _lay(self._rows, self._unet, self._sizes, self._device, self._dtype)
         now = laid.numbers[laid.each, laid.at]  # (rows, 4 + factors)
         before = laid.state
         word = self._asked(laid, before[:, 0] * _wide(now[:, SCALE]), now[:, TIME])
 
-        # From here on chance is drawn, and there is no way back.
         slots = before.shape[1] - 1
-        after = _updated(before, word, self._drawn(before.shape[2:]), now[:, FACTORS:].reshape(-1, 1 + slots, 3 + slots))
-        for index, row in enumerate(self._rows):
-            if row.scheduler is not None:
-                after[index, 0] = _stepped(row, word[index], before[index, 0])
-        if laid.areas is not None:
-            masks, images, noises = laid.areas
-            kept = _wide(now[:, OF_IMAGE]) * images + _wide(now[:, OF_NOISE]) * noises
-            after[:, 0] = (1 - masks) * kept + masks * after[:, 0]
+        with _chance_kept(self._rows):
+            after = _updated(before, word, self._drawn(before.shape[2:]), now[:, FACTORS:].reshape(-1, 1 + slots, 3 + slots))
+            for index, row in enumerate(self._rows):
+                if row.scheduler is not None:
+                    after[index, 0] = _stepped(row, word[index], before[index, 0])
+            if laid.areas is not None:
+                masks, images, noises = laid.areas
+                kept = _wide(now[:, OF_IMAGE]) * images + _wide(now[:, OF_NOISE]) * noises
+                after[:, 0] = (1 - masks) * kept + masks * after[:, 0]
+            laid.at += 1
         laid.state = after
-        laid.at += 1
         guided = [row.is_guided for row in self._rows]
         for row in self._rows:
             row.tick += 1
-        done = [row for row in self._rows if row.is_done]
-        if done or guided != [row.is_guided for row in self._rows]:  # a row's guidance has ended: it is one UNet row less
-            self._settle()
-            self._rows = [row for row in self._rows if not row.is_done]
-        return done
+        return guided != [row.is_guided for row in self._rows] or any(row.is_done for row in self._rows)
 
     def _settle(self) -> None:
         """Give every row its own state back: the tensors are laid out anew at the next tick."""
@@ -178,6 +186,27 @@ class Batch:
                 dtype = precision if isinstance(precision, torch.dtype) else self._dtype
                 noise[index] = torch.randn((1, *shape), generator=row.generator, dtype=dtype)[0]
         return devices.there(noise, self._device)
+
+
+@contextmanager
+def _chance_kept(rows: Sequence[Row]) -> Iterator[None]:
+    """What raises within has drawn nothing from the rows' generators, and moved none of their schedulers on."""
+    drawing = [row for row in rows if row.scheduler is not None or row.table.draws[row.tick]]
+    before = [(row, row.generator.get_state(), _state_of(row.scheduler)) for row in drawing]
+    try:
+        yield
+    except BaseException:
+        for row, chance, state in before:
+            row.generator.set_state(chance)
+            if row.scheduler is not None:
+                vars(row.scheduler).update(state)
+        raise
+
+
+def _state_of(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler that steps may change of itself: it puts other things into its lists, and changes no tensor."""
+    known = {} if scheduler is None else vars(scheduler)
+    return {name: value.copy() if isinstance(value, list) else value for name, value in known.items()}
 
 
 def _updated(state: torch.Tensor, word: torch.Tensor, noise: torch.Tensor | None, factors: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,9 @@ def load_vae(path: Path, family: str, dtype: torch.dtype) -> Any:
     """A VAE by itself: a diffusers folder, or a single file in the layout of the original. Raises UnusableError."""
     try:
         if path.is_dir():
-            return diffusers.AutoencoderKL.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True)
+            named = json.loads((path / "config.json").read_bytes()).get("_class_name")
+            kind: Any = diffusers.AutoencoderTiny if named == "AutoencoderTiny" else diffusers.AutoencoderKL
+            return kind.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True)
         config = single_file.CONFIGS / family / "vae"
         return diffusers.AutoencoderKL.from_single_file(
             str(path), config=str(config), dtype=dtype, local_files_only=True, disable_mmap=False

@@ -8,7 +8,7 @@ import itertools
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from spooler import families, samplers
 from spooler.catalogue import loras_of
 from spooler.engine import device as devices
 from spooler.engine import loading, memory, prompts
+from spooler.engine.add_ons import KEPT, AddOns
 from spooler.engine.compiled import Compiled
 from spooler.engine.device import NotFiniteError, UnusableError, is_out_of_memory
 from spooler.engine.memory import Tricks
@@ -68,8 +69,8 @@ class Model:
         self._pipelines: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._placed: Any = None
         self._grouped: set[int] = set()
-        self._vaes: dict[str, Any] = {"": getattr(pipe, "vae", None)}
-        self._controlnets: dict[str, Any] = {}
+        self._vaes = AddOns(self._load_vae)
+        self._controlnets = AddOns(lambda name: loading.load_controlnet(library.add_ons["controlnets"][name], dtype))
         self._dressed: dict[str, float] = {}
         self._embeddings: dict[str, str] = {}  # those that it has learnt, and their tokens
         self._tokens = itertools.count()  # one that failed halfway may have left its own in a tokenizer
@@ -77,20 +78,21 @@ class Model:
         # The pipeline's constructor rewrites parts of the scheduler's config (steps_offset, clip_sample): take it from there.
         self._scheduler_config = dict(pipe.scheduler.config)
         self._schedulers: dict[tuple[Any, ...], Any] = {}  # fresh ones, by class and arguments
-        if self._vaes[""] is not None:
-            self._guard(self._vaes[""])
+        if vae := getattr(pipe, "vae", None):
+            self._guard(vae)
 
     @classmethod
     def load(
         cls, entry: Entry, library: Library, tricks: Tricks, device: torch.device, dtype: torch.dtype, hashes: loading.Hashes
     ) -> Model:
         """The entry's model, placed as the tricks say. Raises UnusableError, or torch.OutOfMemoryError."""
+        digest = hashes.of(entry)  # before its files are read: later they may be others
         pipe = loading.load(entry, dtype)
         try:
             memory.prepare(pipe, tricks, dtype)
         except ValueError as error:
             raise UnusableError(f"The model {entry.card.name!r} cannot be run as configured: {error}.") from error
-        model = cls(entry, library, pipe, hashes.of(entry), tricks, device, dtype)
+        model = cls(entry, library, pipe, digest, tricks, device, dtype)
         if model.is_unet:
             model.latent_map = OwnDecoder.of(pipe.vae) or LatentMap.fitted(pipe.vae)  # before any hook hangs on the VAE
         model._place(pipe)
@@ -113,7 +115,7 @@ class Model:
     def bytes(self) -> int:
         """What the weights take."""
         modules = [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
-        modules += [*self._controlnets.values(), *(vae for name, vae in self._vaes.items() if name)]
+        modules += [*self._controlnets, *self._vaes]
         return sum(tensor.numel() * tensor.element_size() for module in modules for tensor in module.parameters())
 
     def watched(self) -> list[weakref.ref[Any]]:
@@ -132,7 +134,13 @@ class Model:
         """The diffusers pipeline for a task, in place and ready to be called."""
         key = (task, controls, vae)
         if key not in self._pipelines:
-            self._pipelines[key] = self._make(task, controls, vae)
+            self.spare(controls, vae, KEPT)
+        nets = [self._controlnets.get(name) for name in controls]
+        more: dict[str, Any] = {"vae": self._vaes.get(vae)} if vae else {}
+        if nets:
+            more["controlnet"] = nets[0] if len(nets) == 1 else nets
+        if key not in self._pipelines:
+            self._pipelines[key] = self._make(task, more)
             while len(self._pipelines) > PIPELINES_KEPT:
                 self._pipelines.popitem(last=False)
         self._pipelines.move_to_end(key)
@@ -141,13 +149,21 @@ class Model:
             self._place(pipe)
         return pipe
 
-    def _make(self, task: Task, controls: tuple[str, ...], vae: str) -> Any:
-        if task == "txt2img" and not controls and not vae:
+    def spare(self, controls: Collection[str] = (), vae: str = "", kept: int = 0) -> bool:
+        """Let go of all ControlNets and VAEs but these, and so many more of each. Returns whether there were any."""
+        nets, vaes = self._controlnets.let_go(controls, kept), self._vaes.let_go([vae], kept)
+        gone = [id(part) for part in (*nets.values(), *vaes.values())]
+        self._grouped.difference_update(gone)  # another part may come to lie there
+        for key in [key for key in self._pipelines if key[2] in vaes or not nets.keys().isdisjoint(key[1])]:
+            del self._pipelines[key]
+        if gone:
+            self._placed = None
+        return bool(gone)
+
+    def _make(self, task: Task, more: dict[str, Any]) -> Any:
+        """The base's pipeline for the task, with other parts."""
+        if task == "txt2img" and not more:
             return self._base
-        more: dict[str, Any] = {"vae": self._vae(vae)} if vae else {}
-        if controls:
-            nets = [self._controlnet(name) for name in controls]
-            more["controlnet"] = nets[0] if len(nets) == 1 else nets
         pipe = getattr(diffusers, FROM_PIPE[task]).from_pipe(self._base, **more)
         pipe.set_progress_bar_config(disable=True)
         memory.tile(pipe, self.tricks)
@@ -170,17 +186,10 @@ class Model:
             memory.place(pipe, self.tricks.offload, self.device)
         self._placed = pipe
 
-    def _vae(self, name: str) -> Any:
-        if name not in self._vaes:
-            vae = loading.load_vae(self._library.add_ons["vaes"][name], self.family.name, self.dtype)
-            self._guard(vae)
-            self._vaes[name] = vae
-        return self._vaes[name]
-
-    def _controlnet(self, name: str) -> Any:
-        if name not in self._controlnets:
-            self._controlnets[name] = loading.load_controlnet(self._library.add_ons["controlnets"][name], self.dtype)
-        return self._controlnets[name]
+    def _load_vae(self, name: str) -> Any:
+        vae = loading.load_vae(self._library.add_ons["vaes"][name], self.family.name, self.dtype)
+        self._guard(vae)
+        return vae
 
     def _guard(self, vae: Any) -> None:
         """Let no decode of this VAE pass that is not finite: half precision overflows in some (SDXL's), float32 does not.
@@ -335,9 +344,7 @@ class Model:
 
     def _spelled(self, text: str) -> str:
         """The text with the tokens of the embeddings that it names."""
-        for name, token in self._embeddings.items():
-            text = spelled(text, name, token)
-        return text
+        return spelled(text, self._embeddings)
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self._prompts:
@@ -389,7 +396,7 @@ class Model:
 
         noises = [draw(seed) for seed in seeds]
         if job.variation_strength:
-            other = [draw((job.variation_seed + index) % 2**32) for index in range(len(seeds))]
+            other = [draw(job.variation_seed_of(seed)) for seed in seeds]
             noises = [slerp(job.variation_strength, one, two) for one, two in zip(noises, other, strict=True)]
         return torch.cat(noises).to(self.dtype)
 

@@ -50,7 +50,8 @@ class Reports:
             case FileNotFoundError():
                 return messages.Failed(id=work.id, code="lost", reason=f"The job's folder is gone: {error}.")
             case OSError():
-                return messages.Failed(id=work.id, code="no_space", reason=f"A picture could not be written: {error}.")
+                reason = f"A picture could not be written: {error}."
+                return messages.Failed(id=work.id, code="no_space", reason=reason, errno=error.errno)
         return self.failed(work, error)
 
     def failed(self, work: Work, error: Exception) -> messages.Failed:
@@ -75,7 +76,7 @@ class Reports:
         entry = self._residents.entry(name)
         return EngineFacts(
             model=name,
-            hash=self._residents.hashes.of(entry),
+            hash=self._residents.hash_of(name),
             family=entry.card.family,
             device=str(self._device),
             device_name=devices.name(self._device),

@@ -16,6 +16,7 @@ from spooler.engine.device import UnusableError
 from spooler.engine.loading import Hashes
 from spooler.engine.memory import Tricks
 from spooler.engine.model import Model
+from spooler.job import Job
 from spooler.library import Entry, Library
 from spooler.settings import Settings
 
@@ -38,6 +39,7 @@ class Residents:
         self._configured: dict[str, Tricks] = {}  # what the settings say, with `auto` decided when the model came in
         self._tricks: dict[str, Tricks] = {}  # what the ladder chose, instead of those
         self._ran: dict[str, Tricks] = {}
+        self._hashes: dict[str, str] = {}  # of models that were loaded
         self._ever = False
 
     @property
@@ -52,8 +54,8 @@ class Residents:
         return self.library.models[name]
 
     def hash_of(self, name: str) -> str:
-        """The hash of the model's weights, which need not be loaded."""
-        return self.hashes.of(self.entry(name))
+        """The hash of the weights that are in memory, or were last: the files may be others by now. Else that of the files."""
+        return self._hashes.get(name) or self.hashes.of(self.entry(name))
 
     def configured(self, name: str) -> Tricks:
         """The tricks that the settings give the model, whatever the ladder chose since; `auto` sees the memory free for it."""
@@ -85,6 +87,7 @@ class Residents:
         if self._settings.compile != "off" and tricks.offload == "none":
             model.compiled = Compiled(model.backbone, self._settings.compile)
         self._models[name] = model
+        self._hashes[name] = model.hash
         self._ran[name] = tricks
         self.swaps += self._ever
         self._ever = True
@@ -103,6 +106,17 @@ class Residents:
             return
         del model
         self.drop(name)
+
+    def spare(self, cell: Job) -> bool:
+        """Let go of the add-ons that the job does not name. Returns whether there were any: it may fit now where it did not."""
+        found = False
+        for name, model in self._models.items():
+            is_its = name == cell.model
+            controls = [control.model for control in cell.controls] if is_its else []
+            found |= model.spare(controls, cell.vae if is_its else "")
+        if found:
+            devices.release(self.device)
+        return found
 
     def drop(self, name: str) -> None:
         """Free the model, and look whether its memory came back."""

@@ -286,6 +286,8 @@ class Engine:
         # Only out here, where the traceback no longer holds the tensors, is there anything to free.
         devices.release(self._device)
         works, pictures = [work for work in company.works if company.pictures_of(work)], company.pictures
+        if short and works and self._residents.spare(works[0].run.cells[0]):
+            return []
         if not short:
             log.warning("%d jobs are drawn alone, what they were drawn by met: %s", len(works), what)
         elif len(works) == 1:

@@ -184,8 +184,6 @@ class Bench:
                     self._hear_of_job(seat, message, now)
 
     def _hear_of_job(self, seat: Seat, message: messages.FromEngine, now: float) -> None:
-        if isinstance(message, messages.Failed) and message.no_room:
-            message = messages.Lost(id=seat.run.id, how="the worker's disk is full", blame=False)
         seat.hear(message, now)
         match message:
             case messages.Finished():

@@ -6,7 +6,6 @@ Pictures that come while others are being drawn are shown and no more: the end o
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 End = messages.Finished | messages.Failed | messages.Lost
 FETCHES = 3
-#: What the disk lacks room for is tried again when there is some.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class UnwantedError(Exception):
@@ -87,7 +84,7 @@ class Freight:
             log.error("job %s: a worker's result that is none: %s", run.id, ascii(str(error))[:500])
             return Home(messages.Lost(id=run.id, how="its worker sent back what is no result"))
         if isinstance(result.end, messages.Failed):  # what else it says is of the worker's own process and disk
-            return Home(result.end.model_copy(update={"fatal": False, "no_room": False}))
+            return Home(result.end.model_copy(update={"fatal": False, "errno": None}))
         if isinstance(result.end, messages.Lost):
             return Home(result.end)
         try:
@@ -98,7 +95,7 @@ class Freight:
             return None
         except OSError as error:
             reason = f"The pictures of this job could not be written: {error}"
-            return Home(messages.Failed(id=run.id, code="no_space", reason=reason, no_room=error.errno in NO_ROOM))
+            return Home(messages.Failed(id=run.id, code="no_space", reason=reason, errno=error.errno))
         return Home(result.end, tuple(self.with_address(image, sent) for image in result.images))
 
     def fetch_ahead(self, name: Name, made: Made, tmp: Path) -> Path | None:

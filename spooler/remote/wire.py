@@ -90,6 +90,13 @@ class Task(_Told):
     run: messages.Run
     inputs: tuple[File, ...] = Field((), max_length=MAX_INPUTS)
 
+    @field_validator("run")
+    @classmethod
+    def _has_its_cells(cls, run: messages.Run) -> messages.Run:
+        if len(run.cells) != len(run.job.cells()):
+            raise ValueError(f"a job of {len(run.job.cells())} cells must come with as many, but has {len(run.cells)}")
+        return run
+
 
 class Result(_Told):
     """How a try ended; of one that is finished also what it made."""

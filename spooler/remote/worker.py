@@ -33,6 +33,7 @@ from celery.worker.state import reserved_requests
 from spooler import library, logs, messages
 from spooler.catalogue import Catalogue
 from spooler.child import Child
+from spooler.durable import PASSING
 from spooler.remote import broker as redises
 from spooler.remote.bench import Bench, Seat, Start
 from spooler.remote.broker import BROKER_ERRORS, Broker, BrokerError
@@ -255,8 +256,10 @@ class Worker:
         before, after = f"{held.id}|waiting|", f"{held.id}|taken|{self._name}"
 
         def swap() -> bool:
-            # It may have been done and its answer lost: then the key says so.
-            return bool(self._swap(keys=[key], args=[before, after])) or self._redis.get(key) == after
+            if self._swap(keys=[key], args=[before, after]):
+                return True
+            # It may have been done and its answer lost: then the key says so. One that was drawn is only delivered once more.
+            return self._redis.get(key) == after and not self._redis.exists(redises.result_key(held.id))
 
         return self._patiently(swap, held)
 
@@ -274,6 +277,8 @@ class Worker:
             self._begun.set()
             end = self._bench.draw(held.seat)
             self._rise(held)
+            if isinstance(end, messages.Failed) and end.errno in PASSING:
+                raise OSError(end.errno, os.strerror(end.errno))
             self._begun.wait(FIRST_S)
             with held.storing:  # nothing goes there once its end is told: it would stay for good
                 if isinstance(end, messages.Finished):

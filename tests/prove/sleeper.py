@@ -79,7 +79,7 @@ class Sleeper(Child):
         except FileNotFoundError as error:  # adopted meanwhile
             return messages.Failed(id=order.id, code="lost", reason=str(error))
         except OSError as error:
-            return messages.Failed(id=order.id, code="no_space", reason=str(error), no_room=True)
+            return messages.Failed(id=order.id, code="no_space", reason=str(error), errno=error.errno)
         return messages.Finished(id=order.id, timings=Timings(), facts=self._facts)
 
 
