@@ -102,11 +102,12 @@ def test_an_unknown_family_has_no_key_and_a_picture_s_size_gives_one() -> None:
         ({2: 1.0}, 4),
         ({2: 1.0, 4: 1.9}, 8),  # a plateau may end
         ({2: 1.0, 4: 1.5, 8: 2.5}, 16),  # still gaining
-        ({2: 1.0, 4: 1.5, 8: 2.95}, 4),  # not any more
+        ({2: 1.0, 4: 1.5, 8: 2.95}, 16),  # not by one doubling
+        ({2: 1.0, 4: 1.5, 8: 2.95, 16: 5.8}, 4),  # not any more
         ({2: 1.0, 4: 2.0, 8: 4.0}, 2),  # nothing to be gained at all
         ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6}, 16),  # eight gain little over six, and more may gain much
-        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 16: 62.4}, 16),  # as they do
-        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 10: 46.0}, 6),  # or not
+        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 12: 49.1, 16: 62.4}, 12),  # as they do; there are no more than sixteen
+        ({2: 16.5, 4: 21.4, 6: 28.0, 8: 35.6, 16: 74.0}, 6),  # or not
         ({1: 0.9, 2: 1.0, 4: 1.9, 8: 2.0, 16: 3.0}, 16),
         ({2: 0.21, 4: 0.33, 6: 0.25, 8: 0.28, 12: 0.36}, 16),  # the four were measured at a bad time
     ],

@@ -21,8 +21,8 @@ from spooler.engine.notes import Notes
 LEAST = 2
 #: The part of the best speed that is as good as the best. So no job is slower for the bound than 1 / 0.95 times.
 ENOUGH = 0.95
-#: Calls of so many rows are tried in any case, and of so many times the knee: a few more rows may gain little where many do.
-TRIED, BEYOND = 8, 1.5
+#: Calls of so many rows are tried in any case, and of so many times the knee: one doubling may give nothing, the next one more.
+TRIED, BEYOND = 8, 3
 #: Calls of a size that are measured before anything is made of it.
 SAMPLES = 12
 #: Of so many calls the last few may have twice the rows: what was measured at a bad time would else never be measured again.
@@ -38,7 +38,7 @@ def most_rows(seconds: Mapping[int, float], most: int) -> int:
     # A call of fewer rows is no slower than one of more: it was only measured at a bad time.
     speeds = {rows: rows / min(taken for more, taken in seconds.items() if more >= rows) for rows in seconds}
     knee = min(rows for rows, speed in speeds.items() if speed >= ENOUGH * max(speeds.values()))
-    if max(speeds) < max(TRIED, BEYOND * knee):  # still gaining, as far as is known
+    if max(speeds) < min(most, max(TRIED, BEYOND * knee)):  # still gaining, as far as is known
         knee = 2 * max(speeds)
     return max(LEAST, min(knee, most))
 
