@@ -19,7 +19,8 @@ from urllib.error import URLError
 import pytest
 from house import ROOT, listing, missing, wait_for
 
-from spooler import __version__, settings, vacancy
+import spooler
+from spooler import settings, vacancy
 from spooler.life import Life
 from spooler.spool import Spool
 
@@ -87,10 +88,10 @@ class Tree:
         (root / "pyproject.toml").write_text(PYPROJECT)
         (root / "constraints.txt").touch()
         (root / "backend.py").write_text(BACKEND)
-        for module in (settings, vacancy):
+        for module in (spooler, settings, vacancy):
             shutil.copy(str(module.__file__), root / "spooler")
+        (root / "webui" / "__init__.py").touch()
         for half in ("webui", "spooler"):
-            (root / half / "__init__.py").touch()
             (root / half / "__main__.py").write_text(HALF)
 
     @property
@@ -199,7 +200,7 @@ def test_help_names_every_setting(tmp_path: Path) -> None:
 
 def test_every_way_in_tells_its_version_and_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "run.sh").symlink_to(RUN)
-    told = (0, f"sdspool {__version__}\n")
+    told = (0, f"sdspool {spooler.__version__}\n")
     assert finish(start(tmp_path / "run.sh", "--version", cwd=tmp_path)) == told
     assert [each.name for each in tmp_path.iterdir()] == ["run.sh"]
     for module in ("spooler.cli", "spooler", "webui"):
