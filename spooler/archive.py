@@ -1,4 +1,8 @@
-"""A queue as a tar file: the waiting jobs, each a folder `pending/<id>/` or `held/<id>/` with job.json and its pictures."""
+"""A queue as a tar file: the waiting jobs in the order in which they came, with what a job's file alone does not tell.
+
+pending/<id>/job.json   and its pictures; held/<id>/ for one that is held. It names its owner.
+<id>.priority           what was said of its turn since; behind all jobs, the latest "top" last
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,23 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from spooler import durable, job, pictures
-from spooler.ids import is_id
-from spooler.job import decode
+from spooler import durable, job, pictures, priority
+from spooler.dropped import owner_of
+from spooler.ids import is_id, new_id
+from spooler.job import decode, encode
 from spooler.mistakes import JobError, Mistake
+from spooler.place import Place
+from spooler.reader import PRIORITY, mtime_ns
 from spooler.spool import Spool, SpoolError, TakenError
 
-STATES: tuple[Literal["pending", "held"], ...] = ("pending", "held")
-
-
+Waits = Literal["pending", "held"]
+STATES: tuple[Waits, ...] = ("pending", "held")
 #: Of one job in a tar: job.json and its pictures, of which no job names as many. All of them are in memory at once.
 MAX_FILES = 1 + job.MAX_INPUTS
 
@@ -36,24 +42,39 @@ class Imported:
 
 def export(spool: Spool, file: IO[bytes]) -> int:
     """Write the waiting jobs into a tar; returns how many. The queue stays as it is."""
-    number = 0
+    written: list[str] = []
     with tarfile.open(fileobj=file, mode="w|") as tar:
+
+        def add(name: str, data: bytes) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
         for state in STATES:
-            for place in sorted(spool.places(state), key=lambda place: place.id):
+            for place in spool.places(state):
                 try:
-                    raw = durable.read_small(place.job_file, job.MAX_BYTES)
-                    names = decode(raw).inputs
-                    if place.is_folder and spool.odd_entry(place, names):
-                        continue  # a link, a device: nothing outside the spool is ever read (P9)
-                    inputs = {name: _read_picture(spool.input_file(place, name)) for name in names}
+                    files = _files(spool, place)
                 except (JobError, FileNotFoundError, durable.UnreadableError):
                     continue  # RACE: claimed meanwhile; or no job, which the spooler will say
-                for name, data in {"job.json": raw, **inputs}.items():
-                    entry = tarfile.TarInfo(f"{state}/{place.id}/{name}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-                number += 1
-    return number
+                for name, data in files.items():
+                    add(f"{state}/{place.id}/{name}", data)
+                written += [place.id] if files else []
+        for job_id in sorted(written, key=lambda job_id: mtime_ns(spool.pending / f"{job_id}{PRIORITY}")):
+            given = spool.read_priority(job_id).value
+            if given is not None:
+                add(f"{job_id}{PRIORITY}", f"{given}\n".encode())
+    return len(written)
+
+
+def _files(spool: Spool, place: Place) -> dict[str, bytes]:
+    """The files of a waiting job by their names; none of one with a link or a device: nothing outside is ever read (P9)."""
+    raw = durable.read_small(place.job_file, job.MAX_BYTES)
+    wanted = decode(raw)
+    if place.is_folder and spool.odd_entry(place, wanted.inputs):
+        return {}
+    if not wanted.owner:  # whoever the file belongs to, which an import would not find out
+        raw = encode(wanted.model_copy(update={"owner": owner_of(place.job_file.stat().st_uid)}))
+    return {"job.json": raw, **{name: _read_picture(spool.input_file(place, name)) for name in wanted.inputs}}
 
 
 def _read_picture(path: Path) -> bytes:
@@ -71,42 +92,96 @@ def _reading(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
 
 
 def load(spool: Spool, file: IO[bytes], new_ids: bool = False) -> Iterator[Imported]:
-    """Submit the jobs of a tar, each under its id, or under a new one. Yields what became of each, one by one.
+    """Submit the jobs of a tar, each under its id; with `new_ids` under a new one, by which those that wait for it know it too:
+    then the file is read twice, and must be one that can be. Yields what became of each, one by one.
 
     Nothing is unpacked: only names of the form that `export` writes are read, and of those only ordinary files.
     """
-    folder: tuple[Literal["pending", "held"], str] | None = None
-    files: dict[str, bytes] = {}
+    ids = _new_ids(file) if new_ids else {}
+    taken: dict[str, str] = {}
     with _reading(file) as tar:
-        for entry in tar:
-            parts = PurePosixPath(entry.name).parts
-            if len(parts) != 3 or parts[0] not in STATES or not is_id(parts[1]) or not entry.isfile():
-                continue
-            here: tuple[Literal["pending", "held"], str] = ("pending" if parts[0] == "pending" else "held", parts[1])
-            if folder and here != folder:
-                yield _submit(spool, folder, files, new_ids)
-                files = {}
-            folder = here
-            if len(files) >= MAX_FILES:
-                raise JobError(Mistake("", f"{here[1]!r} must have at most {MAX_FILES} files, but has more."))
+        for each in _contents(tar):
+            if isinstance(each, _Job):
+                found = _submit(spool, each, ids)
+                if found.taken_as:
+                    taken[each.id] = found.taken_as
+                yield found
+            elif each.id in taken and (value := priority.understood(each.text).value) is not None:
+                spool.set_priority(taken[each.id], value)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job of a tar: where it waits, its id there, and its files by their names."""
+
+    state: Waits
+    id: str
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Priority:
+    """What a tar has of a job's turn."""
+
+    id: str
+    text: str
+
+
+def _new_ids(file: IO[bytes]) -> dict[str, str]:
+    """A new id for each job of a tar, by the one that it has there."""
+    begin = file.tell()
+    with _reading(file) as tar:
+        found = {at[1]: new_id() for entry in tar if (at := _place_of(entry))}
+    file.seek(begin)
+    return found
+
+
+def _place_of(entry: tarfile.TarInfo) -> tuple[Waits, str, str] | None:
+    """Where a job's file is, by its name: the state, the job's id, and the file's own name; None for anything else."""
+    parts = PurePosixPath(entry.name).parts
+    if len(parts) != 3 or parts[0] not in STATES or not is_id(parts[1]) or not entry.isfile():
+        return None
+    return "pending" if parts[0] == "pending" else "held", parts[1], parts[2]
+
+
+def _contents(tar: tarfile.TarFile) -> Iterator[_Job | _Priority]:
+    """What there is in a tar, in its order."""
+    now: _Job | None = None
+    for entry in tar:
+        at = _place_of(entry)
+        if now and (at is None or at[:2] != (now.state, now.id)):
+            yield now
+            now = None
+        if at:
+            now = now or _Job(at[0], at[1], {})
+            if len(now.files) >= MAX_FILES:
+                raise JobError(Mistake("", f"{now.id!r} must have at most {MAX_FILES} files, but has more."))
             if entry.size > pictures.MAX_FILE_BYTES:
                 rule = f"{entry.name!a} must have at most {pictures.MAX_FILE_BYTES} bytes, but has {entry.size}."
                 raise JobError(Mistake("", rule))
-            data = tar.extractfile(entry)
-            files[parts[2]] = data.read() if data else b""
-    if folder:
-        yield _submit(spool, folder, files, new_ids)
+            now.files[at[2]] = _read(tar, entry)
+        elif entry.name.endswith(PRIORITY) and entry.isfile() and entry.size <= priority.MAX_BYTES:
+            yield _Priority(entry.name.removesuffix(PRIORITY), _read(tar, entry).decode(errors="replace"))
+    if now:
+        yield now
 
 
-def _submit(spool: Spool, folder: tuple[Literal["pending", "held"], str], files: dict[str, bytes], new_ids: bool) -> Imported:
-    state, job_id = folder
+def _read(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    data = tar.extractfile(entry)
+    return data.read() if data else b""
+
+
+def _submit(spool: Spool, given: _Job, ids: Mapping[str, str]) -> Imported:
     try:
-        raw = files.get("job.json", b"")
-        inputs = {name: files[name] for name in decode(raw).inputs if name in files}
-        if missing := [name for name in decode(raw).inputs if name not in files]:
-            return Imported(job_id, None, f"`{missing[0]}`, which the job names, is not in the file.")
+        raw = given.files.get("job.json", b"")
+        wanted = decode(raw)
+        inputs = {name: given.files[name] for name in wanted.inputs if name in given.files}
+        if missing := [name for name in wanted.inputs if name not in given.files]:
+            return Imported(given.id, None, f"`{missing[0]}`, which the job names, is not in the file.")
         for name, data in inputs.items():
             pictures.check_bytes(data, name)
-        return Imported(job_id, spool.submit(raw, None if new_ids else job_id, inputs, state))
+        if not ids.keys().isdisjoint(wanted.after):
+            raw = encode(wanted.model_copy(update={"after": [ids.get(each, each) for each in wanted.after]}))
+        return Imported(given.id, spool.submit(raw, ids.get(given.id, given.id), inputs, given.state))
     except (JobError, TakenError, pictures.InputError) as error:
-        return Imported(job_id, None, str(error))
+        return Imported(given.id, None, str(error))

@@ -11,6 +11,8 @@ from spooler.mistakes import show
 
 #: The most that a priority may be, and below 0 the least.
 MOST_PRIORITY = 100
+#: Of the file.
+MAX_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,14 @@ class Given:
 def read(path: Path) -> Given:
     """What the file says. Raises FileNotFoundError without one, OSError when it cannot be read."""
     try:
-        text = durable.read_small(path, 32).decode(errors="replace").strip()
+        return understood(durable.read_small(path, MAX_BYTES).decode(errors="replace"))
     except durable.UnreadableError as error:
         return Given(mistake=f"Its .priority file has no effect: {error}")
+
+
+def understood(text: str) -> Given:
+    """What the text of a side file says."""
+    text = text.strip()
     if text == "top":
         return Given("top")
     try:

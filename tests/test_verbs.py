@@ -20,6 +20,7 @@ from spooler.commands import submitting
 from spooler.dropped import owner_of
 from spooler.job import Job
 from spooler.mistakes import JobError
+from spooler.reader import mtime_ns
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
 
@@ -235,7 +236,7 @@ def test_a_job_of_an_editor_that_died_goes_back_to_where_it_waited(spool: Spool)
 
 
 def test_a_queue_goes_into_a_tar_and_comes_out_of_it(spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drop(spool, "cat.json", CIRCLE)
+    drop(spool, "cat.json", CIRCLE | {"owner": "anna"})
     drop(spool, "dog.json", {"prompt": "a dog"})
     spool.hold("dog")
     tar = tmp_path / "queue.tar"
@@ -248,6 +249,39 @@ def test_a_queue_goes_into_a_tar_and_comes_out_of_it(spool: Spool, tmp_path: Pat
     assert cli.main(["import", str(tar), "--new-ids", "--spool", str(other.root)]) == 0
     assert len(list(other.pending.glob("*.json"))) == 2
     assert run(spool, "export", str(tar)) == 2, "nothing is overwritten"
+
+
+def test_a_tar_has_the_line_the_owners_and_who_waits_for_whom(spool: Spool, tmp_path: Path) -> None:
+    """What the files' times, owners and side files tell goes along, and with new ids no job waits for one of the old spool."""
+    names = ["zebra", "cat", "bear", "ape", "dog"]
+    for number, name in enumerate(names):
+        after = {"after": ["zebra", "elsewhere"]} if name == "bear" else {}
+        path = drop(spool, f"{name}.json", {"prompt": name} | after)
+        os.utime(path, ns=(number * 10**9,) * 2)
+    for name, priority in (("dog", "top"), ("cat", -3), ("ape", "top")):
+        assert spool.set_priority(name, priority)  # type: ignore[arg-type]
+    tar = tmp_path / "queue.tar"
+    assert run(spool, "export", str(tar)) == 0
+
+    command = [sys.executable, "-m", "spooler.cli", "import", "-", "--new-ids", "--json", "--spool"]
+    for way in ("a pipe", "a file"):
+        other = Spool(tmp_path / way)
+        with tar.open("rb") as file:
+            if way == "a pipe":
+                done = subprocess.run([*command, str(other.root)], input=file.read(), capture_output=True, check=True, cwd=ROOT)
+            else:
+                done = subprocess.run([*command, str(other.root)], stdin=file, capture_output=True, check=True, cwd=ROOT)
+        told = json.loads(done.stdout)
+        assert [each["id"] for each in told] == names, "in the order in which they came"
+        ids = {each["id"]: each["taken_as"] for each in told}
+        assert not {*ids.values()} & {*names}
+        jobs = {name: other.read_job(other.find(job_id)) for name, job_id in ids.items()}  # type: ignore[arg-type]
+        assert all(found.owner == owner_of(os.getuid()) for found in jobs.values())
+        assert [*jobs["bear"].after] == [ids["zebra"], "elsewhere"]
+        given = {name: other.read_priority(ids[name]).value for name in names}
+        assert given == {"zebra": None, "cat": -3, "bear": None, "ape": "top", "dog": "top"}
+        tops = [mtime_ns(other.pending / f"{ids[name]}.priority") for name in ("dog", "ape")]
+        assert tops[0] < tops[1], "who was put on top last is there"
 
 
 def test_what_is_no_tar_is_told(spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from spooler import archive, fsck
 from spooler.commands.common import (
@@ -91,11 +96,8 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     spool = Spool(options.spool)
     spool.create()
-    if str(options.file) == "-":
-        found = list(archive.load(spool, sys.stdin.buffer, options.new_ids))
-    else:
-        with options.file.open("rb") as file:
-            found = list(archive.load(spool, file, options.new_ids))
+    with _opened(options.file, options.new_ids) as file:
+        found = list(archive.load(spool, file, options.new_ids))
     if options.json:
         say_json([vars(each) for each in found])
     for each in found:
@@ -104,3 +106,16 @@ def _import(options: argparse.Namespace) -> int:
         elif not options.json:
             print(each.taken_as)
     return OTHERWISE if any(each.taken_as is None for each in found) else DONE
+
+
+@contextmanager
+def _opened(path: Path, twice: bool) -> Iterator[IO[bytes]]:
+    """The file, or standard input for -; where it is to be read twice, and is a pipe, a copy of what comes out of it."""
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+        if not twice or file.seekable():
+            yield file
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            yield copy
