@@ -4,7 +4,8 @@
 takes one away by one rename and then its files, `Retention` does both in slices beside the spooler's work.
 
 A job is removed when the operator set a bound (days, number, bytes) and the oldest are beyond it. Spared, and not counted,
-are the starred ones, and those whose record does not say when they ended.
+are the starred ones, those whose record does not say when they ended, and those that some job which is not done is to run
+`after`: once they are gone, nobody knows how they ended, and it would wait for ever.
 
 A clock is believed only as far as the jobs bear it out, for what it says may be ten years off:
 
@@ -23,16 +24,18 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from spooler import durable, moments
+from spooler.job import MAX_BYTES, decode
 from spooler.logs import event
+from spooler.mistakes import JobError
 from spooler.settings import Settings
 from spooler.spool import Spool
-from spooler.states import ENDS, End
+from spooler.states import ENDS, End, State
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ DAY_S = 86_400.0
 GIB = 1 << 30
 #: Jobs that one plan removes at most: what bounds its memory. The next plan goes on.
 AT_MOST = 10_000
+#: Of a job that has not ended.
+COMING: tuple[State, ...] = ("pending", "held", "claimed")
 MAX_RECORD_BYTES = 16 << 20
 #: Seconds from the start to the first pass, and from the end of a pass to the next.
 FIRST_PASS_S = 60.0
@@ -97,6 +102,7 @@ class Survey:
 
     def __init__(self, now: float, at_most: int = AT_MOST):
         self.now = now
+        self.awaited: set[str] = set()  # ids of jobs that others are to run after; to be known before any job is added
         self.jobs = 0  # that count: with a time, and without a star
         self.bytes = 0  # of those
         self.spared = 0
@@ -112,7 +118,7 @@ class Survey:
                 self.any_in_future |= job.completed > self.now + SKEW_S
             elif self.newest is None or job.completed > self.newest:
                 self.newest = job.completed
-        if job.completed is None or job.starred:
+        if job.completed is None or job.starred or job.id in self.awaited:
             self.spared += 1
             return
         self.jobs += 1
@@ -189,6 +195,17 @@ def ended(root: Path) -> Iterator[Ended]:
                     and (job := _look(root, state, entry.name))
                 ):
                     yield job
+
+
+def awaited(spool: Spool) -> Iterator[Sequence[str]]:
+    """Of each job that has not ended the ids of those that it is to run after, each looked at when it is asked for."""
+    for state in COMING:
+        for place in spool.walk(state):
+            try:
+                raw = durable.read_small(place.job_file, MAX_BYTES)
+                yield decode(raw).after if b"after" in raw else ()  # to read each as a job takes ten times as long
+            except (JobError, OSError):  # no job; RACE: it moved on
+                yield ()
 
 
 def _look(root: Path, state: End, name: str) -> Ended | None:
@@ -302,7 +319,7 @@ class Retention:
         self._clock = Clock()
         self._next_pass = time.monotonic() + first_pass_s
         self._survey: Survey | None = None
-        self._walk: Iterator[Ended] | None = None
+        self._walk: Iterator[None] | None = None
         self._removals: list[Removal] = []  # the next last
         self._removed = self._freed = 0
         self._steady = True
@@ -344,8 +361,17 @@ class Retention:
             return False
         self._steady = clock_steady and self._clock.steady() and agrees_with_disk(self._spool)
         self._survey = Survey(time.time())
-        self._walk = ended(self._spool.root)
+        self._walk = self._looks(self._survey)
         return True
+
+    def _looks(self, survey: Survey) -> Iterator[None]:
+        """Look at all jobs, one a turn."""
+        for ids in awaited(self._spool):
+            survey.awaited.update(ids)
+            yield
+        for job in ended(self._spool.root):
+            survey.add(job)
+            yield
 
     def _ages_may_ask(self) -> bool:
         """Whether time alone makes a job removable: the oldest crossed the bound, and the newest did not."""
@@ -357,8 +383,7 @@ class Retention:
     def _go_on(self, end: float) -> bool:
         if self._survey and self._walk:
             self._survey.now = time.time()  # a long pass meets jobs that ended after it began
-            for job in self._walk:
-                self._survey.add(job)
+            for _ in self._walk:
                 if time.monotonic() >= end:
                     return True
             self._make_plan(self._survey)

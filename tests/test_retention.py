@@ -18,9 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from house import ROOT, listing
+from house import ROOT, drop, listing
 
-from spooler import retention
+from spooler import cli, retention
 from spooler.commands import prune
 from spooler.record import Record, iso
 from spooler.retention import DAY_S, GIB, Ended, Retention, Rules, Survey, ended, plan, remove
@@ -280,6 +280,24 @@ def test_retention_goes_on_in_slices_and_keeps_to_the_bounds(spool: Spool, caplo
     assert sorted(each.id for each in ended(spool.root)) == [f"job-{number:02}" for number in (*range(12), 27)]
     assert "removed 17 jobs" in caplog.text
     assert not keeper.turn(10), "the next pass is an hour away"
+
+
+def test_what_a_job_is_to_run_after_stays_until_that_one_has_ended(spool: Spool) -> None:
+    for number in range(4):
+        put(spool, f"job-{number}", number + 0.5, ENDS[number % 3])
+    for name, state in (("waits", "pending"), ("held", "held"), ("claimed", "pending")):
+        after = {"waits": "job-3", "held": "job-2", "claimed": "job-1"}[name]
+        spool.submit(json.dumps({"prompt": "a circle", "after": [after]}).encode(), name, to=state)  # type: ignore[arg-type]
+    drop(spool, "no-job.json", {"after": ["job-0"], "prompt": 5})
+    (spool.claimed / "me").mkdir()
+    assert spool.claim("claimed.json", "me")
+    settings = replace(Settings(), keep_jobs=0, keep_days=0.1)
+    put(spool, "new", 0.01)
+    passes(Retention(spool, settings, first_pass_s=0))
+    assert {each.id for each in ended(spool.root)} == {"job-1", "job-2", "job-3", "new"}
+    assert spool.cancel("waits")
+    assert cli.main(["prune", "--keep-days", "0.1", "--yes", "--spool", str(spool.root)]) == 0
+    assert {each.id for each in ended(spool.root)} == {"job-1", "job-2", "new", "waits"}
 
 
 def test_without_a_bound_or_a_change_no_job_is_looked_at(spool: Spool) -> None:

@@ -44,6 +44,8 @@ def prune(options: argparse.Namespace) -> int:
     jobs = size = left = 0
     while True:
         survey = Survey(time.time())
+        for ids in retention.awaited(spool):
+            survey.awaited.update(ids)
         for job in retention.ended(spool.root):
             survey.add(job)
         removals = survey.plan(rules, steady)
