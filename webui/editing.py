@@ -72,7 +72,7 @@ def _one_newline(text: str) -> str:
 
 def _given(job: Job) -> dict[str, str]:
     values = job.model_dump(include={*TEXTS, *NUMBERS}, exclude_none=True)
-    return {name: flat.text(value) for name, value in values.items()}
+    return {name: flat.text(value) for name, value in values.items() if (name, value) != ("seed", -1)}  # a random one
 
 
 def _value(name: str, text: str) -> Any:
