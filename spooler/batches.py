@@ -267,6 +267,14 @@ class Batches:
     def ids(self) -> list[str]:
         return [folder.name for folder in folders(self._root)]
 
+    def is_spent(self, batch_id: str) -> bool:
+        """Whether all of its jobs were in the queue, and nobody has any of them any more."""
+        batch = self.read(batch_id)
+        if batch is None or not self._queued(batch):
+            return False
+        # Those of the last rows are there the longest. RACE: one that goes back to the queue may be missed once.
+        return not any(self._spool.find_by_name(job_id) for _ in range(2) for job_id in reversed(batch.jobs))
+
     def progress(self, batch_id: str) -> BatchProgress | None:
         """How many of the batch's jobs are where; a look at each of them."""
         batch = self.read(batch_id)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Literal
 
 from spooler import durable, moments
+from spooler.batches import Batches
 from spooler.job import MAX_BYTES, decode
 from spooler.logs import event
 from spooler.mistakes import JobError
@@ -252,20 +253,37 @@ def remove(spool: Spool, job: Ended) -> bool:
         is_same = stat.S_ISDIR(folder.lstat().st_mode) and completed(folder) == job.completed
         if not is_same or durable.exists(folder / "starred"):
             return False
-        aside = spool.tmp / f"prune-{durable.unique_name()}"
-        spool.move("prune", folder, aside)
+        _take_away(spool, folder, f"job {job.id}")
     except FileNotFoundError:  # RACE: sent back to the queue, or removed by another
         return False
+    return True
+
+
+def remove_batch(spool: Spool, batch_id: str) -> bool:
+    """Remove a batch of which no job is left, as a job is removed. False when it still is of use, or gone."""
+    try:
+        if not Batches(spool).is_spent(batch_id):
+            return False
+        _take_away(spool, spool.batches / batch_id, f"batch {batch_id}")
+    except (FileNotFoundError, PermissionError):  # RACE: removed by another; or a folder is closed to us, where it may be
+        return False
+    return True
+
+
+def _take_away(spool: Spool, folder: Path, what: str) -> None:
+    """Raises FileNotFoundError when it is not there."""
+    aside = spool.tmp / f"prune-{durable.unique_name()}"
+    try:
+        spool.move("prune", folder, aside)
     except durable.UnsyncedError as error:
         # Not a file goes before the rename is durable: else a power cut could bring back a folder with half its pictures.
-        log.warning("job %s: removed, but its files are left to the reaper of tmp/: %s", job.id, error)
-        return True
+        log.warning("%s: removed, but its files are left to the reaper of tmp/: %s", what, error)
+        return
     try:
         os.utime(aside)  # it is as old as the job: without this a spooler that starts now would reap it beside us
         shutil.rmtree(aside)  # through descriptors, so that no link leads it astray
     except (OSError, RecursionError) as error:
-        log.warning("job %s: removed, but %s cannot be emptied now: %s", job.id, aside, error)
-    return True
+        log.warning("%s: removed, but %s cannot be emptied now: %s", what, aside, error)
 
 
 def delete(spool: Spool, state: End, job_id: str) -> bool:
@@ -321,7 +339,7 @@ class Retention:
         self._survey: Survey | None = None
         self._walk: Iterator[None] | None = None
         self._removals: list[Removal] = []  # the next last
-        self._removed = self._freed = 0
+        self._removed = self._freed = self._batches = 0
         self._steady = True
         self._signature: tuple[int, ...] = ()
         self._seen: tuple[int, ...] = ()
@@ -365,12 +383,15 @@ class Retention:
         return True
 
     def _looks(self, survey: Survey) -> Iterator[None]:
-        """Look at all jobs, one a turn."""
+        """Look at all jobs, one a turn, and last at the batches: whose jobs went with earlier passes may go."""
         for ids in awaited(self._spool):
             survey.awaited.update(ids)
             yield
         for job in ended(self._spool.root):
             survey.add(job)
+            yield
+        for batch_id in Batches(self._spool).ids():
+            self._batches += remove_batch(self._spool, batch_id)
             yield
 
     def _ages_may_ask(self) -> bool:
@@ -413,6 +434,8 @@ class Retention:
             self._end_pass(PASS_S)
 
     def _end_pass(self, wait_s: float) -> None:
+        if self._batches:
+            log.info("retention: removed %d batches of which no job is left", self._batches)
         self._survey, self._walk, self._removals = None, None, []
-        self._removed = self._freed = 0
+        self._removed = self._freed = self._batches = 0
         self._next_pass = time.monotonic() + wait_s

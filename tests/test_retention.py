@@ -21,7 +21,9 @@ import pytest
 from house import ROOT, drop, listing
 
 from spooler import cli, retention
+from spooler.batches import Batches
 from spooler.commands import prune
+from spooler.job import Job
 from spooler.record import Record, iso
 from spooler.retention import DAY_S, GIB, Ended, Retention, Rules, Survey, ended, plan, remove
 from spooler.settings import Settings
@@ -298,6 +300,25 @@ def test_what_a_job_is_to_run_after_stays_until_that_one_has_ended(spool: Spool)
     assert spool.cancel("waits")
     assert cli.main(["prune", "--keep-days", "0.1", "--yes", "--spool", str(spool.root)]) == 0
     assert {each.id for each in ended(spool.root)} == {"job-1", "job-2", "new", "waits"}
+
+
+def test_a_batch_goes_when_none_of_its_jobs_is_left(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was dropped would else lie in batches/ for ever: no bound is on it, and no page leads there any more."""
+    batches = Batches(spool)
+    for name in ("spent", "waits", "begun"):
+        made = batches.submit([Job(prompt="a ring"), Job(prompt="a star")], name, "anna")
+        for each in made.jobs:
+            (spool.pending / f"{each}.json").unlink()
+    put(spool, "waits.0001", 1, "failed")
+    (spool.batches / "begun" / "queued").unlink()  # whoever submits its rows was killed
+    put(spool, "new", 0.01)
+    passes(Retention(spool, replace(Settings(), keep_days=30.0), first_pass_s=0))
+    assert sorted(batches.ids()) == ["begun", "waits"]
+    assert not list(spool.tmp.iterdir())
+    assert cli.main(["prune", "--keep-days", "0.5", "--spool", str(spool.root)]) == 0
+    assert sorted(batches.ids()) == ["begun", "waits"], "it was only to tell"
+    assert cli.main(["prune", "--keep-days", "0.5", "--yes", "--spool", str(spool.root)]) == 0
+    assert batches.ids() == ["begun"] and "1 batch of which no job is left" in capsys.readouterr().err
 
 
 def test_without_a_bound_or_a_change_no_job_is_looked_at(spool: Spool) -> None:

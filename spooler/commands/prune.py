@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spooler import retention
+from spooler.batches import Batches
 from spooler.commands.common import Verbs, spool_of
 from spooler.record import iso
 from spooler.retention import Removal, Rules, Survey
@@ -64,6 +65,9 @@ def prune(options: argparse.Namespace) -> int:
         full = len(removals) >= retention.AT_MOST
         if not full or not options.yes or not went:
             break
+    batches = sum(retention.remove_batch(spool, each) for each in Batches(spool).ids()) if options.yes else 0
+    if batches:
+        notes.append(f"{batches} {'batch' if batches == 1 else 'batches'} of which no job is left went, too.")
     if full and not options.yes:
         notes.append(f"These are the {retention.AT_MOST} oldest; there may be more.")
     if left:
