@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock, lock_descriptor
@@ -36,6 +37,8 @@ OURS = frozenset({"record.json", "submitted.json", "hold", "error.txt", "cancel"
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
 #: Of record.json, and of what a spooler tells: a sweep has many pictures, a catalogue many LoRAs.
 MAX_RECORD_BYTES = 16 << 20
+#: Of what a thousand mistakes of one file come to no more is read.
+MAX_REASON_BYTES = 1 << 20
 MAX_PREVIEW_BYTES = 8 << 20
 #: A side file in pending/: the job's priority, told apart from the job itself, which never changes.
 PRIORITY = ".priority"
@@ -116,17 +119,22 @@ class Reader:
                 elif state in ("pending", "held") and entry.name.endswith(".json"):
                     yield Place(clean_id(entry.name), state, Path(entry.path), is_folder=False)
 
-    def rejected(self) -> list[Rejected]:
-        """The files in rejected/ with their reasons, the newest first."""
+    def rejected(self, most: int | None = None) -> list[Rejected]:
+        """The files in rejected/ with their reasons, the newest first; at most so many of them are read."""
         reasons = sorted(self.rejected_folder.glob("*.reason.txt"), key=mtime_ns, reverse=True)
-        found = []
-        for path in reasons:
-            with contextlib.suppress(FileNotFoundError):
-                text = path.read_text(errors="replace").strip()
-                name = path.name.removesuffix(".reason.txt")
-                if durable.exists(self.rejected_folder / name):  # else it was not moved here yet, or taken away again
-                    found.append(Rejected(name, text, mtime(path)))
-        return found
+        return list(islice((each for path in reasons if (each := self._rejected(path))), most))
+
+    def _rejected(self, path: Path) -> Rejected | None:
+        """None for a reason whose file was not moved here yet, or taken away again."""
+        name = path.name.removesuffix(".reason.txt")
+        if not durable.exists(self.rejected_folder / name):
+            return None
+        try:
+            return Rejected(name, durable.read_small(path, MAX_REASON_BYTES).decode(errors="replace").strip(), mtime(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # a stranger's link or FIFO, or closed to us
+            return Rejected(name, f"Its reason cannot be read: {error.strerror or error}.", mtime(path))
 
     # -- what lies with a job ----------------------------------------------------------------------------------------------
 

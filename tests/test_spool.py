@@ -235,6 +235,21 @@ def test_p5_a_rejected_file_keeps_its_bytes_and_gets_its_reason(spool: Spool) ->
     assert len(list(spool.rejected_folder.glob("*.json*"))) == 6
 
 
+def test_p9_a_reason_that_is_none_of_ours_is_neither_followed_nor_waited_for(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for number, name in enumerate(("fifo", "link", "own")):
+        spool.reject(drop(spool, f"{name}.json", b"{"), "No job.")
+        os.utime(reason := spool.rejected_folder / f"{name}.json.reason.txt", (number, number))
+        if name != "own":
+            reason.unlink()
+    os.mkfifo(spool.rejected_folder / "fifo.json.reason.txt")
+    (spool.rejected_folder / "link.json.reason.txt").symlink_to(tmp_path / "secret")
+    told = {each.name: each.reason for each in spool.rejected()}
+    assert told.pop("own.json") == "No job." and sorted(told) == ["fifo.json", "link.json"]
+    assert all(reason.startswith("Its reason cannot be read: ") for reason in told.values())
+    assert len(spool.rejected(2)) == 2
+
+
 def test_pending_tells_jobs_from_what_is_none(spool: Spool) -> None:
     drop(spool, "good.json", JOB)
     drop(spool, "half.json", b'{"prompt": ')

@@ -320,8 +320,8 @@ def models() -> Response:
 
 @blueprint.get("/api/v1/rejected")
 def rejected() -> Response:
-    """The dropped files that were no valid jobs, with their reasons."""
-    found = tuple(RejectedReport(**vars(each)) for each in office().spool.rejected())
+    """The newest of the dropped files that were no valid jobs, with their reasons."""
+    found = tuple(RejectedReport(**vars(each)) for each in office().spool.rejected(_number("limit", 50, 1, MAX_LIMIT)))
     return _send(RejectedList(rejected=found))
 
 

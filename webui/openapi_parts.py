@@ -60,10 +60,11 @@ KEY = {
     "schema": {"type": "string"},
     "description": "A second request with the same key is answered with the first one's job.",
 }
+LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}}
 LIST = [
     {"name": "status", "in": "query", "schema": JobReport.model_json_schema()["properties"]["status"]},
     {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0, "default": 0}},
-    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+    LIMIT,
     {
         "name": "cursor",
         "in": "query",

@@ -27,6 +27,7 @@ from webui.openapi_parts import (
     KEY,
     LARGE,
     LAST_EVENT,
+    LIMIT,
     LIST,
     NOT_FOUND,
     REFUSED,
@@ -296,10 +297,10 @@ ROUTES: tuple[Route, ...] = (
     (
         "/api/v1/rejected",
         "get",
-        "List dropped files that were no valid jobs",
-        [],
+        "List dropped files that were no valid jobs, the newest first",
+        [LIMIT],
         False,
-        {200: ("With reasons.", RejectedList)},
+        {200: ("With reasons.", RejectedList), 400: ("A bad parameter.", Error)},
     ),
     (
         "/api/v1/tokens",
