@@ -29,6 +29,7 @@ from spooler.record import Record
 from spooler.settings import Settings
 from spooler.spool import Spool
 from tests.prove.sleeper import CATALOGUE
+from webui.app import create_app
 
 CAT = b'{"prompt": "a cat"}'
 
@@ -70,6 +71,11 @@ def test_p5_a_batch_whose_name_is_no_text_is_set_aside(spool: Spool) -> None:
     drop(spool, os.fsdecode(b"a\xff.txt"), b"one\n")
     mind(spool)
     assert [each.name for each in spool.rejected()] == [os.fsdecode(b"a\xff.txt")]
+    client = create_app(Settings(spool=spool.root, cache=spool.root.parent / "cache")).test_client()
+    (told,) = client.get("/api/v1/rejected", headers={"Host": "localhost"}).json["rejected"]  # type: ignore[index]
+    assert told["name"] == r"a\udcff.txt"
+    page = client.get("/failed", headers={"Host": "localhost"})
+    assert (page.status_code, r"a\udcff.txt" in page.text) == (200, True), "no name takes the page away from everybody"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file that its owner may not read is made by root, for another user")

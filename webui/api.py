@@ -29,7 +29,7 @@ from webui.office import office
 from webui.people import client, person
 from webui.proxies import at_prefix
 from webui.recoded import TYPES, RecodeError, recoded
-from webui.reports import JobList, JobReport, ReadyReport, RejectedList, RejectedReport
+from webui.reports import JobList, JobReport, ReadyReport, RejectedList
 from webui.rules import Rule, needs
 from webui.search import ENDED, MAX_WORDS, Cursor, Search
 
@@ -321,8 +321,7 @@ def models() -> Response:
 @blueprint.get("/api/v1/rejected")
 def rejected() -> Response:
     """The newest of the dropped files that were no valid jobs, with their reasons."""
-    found = tuple(RejectedReport(**vars(each)) for each in office().spool.rejected(_number("limit", 50, 1, MAX_LIMIT)))
-    return _send(RejectedList(rejected=found))
+    return _send(RejectedList(rejected=office().reports.rejected(_number("limit", 50, 1, MAX_LIMIT))))
 
 
 @blueprint.get("/api/v1/schema/job.json")

@@ -130,7 +130,7 @@ def failed() -> str:
         "failed.html",
         failed=reports.ended(("failed",), limit=100).jobs,
         cancelled=reports.ended(("cancelled",), limit=50).jobs,
-        rejected=office().spool.rejected(100),
+        rejected=reports.rejected(100),
         lying=reports.lying(),
         **_frame(),
     )

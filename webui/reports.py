@@ -11,7 +11,7 @@ from spooler.batches import Batches
 from spooler.catalogue import Catalogue, merged
 from spooler.durable import UnreadableError
 from spooler.job import Job
-from spooler.mistakes import JobError
+from spooler.mistakes import JobError, printable
 from spooler.place import Place
 from spooler.priority import Given
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
@@ -93,7 +93,9 @@ class JobList(BaseModel):
 class RejectedReport(BaseModel):
     """A dropped file that was no valid job."""
 
-    name: str
+    name: str = Field(
+        description="Of the file in rejected/; with an escape for each character that is none of UTF-8, or cannot be seen."
+    )
     reason: str
     at: str = Field(description="UTC, ISO 8601.")
 
@@ -258,6 +260,12 @@ class Reports:
     def lying(self) -> tuple[str, ...]:
         """Names of entries of pending/ that nobody will take, the first few, as far as the spoolers have told."""
         return tuple(sorted({name for status, alive in self._spool.spoolers() if alive for name in status.lying}))
+
+    def rejected(self, most: int) -> tuple[RejectedReport, ...]:
+        """The newest files in rejected/, so many."""
+        return tuple(
+            RejectedReport(name=printable(each.name), reason=each.reason, at=each.at) for each in self._spool.rejected(most)
+        )
 
     def ready(self) -> ReadyReport:
         told = self._spool.spoolers()
