@@ -85,10 +85,12 @@ class Thumbnails:
         """Whoever makes that one is the only one of this process."""
         with self._lock:
             mine = self._making.setdefault(name, threading.Lock())
-        with mine:
-            yield
-        with self._lock:
-            self._making.pop(name, None)
+        try:
+            with mine:
+                yield
+        finally:
+            with self._lock:
+                self._making.pop(name, None)
 
     def _count(self) -> None:
         """Every so often, remove the oldest beyond the bound."""
