@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+import shutil
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_a_broken_picture_has_a_placeholder_and_a_link_to_outside_is_not_followe
     (spool.root / "done" / "cat" / "0.png").unlink()
     (spool.root / "done" / "cat" / "0.png").symlink_to(tmp_path / "secret.png")
     assert client.get("/jobs/cat/thumbnails/256/0.png").status_code == 404
+
+
+def test_the_thumbnails_of_a_job_that_is_deleted_go_with_it(client: FlaskClient, app: Flask, spool: Spool) -> None:
+    cache = app.extensions["thumbnails"].folder
+    for name in ("cat", "dog", "bear"):
+        done(spool, name)
+        client.get("/gallery")
+        with client.get(f"/jobs/{name}/thumbnails/256/0.png"), client.get(f"/jobs/{name}/thumbnails/512/0.png"):
+            pass
+    assert len(list(cache.glob("*/*.webp"))) == 6
+    assert client.post("/api/v1/jobs/cat/delete").status_code == 200
+    shutil.rmtree(spool.root / "done" / "bear")  # as a person may, or retention
+    client.get("/gallery")
+    left = {path: path.stat().st_mtime_ns for path in cache.glob("*/*.webp")}
+    assert len(left) == 2
+    with client.get("/jobs/dog/thumbnails/256/0.png") as answer:
+        assert answer.status_code == 200
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/*.webp")} == left, "those of the dog, as they were"
 
 
 # -- the selection ---------------------------------------------------------------------------------------------------------

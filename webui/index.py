@@ -22,7 +22,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -86,6 +86,8 @@ class Index:
         self._not_before = 0.0
         self._trouble: str | None = None
         self._troubles: dict[Ended, str] = {}
+        #: Is told the ids of jobs that are gone from where they had ended: what else is kept of them may go. Raises nothing.
+        self.on_gone: Callable[[Sequence[str]], object] = lambda ids: None
 
     # -- bringing it up to date ------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class Index:
                 self._store.plan(state, modified(folder, names))
                 yield
             # Only a look at the folder itself can say that a job is gone: it may have come while the folder was listed.
-            self._store.remove(state, [name for name in gone if not exists(folder / name)])
+            self._forget(state, [name for name in gone if not exists(folder / name)])
             yield
         ended = time.monotonic()
         seen_at = before.seen_at if before and before.mtime_ns == mtime_ns else began
@@ -230,7 +232,7 @@ class Index:
             try:
                 rows.append(finished.read(self._place(state, job_id), state))
             except FileNotFoundError:  # RACE: sent back to the queue, pruned, or taken away by hand
-                self._store.remove(state, [job_id])
+                self._forget(state, [job_id])
             except OSError as error:
                 odd.append((state, job_id, error.strerror or str(error)))
         self._store.put(rows, odd, self._unread)
@@ -241,6 +243,11 @@ class Index:
         for state, job_id in incomplete if delay_s < FULL_S / 10 else ():  # from then on it is for the full look
             if len(self._again) < MAX_NOTED:
                 heapq.heappush(self._again, (time.monotonic() + delay_s, delay_s, state, job_id))
+
+    def _forget(self, state: Ended, ids: Sequence[str]) -> None:
+        """These jobs are not in that state any more."""
+        self._store.remove(state, ids)
+        self.on_gone(ids)
 
     def _look_at_claimed(self) -> None:
         """Note the jobs that have left claimed/ since the last look."""
@@ -262,7 +269,7 @@ class Index:
                     if exists(self._spool.root / state / job_id):
                         there.append((state, job_id))
                     elif self._store.knows(state, job_id):
-                        self._store.remove(state, [job_id])
+                        self._forget(state, [job_id])
         if there:
             self._read(there)
         for _ in range(READ):

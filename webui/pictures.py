@@ -29,7 +29,8 @@ _PLACEHOLDER = (
 def install(app: Flask) -> None:
     desk: Office = app.extensions["office"]
     folder = desk.index.folder.parent.parent / "thumbnails" / desk.index.folder.name
-    app.extensions["thumbnails"] = Thumbnails(folder, waiters=desk.settings.web_threads // 4)
+    made = app.extensions["thumbnails"] = Thumbnails(folder, waiters=desk.settings.web_threads // 4)
+    desk.index.on_gone = made.forget
     app.register_blueprint(blueprint)
     app.jinja_env.globals["thumb"] = thumb
 

@@ -1,6 +1,7 @@
 """Thumbnails: made once, kept in this web host's own cache folder, a copy that can be thrown away.
 
-A thumbnail's file is named by a hash of the job, the picture, its mtime and the size, so one that is there is right. Making one
+A thumbnail's file is named by hashes of the job, and of the picture, its mtime and the size: so one that is there is right, and
+those of a job that was removed are found. Making one
 takes a processor for some 50 ms: so only so many are made at the same time, each once however many ask for it, and only so many
 requests wait for that. Whoever would be one more is told that it is busy, and gets the picture itself.
 """
@@ -13,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,9 +64,9 @@ class Thumbnails:
         Raises FileNotFoundError when the picture is gone, BrokenError when it is none, BusyError, OSError when the cache folder
         cannot be written to.
         """
-        told = f"{job_id}\n{picture.name}\n{picture.lstat().st_mtime_ns}\n{side}"
-        name = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
-        target = self.folder / name[:2] / f"{name}.webp"
+        job, small = _hash(job_id), _hash(f"{picture.name}\n{picture.lstat().st_mtime_ns}\n{side}")
+        name = f"{job}-{small}"
+        target = self.folder / job[:2] / f"{name}.webp"
         if target.exists():
             return target
         if not self._seats.acquire(blocking=False):
@@ -79,6 +80,15 @@ class Thumbnails:
         finally:
             self._seats.release()
         return target
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Remove the thumbnails of jobs that are gone: who deletes a picture means the small one, too."""
+        jobs = {_hash(each) for each in ids}
+        for inner in {job[:2] for job in jobs}:
+            with contextlib.suppress(OSError), os.scandir(self.folder / inner) as entries:
+                for entry in entries:
+                    if entry.name.partition("-")[0] in jobs:
+                        Path(entry.path).unlink(missing_ok=True)
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -100,6 +110,10 @@ class Thumbnails:
                 return
             self._made = 0
         prune(self.folder, self._max_bytes)
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def make(picture: Path, target: Path, side: int) -> None:
