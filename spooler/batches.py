@@ -29,7 +29,7 @@ from spooler.mistakes import JobError, Mistake
 from spooler.moments import Moment
 from spooler.reader import folders
 from spooler.record import utc_now
-from spooler.spool import Spool
+from spooler.spool import Spool, TakenError
 from spooler.states import State
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,11 @@ class Batches:
         """Take jobs in together under that id: when this returns, all of them will be in the queue, whoever is killed.
 
         It drops them as a file, as a person would, and takes it at once; rows beyond the first thousand a spooler submits.
-        Called again with the id of a batch that exists, it goes on with that. Raises JobError for rows that no file can hold,
-        OSError when the disk will not have it.
+        Called again with the id of a batch that exists, it answers with that. Raises JobError for rows that no file can hold,
+        TakenError when jobs have the ids that its rows would get, OSError when the disk will not have it.
         """
-        if batch := self.read(batch_id):
+        folder = self._root / batch_id
+        if batch := self._committed(folder):
             return batch
         spool = self._spool
         name = f"{batch_id}.jsonl"
@@ -130,6 +131,10 @@ class Batches:
         durable.write_new(draft, raw)
         try:
             with spool.claim_lock():  # or a spooler takes it as a file of the user that the web app runs as
+                if batch := self._committed(folder):
+                    return batch  # RACE: the same request, sent twice, was faster
+                if not self._free(batch_id, _job_ids(batch_id, len(rows), single=False)):
+                    raise TakenError(f"`id` must be a new one, but a job or a batch {batch_id!r} exists.")
                 with contextlib.suppress(FileExistsError):  # an earlier call was killed behind this line
                     spool.link_draft(draft, name)
                 durable.sync_folder(spool.pending)
@@ -276,8 +281,8 @@ class Batches:
         return not any(self._spool.find_by_name(job_id) for _ in range(2) for job_id in reversed(batch.jobs))
 
     def progress(self, batch_id: str) -> BatchProgress | None:
-        """How many of the batch's jobs are where; a look at each of them."""
-        batch = self.read(batch_id)
+        """How many of the batch's jobs are where; a look at each of them. None: there is no such batch, or not yet."""
+        batch = self._committed(self._root / batch_id) if is_id(batch_id) else None
         if batch is None:
             return None
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)

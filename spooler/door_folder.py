@@ -166,7 +166,7 @@ class FolderDoor:
 
     def _status(self, job_id: str) -> Status | None:
         place = self._spool.find_by_name(job_id) or self._spool.find(job_id)
-        return STATUS[place.state] if place else None
+        return place.status if place else None
 
     def act(self, job_id: str, verb: Verb) -> None:
         place = self._find(job_id)
@@ -195,7 +195,7 @@ class FolderDoor:
             raise client.WrongStateError(_not_for(verb, after or place))
 
     def edit(self, job_id: str, changes: dict[str, Any]) -> None:
-        place = self._find(job_id)
+        place = self._spool.settled(job_id) or self._find(job_id)
 
         def change(before: Job) -> Job:
             after = from_fields(lay_over(before.model_dump(exclude_unset=True), changes))
@@ -211,7 +211,7 @@ class FolderDoor:
                 changed = change(self._spool.read_job(place)) != self._spool.read_job(place)
             except FileNotFoundError:  # RACE: claimed since
                 changed = True
-            if changed and not edit.apply(self._spool, change, frozenset({place.id})):
+            if changed and not edit.apply(self._spool, change, [place]):
                 raise client.WrongStateError(_not_for("edit", self._find(job_id)))
 
     def again(self, job_id: str, changes: dict[str, Any], new_id: str) -> str:
@@ -275,7 +275,7 @@ class FolderDoor:
         images = () if place.state in ("pending", "held") else progress.images if progress else record.images
         return JobView(
             id=place.id,
-            status=STATUS[place.state],
+            status=place.status,
             job=job,
             parameters=record.parameters,
             progress=_view_of(progress) if progress else None,

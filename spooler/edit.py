@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from spooler.job import Job, from_fields
 from spooler.life import Life
 from spooler.logs import event
 from spooler.mistakes import JobError, Mistake, printable, show
-from spooler.place import Place
+from spooler.place import EDITOR, Place
 from spooler.reader import mtime_ns
 from spooler.record import Record
 from spooler.removal import remove
@@ -122,23 +122,30 @@ def setting(values: Mapping[str, Any]) -> Change:
     return change
 
 
-def plan(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> Iterator[tuple[Place, Edited]]:
-    """The waiting jobs that the change would change. Raises JobError, naming the job, for one that it would spoil."""
+def waiting(spool: Spool, ids: frozenset[str] | None = None) -> Iterator[Place]:
+    """The jobs that wait; those of these ids, of which a dropped file may be one that another has, too."""
     for state in STATES:
-        for place in spool.walk(state):
-            if ids is not None and place.id not in ids:
-                continue
-            try:
-                before = spool.read_job(place)
-            except (JobError, FileNotFoundError, durable.UnreadableError):  # no job, or no longer here
-                continue
-            if fields := _differences(before, _changed(change, before, place.id)):
-                yield place, Edited(place.id, state, fields)
+        yield from (place for place in spool.walk(state) if ids is None or place.id in ids)
 
 
-def apply(spool: Spool, change: Change, ids: frozenset[str] | None = None) -> list[Edited]:
-    """Change the waiting jobs. One that was claimed or taken away meanwhile is left as it is."""
-    todo = list(plan(spool, change, ids))  # all of them are tried before the first is touched
+def plan(spool: Spool, change: Change, places: Iterable[Place] | None = None) -> Iterator[tuple[Place, Edited]]:
+    """The jobs that the change would change, of these or of all that wait. Raises JobError, naming the job, for one that it
+    would spoil."""
+    for place in waiting(spool) if places is None else places:
+        try:
+            before = spool.read_job(place)
+        except (JobError, FileNotFoundError, durable.UnreadableError):  # no job, or no longer here
+            continue
+        if fields := _differences(before, _changed(change, before, place.id)):
+            yield place, Edited(place.id, "held" if place.state == "held" else "pending", fields)
+
+
+def apply(spool: Spool, change: Change, places: Iterable[Place] | None = None) -> list[Edited]:
+    """Change the waiting jobs, these or all. One that was claimed or taken away meanwhile is left as it is.
+
+    What the change raises is raised, and the jobs that were not changed by then stay as they were.
+    """
+    todo = list(plan(spool, change, places))  # all of them are tried before the first is touched
     done: list[Edited] = []
     with _claimer(spool) as me:
         for state in STATES:
@@ -164,6 +171,9 @@ def _apply_some(
         if back:
             with contextlib.suppress(OSError):  # RACE: it is being run; or the folder is another user's, who alone may
                 os.utime(back.path, ns=(came[edited.id],) * 2)
+        if back and durable.exists(back.path / "cancel"):  # RACE: somebody had waited for us long enough
+            (back.path / "cancel").unlink(missing_ok=True)
+            spool.cancel(back.id)
         if back and claimed.id in changed:
             done.append(Edited(back.id, state, edited.fields))
             log.info("job %s: changed", back.id, extra=event("edited", job=back.id, fields=sorted(edited.fields)))
@@ -204,7 +214,7 @@ def _differences(before: Job, after: Job) -> dict[str, tuple[Any, Any]]:
 def _claimer(spool: Spool) -> Iterator[str]:
     """A folder of claimed/ of our own, with its life lock, for as long as the work takes."""
     # One a thread: the web app edits for several people at once.
-    name = f"edit-{re.sub('[^A-Za-z0-9-]+', '-', socket.gethostname())}-{os.getpid()}-{threading.get_ident()}"
+    name = f"{EDITOR}{re.sub('[^A-Za-z0-9-]+', '-', socket.gethostname())}-{os.getpid()}-{threading.get_ident()}"
     life = Life.begin(spool, name)
     try:
         yield name

@@ -23,6 +23,7 @@ from spooler.dropped import kind_of
 from spooler.ids import is_id
 from spooler.job import decode
 from spooler.mistakes import JobError
+from spooler.place import EDITOR
 from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, has_job, mtime_ns
 from spooler.record import Record
 from spooler.removal import remove
@@ -203,7 +204,7 @@ def _claimed(spool: Spool) -> Iterator[Finding]:
                 yield Finding("P2", folder, "Left by a claim that was killed: there is no job in it.", _leftover(spool, folder))
             elif not anybody and theirs.name not in stopped:
                 yield Finding("P2", folder, "The spooler that has this job is dead, and no other runs: start one.")
-        if not jobs and theirs.name.startswith("edit-"):
+        if not jobs and theirs.name.startswith(EDITOR):
             yield Finding("P2", theirs, "Left by an edit that was killed.", _dead_editor(spool, theirs))
 
 

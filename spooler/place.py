@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.states import State
+from spooler.states import STATUS, State, Status
+
+#: What the name of an editor in claimed/ begins with: it changes jobs that wait, and gives them back (spooler/edit.py).
+EDITOR = "edit-"
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,16 @@ class Place:
     @property
     def job_file(self) -> Path:
         return self.path / "job.json" if self.is_folder else self.path
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it is being changed: it is claimed, but waits, and is back in a moment."""
+        return self.state == "claimed" and (self.spooler or "").startswith(EDITOR)
+
+    @property
+    def status(self) -> Status:
+        """As people are told."""
+        return "waiting" if self.is_edited else STATUS[self.state]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -40,6 +41,8 @@ MAX_RECORD_BYTES = 16 << 20
 #: Of what a thousand mistakes of one file come to no more is read.
 MAX_REASON_BYTES = 1 << 20
 MAX_PREVIEW_BYTES = 8 << 20
+#: Seconds for which a job that is being edited is waited for, and between two looks.
+EDIT_S, EDIT_LOOK_S = 2.0, 0.01
 #: A side file in pending/: the job's priority, told apart from the job itself, which never changes.
 PRIORITY = ".priority"
 
@@ -88,6 +91,13 @@ class Reader:
             if has_job(at):
                 return Place(job_id, state, Path(at))
         return None
+
+    def settled(self, job_id: str) -> Place | None:
+        """As `find`, but one that is being edited is waited for, a moment; longer only an editor takes that was killed."""
+        end = time.monotonic() + EDIT_S
+        while (place := self.find(job_id)) and place.is_edited and time.monotonic() < end:
+            time.sleep(EDIT_LOOK_S)
+        return place
 
     def places(self, state: State) -> list[Place]:
         """All jobs of a state, those that came into it last first (waiting ones: first come first)."""

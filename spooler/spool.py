@@ -345,7 +345,7 @@ class Spool(Claims, Marks):
 
         A place in done/ or failed/ means that it was too late.
         """
-        while place := self.find(job_id):
+        while place := self.settled(job_id):
             try:
                 if place.state in ("pending", "held"):
                     return self._cancel_waiting(place)

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -128,6 +129,29 @@ def test_one_idempotency_key_makes_one_job_even_at_once(app: Flask, spool: Spool
     assert both.status_code == 400 and "id" in both.json["error"]["fields"], "one of the two would be lost"  # type: ignore[index]
     later = app.test_client().post("/api/v1/jobs", json=PROMPT, headers={"Idempotency-Key": "once"})
     assert later.status_code == 200 and later.json["status"] == "done"  # type: ignore[index]
+
+
+def test_one_idempotency_key_makes_one_batch_even_at_once(app: Flask, spool: Spool) -> None:
+    barrier, answers = threading.Barrier(6), []
+
+    def post() -> None:
+        barrier.wait()
+        sent = {"data": b"one\ntwo\n", "content_type": "text/plain", "headers": {"Idempotency-Key": "once"}}
+        answers.append(app.test_client().post("/api/v1/batches", **sent))  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=post) for _ in range(6)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    (batch_id,) = {answer.json["id"] for answer in answers}  # type: ignore[index]
+    assert {path.name for path in spool.pending.iterdir()} == {f"{batch_id}.0001.json", f"{batch_id}.0002.json"}
+    shutil.rmtree(spool.batches / batch_id)  # by hand, and its jobs are still there
+    again = app.test_client().post(
+        "/api/v1/batches", data=b"one\ntwo\n", content_type="text/plain", headers={"Idempotency-Key": "once"}
+    )
+    assert again.status_code == 409 and len(list(spool.pending.iterdir())) == 2
 
 
 def test_what_is_not_json_and_what_is_too_large(client: FlaskClient) -> None:

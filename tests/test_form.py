@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,32 @@ def test_the_script_hears_the_id_and_the_page_as_json(client: FlaskClient, spool
 
 
 # -- what was wrong --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("zone", "moment"), [("EST5", "0001-01-01T00:00:00+00:00"), ("UTC-14", "9999-12-31T23:59:00+00:00")])
+def test_a_moment_that_this_server_s_zone_has_not_is_shown_as_it_came(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, zone: str, moment: str
+) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        answer = client.get("/", query_string={"not_before": moment, "expires_at": moment})
+    time.tzset()
+    assert answer.status_code == 200 and moment in html.unescape(answer.text)
+
+
+def test_a_style_of_many_places_fills_no_memory(client: FlaskClient, spool: Spool) -> None:
+    assert client.put("/api/v1/styles/bomb", json={"prompt": "{prompt}" * 1250}).status_code == 200
+    assert client.put("/api/v1/styles/two", json={"prompt": "{prompt}, {prompt}"}).status_code == 200
+    for prompt in ("x" * 9, "x" * 3_000_000):
+        tracemalloc.start()
+        answer = client.post("/", data={"prompt": prompt, "style": ["bomb"] * 3}, headers={"Accept": "application/json"})
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert answer.status_code == 422 and "10000 characters" in answer.text
+        assert peak < 100 << 20
+    job, _ = submitted(spool, client.post("/", data={"prompt": "a ring", "style": ["two", "two"]}))
+    assert job.prompt == "a ring, a ring", "each style once"
 
 
 @pytest.mark.parametrize(

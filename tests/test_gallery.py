@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import threading
+import time
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +17,13 @@ from typing import Any
 import pytest
 from flask import Flask, g
 from flask.testing import FlaskClient
+from house import drop
 from PIL import Image
 from test_pages import finish, spool, text
 
+from spooler import edit, fsck
+from spooler.job import Job
+from spooler.place import Place
 from spooler.spool import Spool
 from webui import live, pages
 from webui.frame import inside
@@ -257,6 +263,76 @@ def test_a_waiting_job_is_edited_in_its_place(client: FlaskClient, spool: Spool)
     assert (place.path / "submitted.json").exists() and order(client, "ab") == "ab"
     finish_it = spool.claim("b.json", "me")
     assert finish_it and client.get("/jobs/b/edit").status_code == 303 and client.get("/jobs/none/edit").status_code == 404
+
+
+def test_the_form_of_a_waiting_job_refuses_what_the_api_refuses(client: FlaskClient, spool: Spool) -> None:
+    drop(spool, "a.json", {"prompt": "a ring"})
+    refused = client.post("/jobs/a/edit", data={"prompt": "a ring <lora:none:1>", "count": "1"})
+    assert (
+        refused.status_code == client.patch("/api/v1/jobs/a", json={"prompt": "a ring <lora:none:1>"}).status_code + 22 == 422
+    )
+    assert spool.read_job(spool.find("a")).prompt == "a ring"  # type: ignore[arg-type]
+
+
+def test_a_job_that_is_claimed_while_it_is_saved_leads_to_its_page(
+    client: FlaskClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(spool, "a.json", {"prompt": "a ring"})
+    (spool.claimed / "me").mkdir(exist_ok=True)
+    real = Spool.read_job
+
+    def read_job(self: Spool, place: Place) -> Job:
+        if place.state == "pending":
+            assert self.claim("a.json", "me")
+        return real(self, place)
+
+    monkeypatch.setattr(Spool, "read_job", read_job)
+    assert client.post("/jobs/a/edit", data={"prompt": "x", "count": "1"}).status_code == 303
+
+
+def test_while_a_job_is_edited_it_waits_and_others_wait_for_it(client: FlaskClient, spool: Spool) -> None:
+    """To edit one is to claim it for a moment: it runs for nobody, and is neither interrupted nor out of reach."""
+    drop(spool, "a.json", {"prompt": "a ring"})
+    spool.hold("a")
+    found: dict[str, Any] = {}
+
+    def ask(what: str, **how: Any) -> None:
+        found[what] = client.application.test_client().open(**how).status_code
+
+    how = {"path": "/api/v1/jobs/a", "method": "PATCH", "json": {"steps": 7}}
+    later = threading.Thread(target=ask, args=("patch",), kwargs=how)
+
+    def change(before: Job) -> Job:
+        if "a" in {place.id for place in spool.walk("claimed")}:
+            found["interrupt"] = client.post("/sdapi/v1/interrupt").status_code
+            found["status"] = client.get("/api/v1/jobs/a").json["status"]  # type: ignore[index]
+            found["running"] = client.get("/api/v1/jobs?status=running").json["jobs"]  # type: ignore[index]
+            later.start()
+            time.sleep(0.1)
+        return before.model_copy(update={"seed": 5})
+
+    assert edit.apply(spool, change)
+    later.join()
+    job = spool.read_job(spool.find("a"))  # type: ignore[arg-type]
+    assert (job.seed, job.steps) == (5, 7) and spool.find("a").state == "held"  # type: ignore[union-attr]
+    assert found == {"interrupt": 200, "status": "waiting", "running": [], "patch": 200}
+    assert not (spool.held / "a" / "cancel").exists()
+
+
+def test_who_cancels_a_job_that_is_edited_cancels_it_then(spool: Spool) -> None:
+    drop(spool, "b.json", {"prompt": "a ring"})
+    cancel = threading.Thread(target=spool.cancel, args=("b",))
+
+    def change(before: Job) -> Job:
+        if any(spool.walk("claimed")):
+            cancel.start()
+            time.sleep(0.1)
+        return before.model_copy(update={"seed": 5})
+
+    assert edit.apply(spool, change)
+    cancel.join()
+    assert spool.find("b").state == "cancelled"  # type: ignore[union-attr]
+    assert not list(fsck.examine(spool))
 
 
 @pytest.mark.parametrize("guidance", [7.1234567, 0.00001, 2.5, 3.0])

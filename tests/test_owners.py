@@ -20,6 +20,28 @@ from webui.rules import Rule, rule_of
 __all__ = ["app"]
 
 
+def test_who_edits_a_job_edits_no_other_of_the_same_id(app: Flask, tmp_path: Path) -> None:
+    """A dropped file's name may come to an id that another job has, until one of them is claimed."""
+    spool, client = Spool(tmp_path / "spool"), app.test_client()
+    (spool.pending / "my cat.json").write_text(json.dumps({"prompt": "hers", "owner": "ann"}))
+    assert client.post("/api/v1/jobs", json={"prompt": "his", "id": "my-cat"}, headers=bearer(BOB)).status_code == 201
+    assert client.patch("/api/v1/jobs/my-cat", json={"prompt": "new"}, headers=bearer(BOB)).status_code == 200
+    log_in(client, "bob", BOB)
+    form = {"prompt": "newer", "count": "1"}
+    assert client.post("/jobs/my-cat/edit", data=form, headers={"Origin": "http://localhost"}).status_code == 303
+    assert {spool.read_job(place).prompt for place in spool.walk("pending")} == {"hers", "newer"}
+
+
+def test_no_style_is_saved_over_another_s_whatever_its_name(app: Flask, tmp_path: Path) -> None:
+    client = app.test_client()
+    assert client.put("/api/v1/styles/my%20style", json={"prompt": "ink"}, headers=bearer(ANN)).status_code == 200
+    (file,) = (tmp_path / "spool" / "styles").glob("*.json")
+    taken = client.put(f"/api/v1/styles/{file.stem}", json={"prompt": "mine"}, headers=bearer(BOB))
+    assert taken.status_code == 409 and '"my style"' in taken.json["error"]["message"]  # type: ignore[index]
+    (style,) = client.get("/api/v1/styles", headers=bearer(BOB)).json["styles"]  # type: ignore[index]
+    assert (style["name"], style["owner"]) == ("my style", "ann")
+
+
 def test_a_job_s_owner_is_who_sent_it(client: FlaskClient, spool: Spool) -> None:
     def owner(secret: str, **job: Any) -> str | int:
         answer = client.post("/api/v1/jobs", json=PROMPT | job, headers=bearer(secret))

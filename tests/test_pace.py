@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flask import Response
+from flask import Response, send_file
 from people import ANN, BOB, KEYS, PROMPT, app, bearer, make_app, picture
 from werkzeug.test import TestResponse
 
@@ -129,6 +129,26 @@ def test_s12_requests_of_one_person_at_the_same_time_are_bounded(tmp_path: Path)
     for _ in range(5):
         assert client.get("/api/v1/jobs", headers=bearer(ANN)).status_code == 200
         assert client.get("/api/v1/jobs/none", headers=bearer(ANN)).status_code == 404
+    with app.test_request_context():
+        assert not door().crowd._there  # type: ignore[union-attr]
+
+
+def test_s12_a_part_of_a_file_gives_its_place_back_like_the_whole(tmp_path: Path) -> None:
+    """Of a part werkzeug never closes the response, only what it sends."""
+    app = make_app(tmp_path, KEYS, client_requests=2)
+    (tmp_path / "file.png").write_bytes(picture())
+
+    @app.get("/api/v1/file")
+    def file() -> Response:
+        return send_file(tmp_path / "file.png", conditional=True)
+
+    for method in ("GET", "HEAD"):
+        for part in ({"Range": "bytes=5-10"}, {"Range": "bytes=9999999-"}, {}):
+            for _ in range(3):
+                with app.test_client().open("/api/v1/file", method=method, headers=bearer(ANN) | part) as answer:
+                    assert answer.status_code in (200, 206, 416)
+    with app.test_client().get("/api/v1/file", headers=bearer(ANN) | {"Range": "bytes=5-10"}) as answer:
+        assert (answer.status_code, answer.data) == (206, picture()[5:11])
     with app.test_request_context():
         assert not door().crowd._there  # type: ignore[union-attr]
 

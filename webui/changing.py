@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any, Literal
 
 from flask import Blueprint, Response, abort, request
@@ -13,6 +15,7 @@ from spooler.catalogue import Sizes
 from spooler.job import NAMES, Job, JobId, from_fields
 from spooler.mistakes import JobError, Mistake, show
 from spooler.place import Place
+from spooler.reader import EDIT_S
 from spooler.states import ENDS, STATUS, Status
 from spooler.strict_json import parse_object
 from webui import once
@@ -20,7 +23,7 @@ from webui.actions import VERBS
 from webui.answers import body_as, may_change, report_of, send
 from webui.errors import answer
 from webui.office import FullError, NoRoomError, office
-from webui.people import person
+from webui.people import person, require
 from webui.rules import Rule, needs
 
 blueprint = Blueprint("changing", __name__)
@@ -139,23 +142,33 @@ def change(job_id: str) -> Response:
     """Give a waiting job other values, as a JSON merge patch (RFC 7396): null takes a field away. It keeps its place."""
     values = parse_object(request.get_data(), "The change")
     desk = office()
-    place = desk.spool.find(job_id)
-    if place is None:
-        abort(404)
-    if not may_change(place):
-        return answer(403, "not_yours", "The job belongs to somebody else.")
-    if place.state not in ("pending", "held"):
-        return answer(409, "wrong_state", f"Only a job that waits can be changed, but this one is {STATUS[place.state]}.")
-    try:
-        before = desk.spool.read_job(place)
-        after = _changed(before, values)
-        _check(after, before, place)
-    except FileNotFoundError:  # RACE: claimed since
-        return answer(409, "wrong_state", "Only a job that waits can be changed, but this one is no longer waiting.")
-    if after != before and not edit.apply(desk.spool, lambda job: _changed(job, values), frozenset({place.id})):
-        report = report_of(job_id)
-        return answer(409, "wrong_state", f"Only a job that waits can be changed, but this one is {report.status}.")
-    return send(report_of(job_id))
+    end = time.monotonic() + EDIT_S
+    while True:
+        place = desk.spool.settled(job_id)
+        if place is None:
+            abort(404)
+        if not may_change(place):
+            return answer(403, "not_yours", "The job belongs to somebody else.")
+        if place.state not in ("pending", "held"):
+            return answer(409, "wrong_state", f"Only a job that waits can be changed, but this one is {place.status}.")
+        with contextlib.suppress(FileNotFoundError):  # RACE: claimed since
+            before = desk.spool.read_job(place)
+            after = _changed(before, values)
+            check(after, before, place)
+            if after == before or edit.apply(desk.spool, owned(lambda job: _changed(job, values)), [place]):
+                return send(report_of(job_id))
+        if time.monotonic() > end:  # RACE: others change it all the time
+            return answer(409, "wrong_state", "Only a job that waits can be changed, but this one is being changed just now.")
+
+
+def owned(change: edit.Change) -> edit.Change:
+    """The change, of a job that is who asks's: another may lie under the name by now. It raises NotYoursError."""
+
+    def changed(job: Job) -> Job:
+        require(job.owner)
+        return change(job)
+
+    return changed
 
 
 @blueprint.post("/api/v1/jobs/<job_id>/again")
@@ -172,7 +185,7 @@ def again(job_id: str) -> Response:
     try:
         before = spool.read_job(place)
         after = _changed(before, {"owner": person().name or before.owner, "batch": None} | values)
-        _check(after, before, place)
+        check(after, before, place)
         inputs = {name: durable.read_small(spool.input_file(place, name), pictures.MAX_FILE_BYTES) for name in after.inputs}
     except FileNotFoundError:  # RACE: removed, or sent back to the queue
         return answer(409, "wrong_state", "The job has moved on since.")
@@ -189,7 +202,7 @@ def _changed(before: Job, values: dict[str, Any]) -> Job:
     return from_fields(lay_over(before.model_dump(exclude_unset=True), values))
 
 
-def _check(after: Job, before: Job, place: Place) -> None:
+def check(after: Job, before: Job, place: Place) -> None:
     """Raise JobError for what no spooler can run, or what the job's folder has no picture for."""
     desk = office()
     if new := [name for name in after.inputs if name not in before.inputs]:

@@ -13,6 +13,7 @@ from spooler.job import Job
 from spooler.mistakes import JobError
 from webui import flat
 from webui.answers import may_change
+from webui.changing import check, owned
 from webui.errors import answer
 from webui.frame import around
 from webui.office import office
@@ -40,7 +41,7 @@ def form(job_id: str) -> AnyResponse:
 def save(job_id: str) -> AnyResponse:
     """Change it if it still waits, and lead to its page; or show the form again, each mistake beside its field."""
     desk = office()
-    place = desk.spool.find_by_name(job_id)
+    place = desk.spool.settled(job_id)
     if place is None:
         return answer(404, "not_found", "There is no such job: it may have been removed from the spool.")
     if not may_change(place):
@@ -48,15 +49,18 @@ def save(job_id: str) -> AnyResponse:
     if place.state not in ("pending", "held"):
         return redirect(url_for("pages.job", job_id=job_id), 303)  # too late: its page says what it is at
     given = {name: _one_newline(request.form.get(name, "")) for name in (*TEXTS, *NUMBERS)}
-    job = desk.spool.read_job(place)
+    try:
+        job = desk.spool.read_job(place)
+    except FileNotFoundError:  # RACE: claimed since, or cancelled
+        return redirect(url_for("pages.job", job_id=job_id), 303)
     shown = {name: _one_newline(text) for name, text in _given(job).items()}
     try:
         # What comes back as it was shown stays what it was: a browser's text cannot tell all that a job may say.
         touched = {name: text for name, text in given.items() if text != shown.get(name, "") and name not in job.sweep}
         values = {name: _value(name, text) for name, text in touched.items()}
         change = edit.setting(values)
-        desk.deny_list.check(change(job))
-        edit.apply(desk.spool, change, frozenset({job_id}))
+        check(change(job), job, place)
+        edit.apply(desk.spool, owned(change), [place])
     except JobError as error:
         mistakes: dict[str, list[str]] = {}
         for mistake in error.mistakes:

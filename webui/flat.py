@@ -256,5 +256,5 @@ def local(moment: str) -> str:
     """A moment as an input of date and time has it: this server's own clock, to the minute. What is no moment is kept."""
     try:
         return moments.read(moment).astimezone(datetime.now(UTC).astimezone().tzinfo).strftime("%Y-%m-%dT%H:%M")
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter at both ends of the calendar
         return moment

@@ -11,13 +11,14 @@ import hashlib
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, redirect, request
 from werkzeug.datastructures import Authorization
 from werkzeug.wrappers import Response as AnyResponse
+from werkzeug.wsgi import ClosingIterator
 
 from spooler.logs import event
 from spooler.mistakes import JobError
@@ -262,7 +263,10 @@ def _leave(error: BaseException | None = None) -> None:
 def _leave_when_sent(response: Response) -> Response:
     """What is sent piece by piece is under way until its last piece."""
     if response.is_streamed and (leave := g.pop("leave", None)):
-        response.call_on_close(leave)
+        if response.direct_passthrough:  # then the response itself is never closed, what it sends is: a part of a file
+            response.response = ClosingIterator(cast("Iterable[bytes]", response.response), leave)
+        else:
+            response.call_on_close(leave)
     return response
 
 

@@ -158,6 +158,9 @@ class News:
             except OSError as error:  # of the spool's disk: it may be better at the next look
                 log.warning("the queue cannot be looked at: %s", error)
                 told = []
+            except Exception:  # else whoever listens would hear of nothing any more, and not know it
+                log.exception("the queue cannot be looked at")
+                told = []
             else:
                 changes = changes or Changes(sight.seen, self._where)
             bodies: list[tuple[Kind, Body]] = [("begin", Begin(resumed=False))]

@@ -17,7 +17,7 @@ from spooler.priority import Given
 from spooler.record import Attempt, EngineFacts, Failure, Image, Record, Timings
 from spooler.schedule import Waiting
 from spooler.spool import Spool
-from spooler.states import ENDS, STATUS, State, Status
+from spooler.states import ENDS, State, Status
 from spooler.status import Progress, SpoolerStatus
 from webui.index import Index
 from webui.line import Line, Standing
@@ -164,7 +164,7 @@ class Reports:
     def status(self, job_id: str) -> Status | None:
         """Which folder the job is in; None when there is none."""
         if place := self._spool.find_by_name(job_id) or self._spool.find(job_id):
-            return STATUS[place.state]
+            return place.status
         return "waiting" if self._coming(job_id) else None
 
     def _coming(self, job_id: str) -> JobReport | None:
@@ -179,7 +179,7 @@ class Reports:
             line = self.waiting()
             places = [self._line.place(each) for each in line[offset : offset + limit]]
             return [report for place in places if (report := self._try(place))], len(line)
-        places = self._spool.places(state)
+        places = [place for place in self._spool.places(state) if not place.is_edited]
         return [report for place in places[offset : offset + limit] if (report := self._try(place))], len(places)
 
     def running(self) -> list[JobReport]:
@@ -232,7 +232,7 @@ class Reports:
         ends_in_s = self._line.left_s(place, self._spool.spoolers()) if place.state == "claimed" else standing.ends_in_s
         return JobReport(
             id=place.id,
-            status=STATUS[place.state],
+            status=place.status,
             job=job,
             position=standing.position,
             starts_in_s=standing.starts_in_s,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spooler import durable
 from spooler.ids import clean_id
-from spooler.job import MAX_NAME, Name, Prompt
+from spooler.job import MAX_NAME, MAX_PROMPT, Name, Prompt
 from spooler.mistakes import JobError, printable, sentence, show
 from spooler.strict_json import parse_object
 from webui.people import Person
@@ -87,7 +87,9 @@ class Styles:
 
     def save(self, style: Style, person: Person) -> None:
         """Keep the style, in the place of one of its name. Raises StyleError for somebody else's, and for one too many."""
-        before = self.get(style.name)
+        before = self._read(self._path(style.name))
+        if before and before.name != style.name:  # it would be overwritten, whoever's it is
+            raise StyleError(f"`name` must be another: where it would be kept the style {show(before.name)} is.", 409)
         self._check(before, person)
         if before is None and len(self.all()) >= MOST:
             raise StyleError(f"There may be at most {MOST} styles: remove one first.", 409)
@@ -123,12 +125,18 @@ class Styles:
 
 
 def applied(styles: Styles, names: Iterable[str], prompt: str, field: str) -> str:
-    """The prompt, or the negative prompt, with the styles of those names laid over it in turn. Raises StyleError."""
-    for name in names:
+    """The prompt, or the negative prompt, with the styles of those names laid over it in turn, each once. Raises StyleError."""
+    for name in dict.fromkeys(names):
         style = styles.get(name)
         if style is None:
             raise StyleError(f"There is no style {show(name[:MAX_NAME])}.", 404)
-        prompt = laid_over(prompt, getattr(style, field))
+        if snippet := getattr(style, field):
+            # Before it is done: a snippet of nothing but places, over a prompt that is long already, would fill the memory.
+            length = len(prompt) * max(1, snippet.count(PLACE)) + len(snippet)
+            if length > MAX_PROMPT + len(PLACE) * snippet.count(PLACE):
+                rule = f"`{field}` must have at most {MAX_PROMPT} characters"
+                raise StyleError(f"{rule}, but with the style {show(name)} it would have more.")
+            prompt = laid_over(prompt, snippet)
     return prompt
 
 

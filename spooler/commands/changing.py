@@ -175,8 +175,8 @@ def _tell_paused(spool: Spool, options: argparse.Namespace) -> int:
 def _edit(options: argparse.Namespace) -> int:
     spool = spool_of(options)
     change = _change(options)
-    ids = frozenset(options.id) or None
-    edited = [each for _, each in edit.plan(spool, change, ids)] if options.dry_run else edit.apply(spool, change, ids)
+    places = edit.waiting(spool, frozenset(options.id) or None)
+    edited = [each for _, each in edit.plan(spool, change, places)] if options.dry_run else edit.apply(spool, change, places)
     if options.json:
         told = [vars(each) | {"fields": {name: list(pair) for name, pair in each.fields.items()}} for each in edited]
         say_json(told)

@@ -328,7 +328,7 @@ def _edit(state: str, folder: bool) -> Script:
         return having(ledger, entry, replace(entry, raw=after))
 
     def act(spool: Spool, ledger: Ledger, say: Say) -> None:
-        assert len(edit.apply(spool, scenes.EDIT, frozenset({"cat"}))) == 1
+        assert len(edit.apply(spool, scenes.EDIT, edit.waiting(spool, frozenset({"cat"})))) == 1
         edited = (each for each in ledger.entries if each.raw != before)
         say(Ledger(tuple(replace(each, given=True) if each.raw == after else each for each in edited)))
 

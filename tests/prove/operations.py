@@ -157,7 +157,7 @@ def _rejected(ledger: Ledger, name: str | None) -> Ledger:
 
 
 def _edit(spool: Spool) -> list[edit.Edited]:
-    return edit.apply(spool, scenes.EDIT, frozenset({"cat"}))
+    return edit.apply(spool, scenes.EDIT, edit.waiting(spool, frozenset({"cat"})))
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------------
