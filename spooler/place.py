@@ -7,8 +7,9 @@ from pathlib import Path
 
 from spooler.states import STATUS, State, Status
 
-#: What the name of an editor in claimed/ begins with: it changes jobs that wait, and gives them back (spooler/edit.py).
-EDITOR = "edit-"
+#: What the name of an editor in claimed/ begins with: it changes jobs that wait, and gives them back (spooler/edit.py). No
+#: spooler may have such a name (settings.py), and no host has.
+EDITOR = "edit_"
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,17 @@ def _row(
     least: float | None = None,
     most: float | None = None,
     bare: str | None = None,
+    form: tuple[str, str] | None = None,
 ) -> Any:
     """One setting. A number must be above 0 unless `least` says from where on it is allowed, and at most `most`. `bare`: the
-    option's value when it stands alone."""
-    return field(
-        default=default, metadata={"sentence": sentence, "choices": choices, "least": least, "most": most, "bare": bare}
-    )
+    option's value when it stands alone. `form`: the regular expression of a text, and the same in words."""
+    about = {"sentence": sentence, "choices": choices, "least": least, "most": most, "bare": bare, "form": form}
+    return field(default=default, metadata=about)
 
 
 def _host_name() -> str:
     """This host's short name, in the letters that a folder of claimed/ may have."""
-    return re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0]).strip("-") or "spooler"
+    return re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0]).strip("-")[:64] or "spooler"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,14 @@ class Settings:
         "",
         "Object store by which pictures go to the workers and back: s3://bucket/prefix, gs://bucket/prefix, or file:///folder.",
     )
-    spooler: str = _row(_host_name(), "Name of this spooler, its folder in claimed/; the default is the host's name.")
+    spooler: str = _row(
+        _host_name(),
+        "Name of this spooler, its folder in claimed/; the default is the host's name.",
+        form=(
+            r"(?!edit_)[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+            "1 to 64 letters, digits, dots, dashes and underscores, begin with a letter or digit, and not with edit_",
+        ),
+    )
     max_attempts: int = _row(3, "Number of times a job is tried when the engine dies under it, before it ends in failed/.")
     drop_grace_s: float = _row(
         10.0, "Seconds that a dropped file must stay unchanged and unreadable before it goes to rejected/."
@@ -246,7 +253,9 @@ class Settings:
                 option(row.name),
                 **({"nargs": "?", "const": about["bare"]} if about["bare"] else {}),
                 default=env.get(variable(row.name), shown),
-                type=_checked(type(row.default), about["choices"], about["least"], about["most"], optional=row.default == ""),
+                type=_checked(
+                    type(row.default), about["choices"], about["least"], about["most"], row.default == "", about["form"]
+                ),
                 metavar=row.name.upper(),
                 help=f"{about['sentence']} ({variable(row.name)}, default {shown or 'empty'})".replace("%", "%%")
                 if told is None or row.name in told
@@ -281,7 +290,14 @@ def variable(name: str) -> str:
     return "SDSPOOL_" + name.upper()
 
 
-def _checked(kind: type, choices: tuple[str, ...], least: float | None, most: float | None, optional: bool) -> Any:
+def _checked(
+    kind: type,
+    choices: tuple[str, ...],
+    least: float | None,
+    most: float | None,
+    optional: bool,
+    form: tuple[str, str] | None,
+) -> Any:
     def convert(text: str) -> Any:
         try:
             value = kind(text)
@@ -299,6 +315,8 @@ def _checked(kind: type, choices: tuple[str, ...], least: float | None, most: fl
             raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, but is {text}")
         if not text and not optional:
             raise argparse.ArgumentTypeError("must not be empty")
+        if form and not re.fullmatch(form[0], text):
+            raise argparse.ArgumentTypeError(f"must be {form[1]}, but is {text!a}")
         return value
 
     return convert

@@ -15,6 +15,7 @@ from house import ROOT
 
 from spooler import cli, families, samplers, settings, states
 from spooler.commands.working import HEEDED
+from spooler.place import EDITOR
 
 MODULES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -74,6 +75,14 @@ def test_options_win_over_the_environment_and_bad_values_are_named(capsys: pytes
     with pytest.raises(SystemExit):
         settings.Settings.parse(["--port", "65536"], "x", {})
     assert "--port: must be at most 65535, but is 65536" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "..", "../up", "a/b", ".hidden", f"{EDITOR}box", "two words", "x" * 65])
+def test_a_spooler_s_name_is_one_folder_and_no_editor_s(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit):
+        settings.Settings.parse(["--spooler", name], "x", {})
+    assert "--spooler: must" in capsys.readouterr().err
+    assert settings.Settings.parse(["--spooler", "gpu_1.lan-2"], "x", {}).spooler == "gpu_1.lan-2"
     with pytest.raises(SystemExit):
         settings.Settings.parse(["--classifier-threshold", "1.5"], "x", {})
     assert "--classifier-threshold: must be at most 1, but is 1.5" in capsys.readouterr().err

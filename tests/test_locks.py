@@ -41,10 +41,10 @@ def test_what_could_meet_a_claim_waits_for_the_claim_lock_and_nothing_else_does(
         with spool.claim_lock(), operation.ready(spool):
             operation.deed(spool)
         return
-    before = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
+    before = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit_"))}
     with spool.claim_lock(), operation.ready(spool), pytest.raises(Timeout):
         operation.deed(spool)
-    after = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit-"))}
+    after = {name for name in listing(spool.root) if not name.startswith(("tmp", "claimed/edit_"))}
     assert {name for name in after ^ before if not name.endswith(".lock")} == set()
 
 

@@ -44,14 +44,14 @@ def test_a_reason_whose_file_is_back_stays(spool: Spool, monkeypatch: pytest.Mon
 
 
 def test_the_folder_of_an_editor_that_lives_or_that_has_a_job_stays(spool: Spool) -> None:
-    folder = spool.claimed / "edit-1"
+    folder = spool.claimed / "edit_1"
     folder.mkdir()
     mend = fsck._dead_editor(spool, folder)
-    with spool.life_lock("edit-1"):
+    with spool.life_lock("edit_1"):
         mend()
     assert folder.exists()
     drop(spool, "cat.json", CAT)
-    place = spool.claim("cat.json", "edit-1")
+    place = spool.claim("cat.json", "edit_1")
     assert place
     mend()
     assert place.job_file.exists()

@@ -184,7 +184,7 @@ def test_edit_changes_what_waits_and_keeps_what_was_submitted(spool: Spool, caps
     held = spool.find("cow")
     assert held and held.state == "held" and spool.read_job(held).prompt == "a green circle"
     assert not (held.path / "hold").exists() and spool.read_job(spool.find("dog")).prompt == "a blue square"  # type: ignore[arg-type]
-    assert list(spool.claimed.glob("edit-*")) == []
+    assert list(spool.claimed.glob("edit_*")) == []
 
 
 def test_wait_writes_no_empty_line_where_there_is_no_terminal(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,8 +224,8 @@ def test_an_edit_that_would_spoil_a_job_changes_none(spool: Spool, capsys: pytes
 def test_a_job_of_an_editor_that_died_goes_back_to_where_it_waited(spool: Spool) -> None:
     drop(spool, "cat.json", CIRCLE)
     spool.hold("cat")
-    (spool.claimed / "edit-x").mkdir()
-    assert spool.claim("cat.json", "edit-x", "held")
+    (spool.claimed / "edit_x").mkdir()
+    assert spool.claim("cat.json", "edit_x", "held")
     (place,) = spool.recover("me")
     assert (place.path / "hold").exists(), "whoever takes it over sees that it is to be held"
     assert spool.give_back(place, "held") == spool.find("cat")

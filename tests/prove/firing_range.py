@@ -37,7 +37,7 @@ HEIRS = {
 }
 #: What no two runs share: drafts in tmp/, ids from the web, claimers that edit, times in records.
 UNIQUE = re.compile(
-    r"edit-[A-Za-z0-9-]+-\d+|\d+\.[0-9a-f]{24}|\d{8}-\d{6}-\d{3}-[0-9a-f]{10}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+    r"edit_[A-Za-z0-9-]+-\d+|\d+\.[0-9a-f]{24}|\d{8}-\d{6}-\d{3}-[0-9a-f]{10}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 )
 UNIQUE_BYTES = re.compile(UNIQUE.pattern.encode())
 #: The last one did not die.
