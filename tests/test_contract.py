@@ -267,8 +267,9 @@ def test_waiting_jobs_are_drawn_together_each_with_its_own_progress_preview_and_
     service: Service, tmp_path: Path
 ) -> None:
     spool, names = service.spool, ("run0", "run1")
+    # One after another by `--batch=1`: for minutes, however quick the machine, and cancelled at the end.
     for seed, name in enumerate(names):
-        drop(spool, f"{name}.json", SLOW | {"seed": seed})
+        drop(spool, f"{name}.json", SLOW | {"seed": seed, "count": 16})
     places = [wait_running(spool, name) for name in names]
     drop(spool, "wait.json", SLOW)
     for place in places:
