@@ -180,7 +180,7 @@ class Intake:
                 return chosen
             self.pending.queue.remove(chosen.name)  # it expired while it waited for its turn
             self.pending.gated[chosen.name] = chosen
-            self.next_gate = now
+            self.next_gate = now if wall is not None else now + POLL_S  # the clock was set: not before it is believed
         return None
 
     def claim(self, chosen: Sequence[Waiting]) -> list[tuple[Waiting, Place]]:

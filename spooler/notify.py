@@ -24,6 +24,8 @@ from typing import Literal
 
 from spooler import notices, targets, webhook
 from spooler.notices import Letter, Outbox
+from spooler.place import Place
+from spooler.record import Record
 from spooler.settings import Settings
 from spooler.spool import Spool
 from spooler.targets import Command, Target, TargetError, Webhook
@@ -266,9 +268,7 @@ class Notifier:
         if letter is None:
             del each.waiting[entry.name]
             return
-        found = None if letter.seen else self._spool.find(letter.notice.job)
-        record = self._spool.read_record(found) if found else None
-        match notices.verdict(letter, found, record):
+        match notices.verdict(letter, *self._where(letter)):
             case "send":
                 entry.seen = True
                 each.at_work = letter.model_copy(update={"seen": True})
@@ -280,6 +280,18 @@ class Notifier:
             case "wait":
                 entry.looks += 1
                 self._wait_on(each, entry, letter, wait_s(entry.looks, _chance()), now, "its job was not found where it says")
+
+    def _where(self, letter: Letter) -> tuple[Place | None, Record | None]:
+        """Where the letter's job is, and its record. First where the letter says: another of the same name may wait by now."""
+        if letter.seen:
+            return None, None
+        told = letter.notice
+        place: Place | None = Place(told.job, told.state, self._spool.root / told.state / told.job)
+        record = self._spool.read_record(place) if place else None
+        if record is None or record.completed != told.at:
+            place = self._spool.find(told.job)
+            record = self._spool.read_record(place) if place else None
+        return place, record
 
     def _hear(self, key: str, outcome: Outcome, now: float) -> None:
         """What came of the letter that a target had."""

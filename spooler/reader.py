@@ -33,7 +33,7 @@ from spooler.tally import TALLY, Tally
 log = logging.getLogger(__name__)
 
 #: What a job's folder may have besides job.json and the pictures that it names, when it was claimed before.
-OURS = frozenset({"record.json", "submitted.json", "hold", "error.txt", "cancel", "progress.json", "preview.jpg"})
+OURS = frozenset({"record.json", "submitted.json", "starred", "hold", "error.txt", "cancel", "progress.json", "preview.jpg"})
 #: Names of results: of these, and no others, the web app opens files.
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
 #: Of record.json, and of what a spooler tells: a sweep has many pictures, a catalogue many LoRAs.

@@ -38,7 +38,7 @@ from spooler.tally import TALLY, Tally
 log = logging.getLogger(__name__)
 
 #: What stays when a claimed folder is made ready for another attempt.
-KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "cancel", "hold"})
+KEPT = frozenset({"job.json", "submitted.json", "record.json", "inputs", "starred", "cancel", "hold"})
 
 #: Beside the jobs in a spooler's folder; hidden, for a job may be named like any file that is not.
 EPOCH = ".epoch"

@@ -168,5 +168,5 @@ def _after_s(after: str | None, date: str | None) -> float | None:
         return float(after.strip()[:9])
     try:
         return max(0.0, (parsedate_to_datetime(after) - parsedate_to_datetime(date or "")).total_seconds())
-    except (ValueError, TypeError):  # TypeError: one with a zone and one without
+    except (ValueError, TypeError, OverflowError):  # TypeError: one with a zone and one without
         return None

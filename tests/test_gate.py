@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 import pytest
 from desk import Desk
+from house import drop
 
 from spooler import gate
 from spooler.schedule import Waiting
@@ -54,6 +56,17 @@ def test_looking_at_thousands_goes_over_them_once() -> None:
     (first, *_) = ring.circles().values()
     why = gate.in_circle(first).why
     assert ring.looked <= 2 * 2_000 and len(first) == 2_000 and why.endswith("'j0', 'j1', 'j2', 'j3', 'j4' and 1995 more.")
+
+
+def test_after_the_clock_was_set_a_job_that_expires_waits_without_a_turn_after_the_other(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "spool")
+    try:
+        desk.service.intake.clock = gate.WallClock(wall=count(0, 3600).__next__)
+        drop(desk.spool, "cat.json", {"prompt": "a cat", "expires_at": "2100-01-01T00:00:00Z"})
+        desk.turn()
+        assert desk.state() == "pending" and desk.service.intake.due(desk.clock) > desk.clock
+    finally:
+        desk.close()
 
 
 def test_jobs_in_a_circle_fail_with_a_reason_that_names_it_and_the_others_go_on(tmp_path: Path) -> None:

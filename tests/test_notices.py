@@ -236,6 +236,18 @@ def test_a_failure_that_was_sent_back_before_it_was_told_is_told_all_the_same(
     assert [each["event"] for each in receiver.notices] == ["job.failed"]
 
 
+def test_an_end_is_told_also_when_another_job_of_that_name_waits(
+    spool: Spool, secret_file: Path, receivers: Callable[..., Receiver]
+) -> None:
+    receiver = receivers()
+    settings = hooked(secret_file, receiver)
+    end(spool, settings)
+    drop(spool, "cat.json", {"prompt": "another cat"})
+    with notifier(settings, spool):
+        wait_empty(spool)
+    assert [each["event"] for each in receiver.notices] == ["job.done"]
+
+
 def _verdict(state: str | None, told: End = "done", **job: Any) -> notices.Verdict:
     settings = replace(Settings(), notify_command="true", notify_on="done,failed,cancelled")
     record = Record(id="x", completed="2026-01-01T00:00:00.000Z")

@@ -14,8 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from desk import Desk
 from house import ROOT, drop, listing, missing
 
+from spooler import messages
 from spooler.dropped import Suspect
 from spooler.ids import ID, clean_id, new_id
 from spooler.job import Job, decode, encode
@@ -23,6 +25,7 @@ from spooler.pending import Pending
 from spooler.place import Place
 from spooler.record import MAX_UNCOUNTED, Image, Record, Timings, utc_now
 from spooler.spool import Spool, SpoolError, TakenError
+from spooler.states import End
 from tests.prove.restart import FACTS
 
 JOB = encode(Job(prompt="a red circle"))
@@ -361,6 +364,25 @@ def test_retry_keeps_the_record_and_counts_anew(spool: Spool) -> None:
     again = spool.claim("cat", "me")
     assert again and again.id == "cat"
     assert spool.retry("cat") is None and spool.retry("nobody") is None
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_star_stays_with_a_job_that_is_sent_back(tmp_path: Path, state: End) -> None:
+    desk = Desk(tmp_path / "spool")
+    try:
+        drop(desk.spool, "cat.json", JOB)
+        place = desk.spool.claim("cat.json", "me")
+        assert place and desk.spool.publish(place, Record(id="cat", queued=utc_now()).fail("worker-died", "killed"), state)
+        assert desk.spool.star("cat", True) and desk.spool.retry("cat")
+        desk.turn()
+        desk.turn()
+        assert (desk.state(), desk.runs()) == ("claimed", 1) and not desk.spool.rejected()
+        desk.turn(messages.Finished(id="cat", timings=Timings(), facts=FACTS))
+        desk.turn()
+        ended = desk.spool.find("cat")
+        assert ended and ended.state == "done" and (ended.path / "starred").exists()
+    finally:
+        desk.close()
 
 
 def test_recover_takes_over_what_the_dead_had_and_leaves_the_living_alone(spool: Spool) -> None:

@@ -123,7 +123,16 @@ def test_retry_after_is_kept_to_and_is_never_reckoned_by_this_host_s_clock() -> 
     assert webhook._after_s("Wed, 21 Oct 2015 07:30:00 GMT", date) == 120
     assert webhook._after_s("Wed, 21 Oct 2015 07:20:00 GMT", date) == 0
     assert webhook._after_s("Wed, 21 Oct 2015 07:30:00 GMT", None) is None
-    for hostile in ("-1", "soon", "", "9" * 400, "\u0663", "1e9", "Wed, 99 Oct 9999 99:99:99 GMT"):
+    for hostile in (
+        "-1",
+        "soon",
+        "",
+        "9" * 400,
+        "\u0663",
+        "1e9",
+        "Wed, 99 Oct 9999 99:99:99 GMT",
+        f"Wed, 21 Oct {9**30} 07:28:00 GMT",
+    ):
         after = webhook._after_s(hostile, date)
         assert after is None or 0 <= after < 1e9
 
