@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from spooler import estimate, messages
-from spooler.durable import NO_ROOM, PASSING, UnsyncedError
+from spooler.durable import CLOSED_S, NO_ROOM, PASSING, UnsyncedError
 from spooler.examine import Ends, Runs
 from spooler.floor import Floor
 from spooler.lane import Lane
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 #: Between two looks after the jobs at work, and two writings of how far one is: on a CPU each takes time from the drawing.
 LOOK_S = 0.2
-
-#: Seconds until a job's folder that its owner has closed to us is tried again: meanwhile it is no matter of the others.
-CLOSED_S = 10.0
 
 
 class Attempts:
@@ -204,20 +201,27 @@ class Attempts:
             self._next_look = now + LOOK_S
         for running in list(self.running.values()):
             try:
-                if now >= running.next_try:
-                    running.is_closed = False
-                    if running.outcome:
-                        self._publish(running, running.outcome)
-                    elif looks:
-                        self._look_after(running, now)
+                self._mind(running, now, looks)
             except OSError as error:
-                if _passes(error):
-                    errors.append(error)
-                    continue
-                log.error("job %s: its folder cannot be used, tried again in %g s: %s", running.place.id, CLOSED_S, error)
-                running.is_closed, running.next_try = True, now + CLOSED_S
+                errors.append(error)
         if errors:
             raise errors[0]
+
+    def _mind(self, running: Running, now: float, looks: bool = False) -> None:
+        """As `mind`, one of them. Raises the OSError that all would meet; one of the job's own folder is told in the log."""
+        if now < running.next_try:
+            return
+        running.is_closed = False
+        try:
+            if running.outcome:
+                self._publish(running, running.outcome)
+            elif looks:
+                self._look_after(running, now)
+        except OSError as error:
+            if _passes(error):
+                raise
+            log.error("job %s: its folder cannot be used, tried again in %g s: %s", running.place.id, CLOSED_S, error)
+            running.is_closed, running.next_try = True, now + CLOSED_S
 
     def _publish(self, running: Running, outcome: End) -> None:
         if not self._goes_on():
@@ -276,7 +280,7 @@ class Attempts:
     def end(self, place: Place, end: Ends, now: float) -> None:
         """End a job that no engine has."""
         running = self.running[place.id] = Running(place, end.record, now, Progress(), outcome=end.state)
-        self._publish(running, end.state)
+        self._mind(running, now)
 
     def leave(self, running: Running) -> None:
         """Note how a job is left when the spooler stops."""

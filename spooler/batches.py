@@ -146,7 +146,7 @@ class Batches:
         taken = taken or self.read(batch_id)
         if taken is None:
             raise FileNotFoundError(spool.pending / name)
-        jobs = [row.model_copy(update={"batch": taken.id, "owner": row.owner or taken.owner}) for row in rows]
+        jobs = jobs_of(taken, rows)
         begin: int | None = 0
         while begin is not None and begin < ROWS_IN_REQUEST:
             begin = self.submit_some(taken, jobs, begin)
@@ -181,22 +181,32 @@ class Batches:
         except OSError as error:
             log.warning("batches/%s: cannot be taken apart: %s", folder.name, error)
 
-    def unfinished(self) -> list[Batch]:
-        """The batches of which rows may not be in the queue yet; what was begun and not committed is taken apart."""
+    def unfinished(self, refused: dict[str, Exception] | None = None) -> list[Batch]:
+        """The batches of which rows may not be in the queue yet; what was begun and not committed is taken apart.
+
+        Those that are closed to us are left out; `refused` has what they answer, by their ids.
+        """
         found = []
         for folder in folders(self._root):
-            if (folder / "queued").exists():
-                continue
-            batch = self._committed(folder)
-            if batch is None:
-                # Whoever takes a file holds the lock: so nobody is in the middle of that, but may have come to its end since.
-                with self._spool.claim_lock():
-                    batch = self._committed(folder)
-                    if batch is None:
-                        self._undo(folder)
-            if batch:
-                found.append(batch)
+            try:
+                if batch := self._unfinished(folder):
+                    found.append(batch)
+            except PermissionError as error:
+                if refused is not None:
+                    refused[folder.name] = error
         return found
+
+    def _unfinished(self, folder: Path) -> Batch | None:
+        if durable.exists(folder / "queued"):
+            return None
+        batch = self._committed(folder)
+        if batch is None:
+            # Whoever takes a file holds the lock: so nobody is in the middle of that, but may have come to its end since.
+            with self._spool.claim_lock():
+                batch = self._committed(folder)
+                if batch is None:
+                    self._undo(folder)
+        return batch
 
     def _committed(self, folder: Path) -> Batch | None:
         """The batch of a folder that has its file; None for one that was begun."""
@@ -204,12 +214,21 @@ class Batches:
         return batch if batch and durable.exists(folder / batch.file) else None
 
     def submit_some(self, batch: Batch, rows: Sequence[Job], begin: int) -> int | None:
-        """Submit the next of its `rows`, from row `begin` on; returns where to go on, None when all are in the queue."""
+        """Submit the next of its `rows`, from row `begin` on; returns where to go on, None when all are in the queue.
+
+        None also when somebody else brought them in, or removed the batch: what he has done to them since is not to be undone.
+        """
+        folder = self._root / batch.id
+        if durable.exists(folder / "queued"):
+            return None
+        if not durable.exists(folder):
+            log.warning("batches/%s: was removed, what was not in the queue by row %d never will be", batch.id, begin)
+            return None
         end = begin + ROWS_AT_ONCE
         self._submit(list(zip(batch.jobs[begin:end], rows[begin:end], strict=True)))
         if end < len(batch.jobs):
             return end
-        durable.write_new_if_missing(self._root / batch.id / "queued", b"")
+        durable.write_new_if_missing(folder / "queued", b"")
         return None
 
     def coming(self, job_id: str) -> Job | None:
@@ -238,7 +257,7 @@ class Batches:
         if len(rows) != len(batch.jobs):
             rule = f"The file must have the {len(batch.jobs)} jobs that it had when it was taken"
             raise JobError(Mistake("", f"{rule}, but it was written to since and has {len(rows)}."))
-        return [row.job.model_copy(update={"batch": batch.id, "owner": row.job.owner or batch.owner}) for row in rows]
+        return jobs_of(batch, [row.job for row in rows])
 
     def _submit(self, rows: Sequence[tuple[str, Job]]) -> None:
         """Put the rows into pending/ that are nowhere yet, and have the disk keep them, all with one fsync of the folder."""
@@ -294,6 +313,11 @@ class Batches:
             else:
                 nowhere += 1
         return BatchProgress(batch, counts, coming=0 if queued else nowhere, gone=nowhere if queued else 0)
+
+
+def jobs_of(batch: Batch, rows: Sequence[Job]) -> list[Job]:
+    """The rows of its file as jobs of the batch: each with its owner and the batch's id."""
+    return [row.model_copy(update={"batch": batch.id, "owner": row.owner or batch.owner}) for row in rows]
 
 
 def _job_ids(batch_id: str, rows: int, single: bool) -> tuple[str, ...]:

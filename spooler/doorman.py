@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spooler import durable, job
 from spooler.batch_file import read_rows
-from spooler.batches import MAX_BYTES, Batch, Batches
+from spooler.batches import MAX_BYTES, Batch, Batches, jobs_of
 from spooler.dropped import OVERRIDES, Source, Suspect, has_writer, owner_of
 from spooler.ids import is_text
 from spooler.job import Job
@@ -53,6 +53,7 @@ class Doorman:
         self._grace_s = grace_s
         self._batches = Batches(spool)
         self._expansions: list[Expansion] | None = None  # None: what an earlier life began is not known yet
+        self._refused: set[str] = set()  # ids of batches that cannot be read, as of the last recovery
         self._next_look = float("-inf")
         self.rejected = 0  # files that were set aside, until somebody takes note
         self.lying: tuple[str, ...] = ()  # names in pending/ that nobody will take
@@ -93,12 +94,17 @@ class Doorman:
         """Go on with the batches that somebody began and did not end."""
         known = {each.batch.id for each in self._expansions or ()}
         self._expansions = self._expansions or []
-        for batch in self._batches.unfinished():
+        refused: dict[str, Exception] = {}
+        for batch in self._batches.unfinished(refused):
             if batch.id not in known:
                 try:
                     self._expansions.append(Expansion(batch, self._batches.rows(batch)))
-                except (JobError, durable.UnreadableError) as error:
-                    log.error("batches/%s: cannot be read any more, its jobs are not all in the queue: %s", batch.id, error)
+                except (JobError, durable.UnreadableError, PermissionError) as error:
+                    refused[batch.id] = error
+        for batch_id, why in refused.items():
+            if batch_id not in self._refused:  # each is told once, not at each look
+                log.error("batches/%s: cannot be read, its jobs are not all in the queue: %s", batch_id, why)
+        self._refused = set(refused)
 
     def _tell_lying(self, now: float) -> None:
         """Say once of each file of another kind that it will stay: whoever dropped it waits for it."""
@@ -154,7 +160,7 @@ class Doorman:
             told = event("batch", batch=batch.id, owner=batch.owner or None, jobs=len(batch.jobs), file=batch.file)
             jobs = f"{len(batch.jobs)} job{'s' * (len(batch.jobs) > 1)}"
             log.info("batches/%s: %s of %s", batch.id, jobs, ascii(batch.file)[1:-1], extra=told)
-            self._expansions = [*(self._expansions or []), Expansion(batch, self._batches.rows(batch))]
+            self._expansions = [*(self._expansions or []), Expansion(batch, jobs_of(batch, rows))]
 
     @staticmethod
     def _read(path: Path, max_bytes: int) -> bytes:
@@ -170,7 +176,11 @@ class Doorman:
         """Submit some rows of the first batch that is not all in the queue."""
         if self._expansions:
             first = self._expansions[0]
-            following = self._batches.submit_some(first.batch, first.rows, first.begin)
+            try:
+                following = self._batches.submit_some(first.batch, first.rows, first.begin)
+            except PermissionError as error:  # recovery finds it again; the others go on
+                log.error("batches/%s: cannot be brought into the queue just now: %s", first.batch.id, error)
+                following = None
             if following is None:
                 self._expansions.pop(0)
             else:

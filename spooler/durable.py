@@ -22,6 +22,8 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = NO_ROOM | {
     *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EAGAIN)
 }
+#: Seconds until what its owner has closed to us is tried again: meanwhile it is no matter of the others.
+CLOSED_S = 10.0
 #: From so many files on they are written several at a time, and how many then: for fewer the threads take longer than the disk.
 MANY, AT_ONCE = 8, 8
 
@@ -42,6 +44,11 @@ def exists(path: StrPath) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def is_ours(folder: StrPath) -> bool:
+    """Whether we may read a folder, write into it and so move it: not one that its owner has closed to us, or that is gone."""
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
 
 
 def unique_name() -> str:

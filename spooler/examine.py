@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import dataclass
 from typing import Literal
@@ -109,8 +110,11 @@ class Examiner:
         return Ends(record.claimed_by(self._settings.spooler, place.id, given_name).fail("condition", why), "failed")
 
     def stumbled(self, place: Place, reason: str) -> Ends:
-        """The end of a job that this program stumbled over."""
-        record = self._spool.read_record(place) or Record(id=place.id, spooler=self._settings.spooler)
+        """The end of a job that this program stumbled over, its record perhaps."""
+        record = None
+        with contextlib.suppress(PermissionError):
+            record = self._spool.read_record(place)
+        record = record or Record(id=place.id, spooler=self._settings.spooler)
         return Ends(record.fail("internal", reason), "failed")
 
     def _checked(self, place: Place, catalogue: Catalogue) -> tuple[Job, dict[str, tuple[int, int]]]:

@@ -237,7 +237,11 @@ def _rejected(spool: Spool) -> Iterator[Finding]:
 def _batches(spool: Spool) -> Iterator[Finding]:
     batches = Batches(spool)
     for folder in folders(spool.batches):
-        batch = batches.read(folder.name)
+        try:
+            batch = batches.read(folder.name)
+        except PermissionError as error:
+            yield _closed(error)
+            continue
         if batch is None or not durable.exists(folder / batch.file):
             yield Finding("P2", folder, "Begun for a dropped file that was not taken.", lambda: _ignore(batches.unfinished()))
         elif not durable.exists(folder / "queued"):

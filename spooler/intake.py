@@ -17,6 +17,7 @@ from spooler.catalogue import Catalogue, Sizes
 from spooler.denylist import DenyList
 from spooler.doorman import Doorman
 from spooler.dropped import owner_of
+from spooler.durable import CLOSED_S
 from spooler.job import Job
 from spooler.logs import event, whose
 from spooler.mistakes import JobError, printable
@@ -71,6 +72,7 @@ class Intake:
         self._turns = 0
         self._owners: dict[str, str] = {}  # of claimed jobs, by id
         self._circles: dict[str, tuple[str, ...]] = {}  # what this round found of jobs that wait for each other
+        self._closed: dict[str, tuple[Waiting, float]] = {}  # what could not be claimed by its name, and when it is tried again
         self._to_judge: deque[Waiting] = deque()  # what is left of this round through the waiting jobs with conditions
         self.hopeless: list[tuple[Waiting, str]] = []  # whose conditions can never be met any more, and why
 
@@ -116,7 +118,8 @@ class Intake:
         if self._is_away:
             return self._next_watch
         rescan = self.pending.due(now, self._settings.rescan_s)
-        return min(self._next_watch, self.next_gate, rescan, self._doorman.due(now))
+        again = min((due for _, due in self._closed.values()), default=float("inf"))
+        return min(self._next_watch, self.next_gate, rescan, again, self._doorman.due(now))
 
     def look(self, now: float) -> None:
         """Bring the index of pending/ up to date, set aside what is no job, let through what may run by now."""
@@ -130,6 +133,8 @@ class Intake:
             self._next_watch = now + POLL_S / 10
             return
         self._is_away = False
+        for name in [name for name, (_, due) in self._closed.items() if now >= due]:
+            self.pending.put_back(self._closed.pop(name)[0])
         self._doorman.turn(now)
         if now >= self.next_gate:
             started = time.perf_counter()
@@ -183,8 +188,9 @@ class Intake:
             self.next_gate = now if wall is not None else now + POLL_S  # the clock was set: not before it is believed
         return None
 
-    def claim(self, chosen: Sequence[Waiting]) -> list[tuple[Waiting, Place]]:
-        """Claim these in one go. Left out: those that somebody else was faster with, or writes to, or that are closed to us.
+    def claim(self, chosen: Sequence[Waiting], now: float) -> list[tuple[Waiting, Place]]:
+        """Claim these in one go. Left out: those that somebody else was faster with, or writes to; and those that are closed
+        to us, which come later.
 
         Raises the OSError that kept jobs from being claimed, unless others were: it will come again.
         """
@@ -199,8 +205,9 @@ class Intake:
         failed: OSError | None = None
         for each, answer in zip(chosen, answers, strict=True):
             if isinstance(answer, PermissionError):  # a folder that its owner has closed to us
-                log.error("job %s: cannot be claimed: %s", each.id, answer)
+                log.error("job %s: cannot be claimed, tried again in %g s: %s", each.id, CLOSED_S, answer)
                 self.pending.queue.remove(each.name)
+                self._closed[each.name] = each, now + CLOSED_S
             elif isinstance(answer, OSError):
                 self.pending.put_back(each)
                 failed = failed or answer
@@ -218,20 +225,24 @@ class Intake:
             raise failed
         return claimed
 
-    def claim_hopeless(self, most: int = 1) -> list[tuple[Waiting, Place, str]]:
+    def claim_hopeless(self, now: float, most: int = 1) -> list[tuple[Waiting, Place, str]]:
         """Claim waiting jobs whose conditions can never be met any more, at most so many, and say why; none: there are none."""
         while self.hopeless:
             reasons: dict[str, str] = {}
             chosen: list[Waiting] = []
             while self.hopeless and len(chosen) < most:
                 waiting, why = self.hopeless.pop()
-                if self.pending.gated.get(waiting.name) is not waiting or waiting.name in reasons:
+                if (
+                    self.pending.gated.get(waiting.name) is not waiting
+                    or waiting.name in reasons
+                    or waiting.name in self._closed
+                ):
                     continue
                 if self._verdict(waiting, self.clock.now(), self._where).answer != "never":
                     continue  # its predecessor was sent back to the queue meanwhile
                 reasons[waiting.name] = why
                 chosen.append(waiting)
-            if chosen and (claimed := self.claim(chosen)):
+            if chosen and (claimed := self.claim(chosen, now)):
                 return [(waiting, place, reasons[waiting.name]) for waiting, place in claimed]
         return []
 

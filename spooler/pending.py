@@ -260,8 +260,10 @@ class Pending:
         self._put(suspect.path.name, signature, replace(suspect, since=now))
 
     def put_back(self, waiting: Waiting) -> None:
-        """One that was chosen could not be claimed: it is in the line again, unless it waits for its condition as before."""
-        if waiting.name in self._known and waiting.name not in self.gated:
+        """One that was chosen could not be claimed: it is in the line again, unless it waits for its condition as before, or
+        was looked at anew since."""
+        known = self._known.get(waiting.name)
+        if known and known[1] is waiting and waiting.name not in self.gated and waiting.name not in self.queue:
             self.queue.put_back(waiting)
 
     def let_through(self, waiting: Waiting) -> None:

@@ -210,8 +210,10 @@ def awaited(spool: Spool) -> Iterator[Sequence[str]]:
 
 
 def _look(root: Path, state: End, name: str) -> Ended | None:
-    """None for a folder that is gone, or that this user may not read."""
+    """None for a folder that is gone, or that this user may not read, or not move: it is not in the sums either."""
     folder = root / state / name
+    if not durable.is_ours(folder):
+        return None
     size, starred = 0, False
     folders = [folder]
     try:
@@ -255,6 +257,9 @@ def remove(spool: Spool, job: Ended) -> bool:
             return False
         _take_away(spool, folder, f"job {job.id}")
     except FileNotFoundError:  # RACE: sent back to the queue, or removed by another
+        return False
+    except PermissionError as error:  # RACE: closed since it was looked at
+        log.warning("job %s: cannot be removed: %s", job.id, error)
         return False
     return True
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from spooler import durable, messages
 from spooler import lane as lanes
-from spooler import messages
 from spooler.attempts import Attempts
 from spooler.catalogue import Catalogue
 from spooler.child import Child, Gone
@@ -91,7 +91,6 @@ class Service:
         self._examiner = Examiner(settings, spool, self.intake, deny_list)
         self._hopeless: deque[tuple[Waiting, Place, str]] = deque()  # claimed, to be ended for that reason
         self._hashes: dict[str, str] = {}  # of the models that this engine has loaded
-        self._left: set[str] = set()  # claimed jobs that cannot be moved
         self._refused: set[str] = set()  # what is closed to us of claimed jobs, as of the last recovery
         self._next_recover = self._next_beat = self._next_reaping = 0.0
         self._told: dict[str, Any] | None = None  # by the fields of SpoolerStatus
@@ -135,8 +134,8 @@ class Service:
         self.intake.look(now)
         self._end_hopeless(now)
         if now >= self._next_recover:
-            self._recover()
             self._next_recover = now + RECOVER_S
+            self._recover()
         self._end_unwanted(now)
         self._feed(now)
         if self._floor.reason:  # which is asked by nobody while nothing waits, but told to all
@@ -248,7 +247,7 @@ class Service:
         held |= {place.id for _, place, _ in self._hopeless}
         closed: list[PermissionError] = []
         for place in self.spool.recover(self.settings.spooler, adopt, closed):
-            if place.id not in held | self._left:
+            if place.id not in held:
                 log.info("job %s: recovered", place.id, extra=event("recovered", job=place.id))
                 self._attempts.again.append(place)
         for error in closed:
@@ -282,7 +281,7 @@ class Service:
             elif key is None:  # the first is chosen by itself, and then those that are like it
                 most, elsewhere = 1, self._neighbours.warm(now)
             if chosen := self.intake.choose(model, now, most, key, elsewhere):
-                for waiting, place in self.intake.claim(chosen):
+                for waiting, place in self.intake.claim(chosen, now):
                     self._begin_or_fail(place, now, given_name=waiting.name, work=waiting.work)
                 return True
         return False
@@ -294,11 +293,16 @@ class Service:
             if self._attempts.is_ending or not self._goes_on():
                 return
             if not self._hopeless and time.perf_counter() < until:
-                self._hopeless.extend(self.intake.claim_hopeless(HOPELESS_AT_ONCE))
+                self._hopeless.extend(self.intake.claim_hopeless(now, HOPELESS_AT_ONCE))
             if not self._hopeless:
                 return
             waiting, place, why = self._hopeless[0]
-            end = self._examiner.hopeless(place, waiting.name, why)
+            try:
+                end = self._examiner.hopeless(place, waiting.name, why)
+            except PermissionError as error:
+                self._hopeless.popleft()
+                self._stumble(place, error, now)
+                continue
             self._hopeless.popleft()  # from here on it is what runs, until it is shown
             self._attempts.end(place, end, now)
 
@@ -327,19 +331,16 @@ class Service:
             if isinstance(error, OSError) and error.errno in PASSING:
                 self._attempts.again.insert(0, place)
                 raise
-            log.exception("job %s: cannot be begun", place.id)
-            self._give_up(place, f"The spooler could not begin this job: {error!r}"[:1000], now)
+            self._stumble(place, error, now)
 
-    def _give_up(self, place: Place, reason: str, now: float) -> None:
-        """End a job that cannot be begun; one that cannot even be ended is left where it is, and told of in the log."""
-        try:
-            self._attempts.end(place, self._examiner.stumbled(place, reason), now)
-        except OSError as error:
-            if error.errno in PASSING:
-                raise
-            log.error("job %s: left in %s, it cannot be moved: %s", place.id, place.path, error)
-            self.running.pop(place.id, None)
-            self._left.add(place.id)
+    def _stumble(self, place: Place, error: Exception, now: float) -> None:
+        """End a job that cannot be begun. One whose folder is closed to us stays: recovery finds it when that is mended."""
+        if isinstance(error, PermissionError) and not durable.is_ours(place.path):
+            log.error("job %s: its folder cannot be used, tried again in %g s: %s", place.id, RECOVER_S, error)
+            return
+        log.error("job %s: cannot be begun", place.id, exc_info=error)
+        reason = f"The spooler could not begin this job: {error!r}"[:1000]
+        self._attempts.end(place, self._examiner.stumbled(place, reason), now)
 
     def _begin(self, place: Place, now: float, given_name: str, work: float) -> None:
         """Start a claimed job's next attempt, or do with it what else is its due."""

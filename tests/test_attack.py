@@ -255,5 +255,5 @@ def test_p2_a_job_is_not_given_up_for_one_that_was_retried_meanwhile(spool: Spoo
     intake._mind_gate(until=time.perf_counter() + 60)
     assert intake.hopeless
     spool.retry("dog")
-    assert intake.claim_hopeless() == []
+    assert intake.claim_hopeless(1.0) == []
     intake.stop()

@@ -508,6 +508,8 @@ def test_p5_a_job_that_cannot_even_be_ended_is_left_and_the_queue_goes_on(error:
             made.turn()
             assert (made.state(), made.runs()) == ("claimed", 1)
         del made.spool.publish  # type: ignore[method-assign]
+        made.turn()
+        assert made.state() == "failed"
 
 
 def test_n8_progress_of_a_job_that_was_just_adopted_is_told_to_nobody(tmp_path: Path) -> None:

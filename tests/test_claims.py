@@ -271,7 +271,7 @@ def test_n_picked_in_one_go_are_n_picked_one_after_another(seed: int, tmp_path: 
         order: list[str] = []
         while chosen := intake.choose("demo", 1.0, most):
             assert len(chosen) <= most
-            order += [place.id for _, place in intake.claim(chosen)]
+            order += [place.id for _, place in intake.claim(chosen, 1.0)]
         orders.append(order)
         intake.stop()
     assert orders[0] == orders[1] == orders[2] and len(orders[0]) in (18, 30)
@@ -295,13 +295,15 @@ def test_a_job_that_could_not_be_claimed_is_in_the_line_again(spool: Spool) -> N
         drop(spool, name, CAT)
     intake = intake_of(spool)
     with failing_for("mkdir", "b", errno.ENOSPC):
-        assert [place.id for _, place in intake.claim(intake.choose("demo", 1.0, 8))] == ["a", "c"]
+        assert [place.id for _, place in intake.claim(intake.choose("demo", 1.0, 8), 1.0)] == ["a", "c"]
         with pytest.raises(OSError, match="No space"):
-            intake.claim(intake.choose("demo", 1.0, 8))
+            intake.claim(intake.choose("demo", 1.0, 8), 1.0)
     with no_fsync_of("claimed/me"), pytest.raises(OSError, match="Input/output"):
-        intake.claim(intake.choose("demo", 1.0, 8))
+        intake.claim(intake.choose("demo", 1.0, 8), 1.0)
     with failing_for("mkdir", "b", errno.EACCES):
-        assert intake.claim(intake.choose("demo", 1.0, 8)) == [], "its owner has closed it to us: that keeps nobody waiting"
+        assert intake.claim(intake.choose("demo", 1.0, 8), 1.0) == [], (
+            "its owner has closed it to us: that keeps nobody waiting"
+        )
     assert intake.choose("demo", 1.0, 8) == []
     intake.stop()
 
