@@ -10,7 +10,7 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from spooler import durable, job, pictures, priority
 from spooler.dropped import owner_of
-from spooler.ids import is_id, new_id
+from spooler.ids import is_id, new_id, versions
 from spooler.job import decode, encode
 from spooler.mistakes import JobError, Mistake
 from spooler.place import Place
@@ -40,9 +40,12 @@ class Imported:
     why: str = ""
 
 
-def export(spool: Spool, file: IO[bytes]) -> int:
-    """Write the waiting jobs into a tar; returns how many. The queue stays as it is."""
-    written: list[str] = []
+def export(spool: Spool, file: IO[bytes], refused: list[PermissionError] | None = None) -> int:
+    """Write the waiting jobs into a tar; returns how many. The queue stays as it is.
+
+    One that its owner has closed to us is left out: `refused` has what it answers; without that it is raised.
+    """
+    written: dict[str, str] = {}  # its name there -> its id
     with tarfile.open(fileobj=file, mode="w|") as tar:
 
         def add(name: str, data: bytes) -> None:
@@ -50,20 +53,44 @@ def export(spool: Spool, file: IO[bytes]) -> int:
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
 
-        for state in STATES:
-            for place in spool.places(state):
-                try:
-                    files = _files(spool, place)
-                except (JobError, FileNotFoundError, durable.UnreadableError):
-                    continue  # RACE: claimed meanwhile; or no job, which the spooler will say
-                for name, data in files.items():
-                    add(f"{state}/{place.id}/{name}", data)
-                written += [place.id] if files else []
-        for job_id in sorted(written, key=lambda job_id: mtime_ns(spool.pending / f"{job_id}{PRIORITY}")):
-            given = spool.read_priority(job_id).value
+        for place, name in _named([place for state in STATES for place in spool.places(state)]):
+            try:
+                files = _files(spool, place)
+            except (JobError, FileNotFoundError, durable.UnreadableError):
+                continue  # RACE: claimed meanwhile; or no job, which the spooler will say
+            except PermissionError as error:
+                if refused is None:
+                    raise
+                refused.append(error)
+                continue
+            for part, data in files.items():
+                add(f"{place.state}/{name}/{part}", data)
+            if files:
+                written[name] = place.id
+        for name, job_id in sorted(written.items(), key=lambda pair: mtime_ns(spool.pending / f"{pair[1]}{PRIORITY}")):
+            given = spool.read_priority(job_id).value if name == job_id else None  # it is that one's whose the id is
             if given is not None:
-                add(f"{job_id}{PRIORITY}", f"{given}\n".encode())
+                add(f"{name}{PRIORITY}", f"{given}\n".encode())
     return len(written)
+
+
+def _named(places: Sequence[Place]) -> Iterator[tuple[Place, str]]:
+    """Each with its name in the tar: its id. Of several files that come to one id ("my cat.json", "my-cat.json") it is that
+    one's whose name says it, and the others have a number, as they would when they are claimed."""
+
+    def by_name(place: Place) -> int:
+        names = (f"{place.id}.json", place.id)
+        return names.index(place.path.name) if place.path.name in names else len(names)
+
+    first: dict[str, Place] = {}
+    for place in places:
+        if place.id not in first or by_name(place) < by_name(first[place.id]):
+            first[place.id] = place
+    taken = set(first)
+    for place in places:
+        name = place.id if first[place.id] is place else next(each for each in versions(place.id) if each not in taken)
+        taken.add(name)
+        yield place, name
 
 
 def _files(spool: Spool, place: Place) -> dict[str, bytes]:
@@ -149,7 +176,7 @@ def _contents(tar: tarfile.TarFile) -> Iterator[_Job | _Priority]:
     now: _Job | None = None
     for entry in tar:
         at = _place_of(entry)
-        if now and (at is None or at[:2] != (now.state, now.id)):
+        if now and (at is None or at[:2] != (now.state, now.id) or at[2] in now.files):
             yield now
             now = None
         if at:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -231,16 +231,57 @@ class Batches:
         durable.write_new_if_missing(folder / "queued", b"")
         return None
 
+    def finish(self, batch: Batch) -> None:
+        """Submit all rows that are not in the queue yet, as a spooler would, for who is about to change all of its jobs.
+
+        Raises JobError, or OSError, when its file cannot be read.
+        """
+        if self._queued(batch):
+            return
+        rows = self.rows(batch)
+        begin: int | None = 0
+        while begin is not None:
+            begin = self.submit_some(batch, rows, begin)
+
+    def bring_in(self, ids: Iterable[str]) -> None:
+        """Submit those of these that are rows which are not in the queue yet, ahead of the others, for who is about to change
+        them."""
+        wanted: dict[str, list[str]] = {}
+        found: dict[str, Batch] = {}
+        for job_id in ids:
+            if batch := self._batch_of(job_id, found):
+                wanted.setdefault(batch.id, []).append(job_id)
+        for batch_id, some in wanted.items():
+            rows = dict(zip(found[batch_id].jobs, self._rows_or_none(found[batch_id]), strict=False))
+            self._submit([(job_id, rows[job_id]) for job_id in some if job_id in rows])
+
     def coming(self, job_id: str) -> Job | None:
         """The job of a row that was taken in and is not in the queue yet; None: there is no such row, or it was there."""
-        batch = self.read(job_id.rpartition(".")[0]) or self.read(job_id)
-        if batch is None or job_id not in batch.jobs or self._queued(batch):
-            return None
+        batch = self._batch_of(job_id, {})
+        rows = self._rows_or_none(batch) if batch else []
+        return rows[batch.jobs.index(job_id)] if batch and rows else None
+
+    def is_coming(self, job_id: str) -> bool:
+        """Whether it is the id of such a row, whatever its job is."""
+        return self._batch_of(job_id, {}) is not None
+
+    def _batch_of(self, job_id: str, known: dict[str, Batch]) -> Batch | None:
+        """The batch of which it is a row, if not all of its rows are in the queue. `known` has those read before, by their ids,
+        and those read now."""
+        for batch_id in (job_id.rpartition(".")[0], job_id):
+            batch = known.get(batch_id) or self.read(batch_id)
+            if batch:
+                known[batch_id] = batch
+                return None if self._queued(batch) or job_id not in batch.jobs else batch
+        return None
+
+    def _rows_or_none(self, batch: Batch) -> list[Job]:
+        """As `rows`; none when they cannot be read, which the log tells."""
         try:
-            return self.rows(batch)[batch.jobs.index(job_id)]
+            return self.rows(batch)
         except (OSError, JobError) as error:
             log.warning("batches/%s: cannot be read: %s", batch.id, error)
-            return None
+            return []
 
     def _queued(self, batch: Batch) -> bool:
         return durable.exists(self._root / batch.id / "queued")
@@ -299,9 +340,13 @@ class Batches:
         # Those of the last rows are there the longest. RACE: one that goes back to the queue may be missed once.
         return not any(self._spool.find_by_name(job_id) for _ in range(2) for job_id in reversed(batch.jobs))
 
+    def committed(self, batch_id: str) -> Batch | None:
+        """The batch of that id; None: there is none, or not yet."""
+        return self._committed(self._root / batch_id) if is_id(batch_id) else None
+
     def progress(self, batch_id: str) -> BatchProgress | None:
         """How many of the batch's jobs are where; a look at each of them. None: there is no such batch, or not yet."""
-        batch = self._committed(self._root / batch_id) if is_id(batch_id) else None
+        batch = self.committed(batch_id)
         if batch is None:
             return None
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)

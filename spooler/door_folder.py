@@ -110,7 +110,7 @@ class FolderDoor:
                 return self._view(place)
             except FileNotFoundError:
                 continue
-            except (JobError, durable.UnreadableError) as error:
+            except (JobError, durable.UnreadableError, PermissionError) as error:
                 raise client.NoSuchJobError(f"The job {show(job_id)} cannot be read: {error}") from error
         if row := Batches(self._spool).coming(job_id):  # accepted, and not in the queue yet
             return JobView(id=job_id, status="waiting", job=row)
@@ -125,8 +125,8 @@ class FolderDoor:
                     return found
                 try:
                     view = self._view(place)
-                except (FileNotFoundError, JobError, durable.UnreadableError):
-                    continue  # it moved on, or is no job
+                except (FileNotFoundError, JobError, durable.UnreadableError, PermissionError):
+                    continue  # it moved on, is no job, or closed to us
                 if owner is None or view.job.owner == owner:
                     found.append(view)
         return found
@@ -260,6 +260,9 @@ class FolderDoor:
 
     def _find(self, job_id: str) -> Place:
         place = self._spool.find(job_id)
+        if place is None:
+            Batches(self._spool).bring_in([job_id])  # it may be accepted, and not in the queue yet
+            place = self._spool.find(job_id)
         if place is None:
             raise client.NoSuchJobError(f"There is no job {show(job_id)}.")
         return place

@@ -128,35 +128,50 @@ def waiting(spool: Spool, ids: frozenset[str] | None = None) -> Iterator[Place]:
         yield from (place for place in spool.walk(state) if ids is None or place.id in ids)
 
 
-def plan(spool: Spool, change: Change, places: Iterable[Place] | None = None) -> Iterator[tuple[Place, Edited]]:
+def plan(
+    spool: Spool, change: Change, places: Iterable[Place] | None = None, refused: list[PermissionError] | None = None
+) -> Iterator[tuple[Place, Edited]]:
     """The jobs that the change would change, of these or of all that wait. Raises JobError, naming the job, for one that it
-    would spoil."""
+    would spoil. One that is closed to us is left out: `refused` has what it answers; without that it is raised."""
     for place in waiting(spool) if places is None else places:
         try:
             before = spool.read_job(place)
         except (JobError, FileNotFoundError, durable.UnreadableError):  # no job, or no longer here
             continue
+        except PermissionError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
         if fields := _differences(before, _changed(change, before, place.id)):
             yield place, Edited(place.id, "held" if place.state == "held" else "pending", fields)
 
 
-def apply(spool: Spool, change: Change, places: Iterable[Place] | None = None) -> list[Edited]:
+def apply(
+    spool: Spool, change: Change, places: Iterable[Place] | None = None, refused: list[PermissionError] | None = None
+) -> list[Edited]:
     """Change the waiting jobs, these or all. One that was claimed or taken away meanwhile is left as it is.
 
-    What the change raises is raised, and the jobs that were not changed by then stay as they were.
+    What the change raises is raised, and the jobs that were not changed by then stay as they were. `refused` as in `plan`.
     """
-    todo = list(plan(spool, change, places))  # all of them are tried before the first is touched
+    todo = list(plan(spool, change, places, refused))  # all of them are tried before the first is touched
     done: list[Edited] = []
     with _claimer(spool) as me:
         for state in STATES:
             of_state = [each for each in todo if each[1].state == state]
             for begin in range(0, len(of_state), AT_ONCE):
-                _apply_some(spool, change, me, state, of_state[begin : begin + AT_ONCE], done)
+                _apply_some(spool, change, me, state, of_state[begin : begin + AT_ONCE], done, refused)
     return done
 
 
 def _apply_some(
-    spool: Spool, change: Change, me: str, state: Waits, some: list[tuple[Place, Edited]], done: list[Edited]
+    spool: Spool,
+    change: Change,
+    me: str,
+    state: Waits,
+    some: list[tuple[Place, Edited]],
+    done: list[Edited],
+    refused: list[PermissionError] | None,
 ) -> None:
     """Claim these in one go, change each, and give all of them back, whatever happens. Those that were changed go to `done`."""
     came = {place.id: mtime_ns(place.path) for place, _ in some}  # by which whoever starts later tells its place in the line
@@ -191,7 +206,9 @@ def _apply_some(
             durable.replace(claimed.job_file, job.encode(after_it))
             changed.add(claimed.id)
     for answer in answers:
-        if isinstance(answer, OSError):
+        if isinstance(answer, PermissionError) and refused is not None:
+            refused.append(answer)
+        elif isinstance(answer, OSError):
             raise answer
 
 

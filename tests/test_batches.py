@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from house import drop
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from spooler import durable
+from spooler import cli, durable
 from spooler.batches import ROWS_AT_ONCE, Batch, Batches
 from spooler.client import Client
 from spooler.doorman import Doorman
@@ -294,6 +295,78 @@ def test_a_batch_is_its_submitter_s_however_fast_a_spooler_is(spool: Spool, monk
         monkeypatch.setattr(durable, "link", seen_at_once)
         told = Batches(spool).submit([Job(prompt="a red circle"), Job(prompt="a blue star")], "two", "bob")
         assert told.owner == "bob" and took[0].result() is None and Batches(spool).ids() == ["two"]
+
+
+@pytest.fixture
+def late(spool: Spool) -> tuple[Desk, str]:
+    """A batch of which the first rows are in the queue; and the id of its last job, which is not."""
+    rows = 2 * ROWS_AT_ONCE + 1
+    drop(spool, "late.jsonl", b"\n".join([CIRCLE] * rows))
+    desk = Desk(spool)
+    desk.turn(whole="late.jsonl")
+    return desk, f"late.{rows:04}"
+
+
+def ended(desk: Desk) -> Counter[str]:
+    """The states of the batch's jobs when a doorman has gone on to its end."""
+    for _ in range(9):
+        desk.turn()
+    progress = Batches(desk.spool).progress("late")
+    assert progress and not progress.coming
+    return Counter({state: number for state, number in progress.counts.items() if number})
+
+
+def test_who_cancels_a_batch_cancels_what_is_coming_too(spool: Spool, late: tuple[Desk, str]) -> None:
+    assert cli.main(["cancel", "late", "--spool", str(spool.root)]) == 0
+    assert ended(late[0]) == {"cancelled": 2 * ROWS_AT_ONCE + 1}
+
+
+def test_who_cancels_a_batch_by_its_page_cancels_what_is_coming_too(
+    spool: Spool, late: tuple[Desk, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webui.batch_page.MOST", ROWS_AT_ONCE)
+    client = create_app(Settings(spool=spool.root, cache=tmp_path / "cache")).test_client()
+    assert client.post("/batches/late/cancel").headers["Location"].endswith(f"left={ROWS_AT_ONCE + 1}")
+    assert client.post("/batches/late/cancel").headers["Location"].endswith("left=1")
+    assert client.post("/batches/late/cancel").headers["Location"].endswith("late")
+    assert ended(late[0]) == {"cancelled": 2 * ROWS_AT_ONCE + 1}
+
+
+@pytest.mark.parametrize("way", ["command", "folder", "http", "many", "page"])
+def test_a_row_that_is_coming_can_be_changed(spool: Spool, late: tuple[Desk, str], tmp_path: Path, way: str) -> None:
+    desk, last = late
+    web = create_app(Settings(spool=spool.root, cache=tmp_path / "cache")).test_client()
+    match way:
+        case "command":
+            assert cli.main(["show", last, "--spool", str(spool.root)]) == 0
+            assert cli.main(["hold", last, "--spool", str(spool.root)]) == 0
+        case "folder":
+            Client(spool.root).job(last)
+            Client(spool.root).hold(last)
+        case "http":
+            assert web.post(f"/api/v1/jobs/{last}/hold").status_code == 200
+        case "many":
+            told = web.post("/api/v1/actions", json={"ids": [last], "verb": "hold"}).get_json()
+            assert [each["ok"] for each in told["results"]] == [True]
+        case "page":
+            assert web.post(f"/jobs/{last}/hold").status_code == 303
+    assert ended(desk) == {"held": 1, "pending": 2 * ROWS_AT_ONCE}
+
+
+def test_what_was_brought_in_and_removed_does_not_come_back(spool: Spool, late: tuple[Desk, str]) -> None:
+    desk, last = late
+    batch = Batches(spool).committed("late")
+    assert batch
+    Batches(spool).finish(batch)
+    (spool.pending / f"{last}.json").unlink()
+    assert ended(desk) == {"pending": 2 * ROWS_AT_ONCE}
+
+
+def test_a_wait_for_what_is_coming_is_no_wait_for_nothing(spool: Spool, late: tuple[Desk, str]) -> None:
+    desk, last = late
+    assert Batches(spool).is_coming(last) and not Batches(spool).is_coming("late.0001.0001")
+    ended(desk)
+    assert not Batches(spool).is_coming(last)
 
 
 def test_a_row_that_is_not_in_the_queue_yet_is_coming_and_not_gone(spool: Spool, tmp_path: Path) -> None:

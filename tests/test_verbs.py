@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -13,13 +14,17 @@ from pathlib import Path
 import pytest
 from desk import Desk
 from house import ROOT, drop
+from ordinary import ordinary
 from PIL import Image
 
 from spooler import archive, cli, edit, fsck
+from spooler.batches import Batches
+from spooler.client import Client
 from spooler.commands import submitting
 from spooler.dropped import owner_of
 from spooler.job import Job
 from spooler.mistakes import JobError
+from spooler.place import Place
 from spooler.reader import mtime_ns
 from spooler.record import Record, utc_now
 from spooler.spool import Spool
@@ -306,6 +311,98 @@ def test_p9_a_hostile_tar_writes_nothing_but_jobs(spool: Spool) -> None:
     file.seek(0)
     assert [each.taken_as for each in archive.load(spool, file)] == [None]
     assert not [path for path in spool.root.rglob("*") if path.is_file() and path.name != ".claim.lock"]
+
+
+@pytest.mark.parametrize("words", [(), ("--new-ids",)])
+def test_files_that_come_to_one_id_are_all_in_a_tar(spool: Spool, tmp_path: Path, words: tuple[str, ...]) -> None:
+    prompts = {"my cat.json": "one", "my-cat.json": "two", "my-cat-2.json": "three", "dog.json": "four"}
+    for name, prompt in prompts.items():
+        drop(spool, name, {"prompt": prompt})
+    (spool.pending / "dog").mkdir()
+    (spool.pending / "dog" / "job.json").write_text('{"prompt": "five"}')
+    drop(spool, "held.json", {"prompt": "six"})
+    (spool.pending / "held.json").rename(spool.held / "my?cat.json")
+    (spool.pending / "my-cat.priority").write_text("7")
+    assert run(spool, "export", str(tmp_path / "queue.tar")) == 0
+    other = Spool(tmp_path / "other")
+    assert run(other, "import", str(tmp_path / "queue.tar"), *words) == 0
+    places = [*other.walk("pending"), *other.walk("held")]
+    found = {other.read_job(place).prompt: place for place in places}
+    assert sorted(found) == ["five", "four", "one", "six", "three", "two"] and len(places) == 6
+    assert other.read_priority(found["two"].id).value == 7, "whose name says it has the side file"
+    if not words:
+        assert {found[each].id for each in ("two", "three", "four")} == {"my-cat", "my-cat-2", "dog"}
+
+
+def test_a_tar_that_was_made_of_two_with_one_id_loses_neither_in_silence(spool: Spool) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for prompt in (b'{"prompt": "one"}', b'{"prompt": "two"}'):
+            entry = tarfile.TarInfo("pending/cat/job.json")
+            entry.size = len(prompt)
+            tar.addfile(entry, io.BytesIO(prompt))
+    file.seek(0)
+    first, second = archive.load(spool, file)
+    assert (first.taken_as, second.taken_as) == ("cat", None) and "exists" in second.why
+
+
+def test_what_is_closed_to_who_asks_is_told_and_the_others_are_done(
+    spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "cat", "dog"):
+        drop(spool, f"{name}.json", CIRCLE)
+    (spool.pending / "cat.json").chmod(0)
+    with ordinary():
+        assert run(spool, "export", str(tmp_path / "queue.tar")) == 1
+        assert "cat.json: Permission denied" in capsys.readouterr().err
+        with tarfile.open(tmp_path / "queue.tar") as tar:
+            assert sorted(tar.getnames()) == ["pending/a/job.json", "pending/dog/job.json"]
+        assert [each.id for each in Client(spool.root).jobs()] == ["a", "dog"]
+        for words in (("--dry-run",), ()):
+            assert run(spool, "edit", "--set", "steps=3", *words) == 1
+            told = capsys.readouterr()
+            assert len(told.out.splitlines()) == 2 and "cat.json: Permission denied" in told.err
+        folder = spool.pending / "a"
+        assert {each.path for each in edit.waiting(spool)} > {folder}
+        folder.chmod(0o555)
+        assert run(spool, "edit", "--set", "steps=4") == 1
+        assert f"{folder}" in capsys.readouterr().err
+        folder.chmod(0o755)
+    assert spool.read_job(Place("dog", "pending", spool.pending / "dog")).steps == 4
+
+
+def test_half_a_tar_is_not_left_where_a_queue_was_to_be(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(spool, "cat.json", CIRCLE)
+
+    def read_job(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(archive, "_files", read_job)
+    with pytest.raises(OSError, match="Input/output"):
+        archive.export(spool, io.BytesIO())
+    assert run(spool, "export", str(tmp_path / "queue.tar")) != 0
+    assert not (tmp_path / "queue.tar").exists()
+
+
+def test_edit_takes_the_id_of_a_batch_and_says_what_it_cannot_do(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Job(prompt="a cat")] * 3
+    Batches(spool).submit(rows, "cats", "ann")
+    drop(spool, "dog.json", CIRCLE)
+    assert run(spool, "edit", "--set", "steps=3", "cats") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert run(spool, "edit", "--set", "steps=4", "nobody") == 3
+    assert "no job 'nobody'" in capsys.readouterr().err
+    publish(spool, "dog")
+    assert run(spool, "edit", "--set", "steps=4", "dog", "cats.0002") == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("cats.0002") and "dog is failed" in told.err
+
+
+@pytest.mark.parametrize("limit", ["-1", "x", "1.5"])
+def test_a_limit_that_is_none_is_refused_with_a_sentence(spool: Spool, limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(spool, "ls", "done", f"--limit={limit}")
+    assert ended.value.code == 2 and "a whole number, 0 or more" in capsys.readouterr().err
 
 
 def test_export_leaves_out_a_folder_with_something_odd_in_it(spool: Spool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from spooler.batches import Batches
 from spooler.ids import is_id
 from webui.actions import BatchReport, batch_report
 from webui.answers import may_change
@@ -50,8 +51,14 @@ def show(batch_id: str) -> str:
 @needs(Rule.EACH)
 def change(batch_id: str, verb: str) -> AnyResponse:
     """Cancel what has not ended, or retry what failed or was cancelled, of one's own; the page tells what is left."""
+    report = _report(batch_id)
     done, left, is_full = 0, 0, False
-    for job_id in _report(batch_id).jobs:
+    if verb == "cancel" and report.coming:
+        batches = Batches(office().spool)
+        coming = [each for each in report.jobs if office().spool.find_by_name(each) is None]
+        batches.bring_in(coming[:MOST])
+        left = len(coming[MOST:])
+    for job_id in report.jobs:
         place = office().spool.find_by_name(job_id)
         if place is None or place.state not in STATES[verb] or not may_change(place):
             continue

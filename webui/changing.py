@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spooler import durable, edit, pictures, retention
 from spooler.batch_file import lay_over
+from spooler.batches import Batches
 from spooler.catalogue import Sizes
 from spooler.job import NAMES, Job, JobId, from_fields
 from spooler.mistakes import JobError, Mistake, show
@@ -72,6 +73,7 @@ def act() -> Response:
     wanted = body_as(Actions)
     # Of several that go to the top the last is on top: so the order of the request is that of the queue.
     ids = list(dict.fromkeys(wanted.ids))
+    Batches(office().spool).bring_in(ids)
     done = {each: do(each, wanted.verb) for each in (reversed(ids) if wanted.verb == "top" else ids)}
     return send(ActionReport(results=tuple(done[each] for each in ids)))
 

@@ -20,6 +20,7 @@ from werkzeug.datastructures import Authorization
 from werkzeug.wrappers import Response as AnyResponse
 from werkzeug.wsgi import ClosingIterator
 
+from spooler.batches import Batches
 from spooler.logs import event
 from spooler.mistakes import JobError
 from spooler.settings import Settings
@@ -291,8 +292,11 @@ def _check_rule(rule: Rule | None) -> Response | None:
     if request.method in SAFE or request.routing_exception is not None or rule in (Rule.LET_IN, Rule.SUBMIT, Rule.EACH):
         return None
     if rule is Rule.OWNER:
+        job_id = (request.view_args or {})["job_id"]
+        if office().spool.find_by_name(job_id) is None:
+            Batches(office().spool).bring_in([job_id])  # it may be accepted, and not in the queue yet
         if not person().operator:
-            _require_job((request.view_args or {})["job_id"])
+            _require_job(job_id)
         return None
     require_operator()
     return None

@@ -22,6 +22,7 @@ from spooler.commands.common import (
     say_json,
     spool_of,
     tell,
+    tell_closed,
 )
 from spooler.job import Job
 from spooler.mistakes import JobError, Mistake, show
@@ -59,7 +60,7 @@ def add(verbs: Verbs) -> None:
         add_json(made)
         add_spool(made)
     change = add_verb(verbs, "edit", _edit, "Find and replace in the waiting jobs' texts, or give their fields other values.")
-    change.add_argument("id", nargs="*", help="these jobs only")
+    change.add_argument("id", nargs="*", help="of jobs, or of batches: these alone")
     change.add_argument("--find", metavar="REGEX", help="what to look for in the prompts")
     change.add_argument("--replace", metavar="TEXT", default="", help="what to put there; \\1 is the first group")
     change.add_argument("--field", action="append", metavar="NAME", help="another field to look in than the two prompts")
@@ -84,7 +85,7 @@ def _each(
     Of a batch, a job whose state does not allow it is passed over: it is no mistake that some have ended.
     """
     spool, status, told = spool_of(options), DONE, []
-    meant = ids_of(spool, options.id)
+    meant = ids_of(spool, options.id, to_change=True)
     for job_id, named in reversed(meant) if backwards else meant:
         place = spool.find(job_id)
         fits = place is None or place.state in of
@@ -173,19 +174,30 @@ def _tell_paused(spool: Spool, options: argparse.Namespace) -> int:
 
 
 def _edit(options: argparse.Namespace) -> int:
-    spool = spool_of(options)
+    spool, status = spool_of(options), DONE
     change = _change(options)
-    places = edit.waiting(spool, frozenset(options.id) or None)
-    edited = [each for _, each in edit.plan(spool, change, places)] if options.dry_run else edit.apply(spool, change, places)
+    meant = ids_of(spool, options.id, to_change=True)
+    for job_id, named in meant:
+        place = spool.settled(job_id) if named else None
+        if named and place is None:
+            status = max(status, missing(job_id))
+        elif place and place.state not in edit.STATES:
+            status = max(status, OTHERWISE)
+            tell(f"nothing was done: {job_id} is {WORDS.get(place.state, place.state)}")
+    places = edit.waiting(spool, frozenset(job_id for job_id, _ in meant) if options.id else None)
+    refused: list[PermissionError] = []
+    planned = edit.plan(spool, change, places, refused)
+    edited = [each for _, each in planned] if options.dry_run else edit.apply(spool, change, places, refused)
+    status = max(status, tell_closed(refused))
     if options.json:
         told = [vars(each) | {"fields": {name: list(pair) for name, pair in each.fields.items()}} for each in edited]
         say_json(told)
-        return DONE
+        return status
     for each in edited:
         print(f"{each.id}: " + "; ".join(f"{name}: {show(a)} -> {show(b)}" for name, (a, b) in each.fields.items()))
     verb = "would be" if options.dry_run else "was" if len(edited) == 1 else "were"
     tell(f"{jobs(len(edited))} {verb} changed")
-    return DONE
+    return status
 
 
 def _change(options: argparse.Namespace) -> edit.Change:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spooler.batches import Batches
+from spooler.durable import UnreadableError
+from spooler.mistakes import JobError
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
 
@@ -43,12 +45,23 @@ def say_json(answer: Any) -> None:
     print(json.dumps(answer, indent=2))
 
 
-def ids_of(spool: Spool, given: Sequence[str]) -> list[tuple[str, bool]]:
-    """The jobs that are meant, each with whether it was named itself: the id of a batch stands for all of its jobs."""
+def ids_of(spool: Spool, given: Sequence[str], to_change: bool = False) -> list[tuple[str, bool]]:
+    """The jobs that are meant, each with whether it was named itself: the id of a batch stands for all of its jobs.
+
+    `to_change`: those that were accepted and are not in the queue yet are brought into it, or they would be missed.
+    """
     found: list[tuple[str, bool]] = []
+    batches = Batches(spool)
     for job_id in given:
-        batch = Batches(spool).progress(job_id) if spool.find(job_id) is None else None
-        found += [(each, False) for each in batch.batch.jobs] if batch else [(job_id, True)]
+        batch = batches.committed(job_id) if spool.find(job_id) is None else None
+        if batch and to_change:
+            try:
+                batches.finish(batch)
+            except (JobError, UnreadableError, PermissionError) as error:
+                tell(f"batch {batch.id}: what is not in the queue yet cannot be brought into it: {error}")
+        found += [(each, False) for each in batch.jobs] if batch else [(job_id, True)]
+    if to_change:
+        batches.bring_in([job_id for job_id, named in found if named])
     return found
 
 
@@ -64,6 +77,13 @@ def spool_of(options: argparse.Namespace, known_by: str = "pending") -> Spool:
 def missing(job_id: str) -> int:
     tell(f"there is no job {job_id!a}")
     return MISSING
+
+
+def tell_closed(refused: Sequence[PermissionError]) -> int:
+    """Name what was left out because its owner has closed it to who asks; the exit status."""
+    for error in refused:
+        tell(f"left out: {error.filename}: {error.strerror}")
+    return OTHERWISE if refused else DONE
 
 
 def jobs(number: int) -> str:

@@ -49,13 +49,19 @@ def add(verbs: Verbs) -> None:
         "state", nargs="*", type=_state, metavar="STATE", help=f"{', '.join(STATES)}; none: claimed, pending, held"
     )
     listing.add_argument("--owner", help="only this owner's")
-    listing.add_argument("--limit", type=int, default=LIMIT, help=f"at most so many of a state (default {LIMIT})")
+    listing.add_argument("--limit", type=_limit, default=LIMIT, help=f"at most so many of a state (default {LIMIT})")
     add_json(listing)
     add_spool(listing)
     show = add_verb(verbs, "show", _show, "Tell all that is known of a job, or of a batch.")
     show.add_argument("id")
     add_json(show)
     add_spool(show)
+
+
+def _limit(word: str) -> int:
+    if not (word.isascii() and word.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, but is {printable(word)!a}")
+    return int(word)
 
 
 def _state(word: str) -> str:
@@ -153,6 +159,9 @@ def _show(options: argparse.Namespace) -> int:
     batch = Batches(spool).progress(options.id) if place is None else None
     if batch:
         say_json({**batch.batch.model_dump(), "counts": batch.counts, "coming": batch.coming, "gone": batch.gone})
+        return DONE
+    if place is None and (row := Batches(spool).coming(options.id)):
+        say_json({"id": options.id, "state": "pending", "path": None, "job": row.model_dump(exclude_unset=True)})
         return DONE
     if place is None:
         return missing(options.id)

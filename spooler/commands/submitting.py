@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from spooler import job, settings
+from spooler.batches import Batches
 from spooler.catalogue import merged
 from spooler.commands.common import (
     DONE,
@@ -210,8 +211,9 @@ def _watch(spool: Spool, job_id: str, quiet: bool = False) -> int:
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(job_id, total=1.0)
         place = spool.find(job_id)
-        while place and place.state in ("pending", "held", "claimed"):
-            _show_bar(spool, place, bar, task)
+        while place.state in ("pending", "held", "claimed") if place else Batches(spool).is_coming(job_id):
+            if place:
+                _show_bar(spool, place, bar, task)
             time.sleep(POLL_S)
             place = spool.find(job_id)
     if place is None:

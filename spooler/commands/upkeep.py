@@ -24,6 +24,7 @@ from spooler.commands.common import (
     say_json,
     spool_of,
     tell,
+    tell_closed,
 )
 from spooler.settings import Settings
 from spooler.spool import Spool, SpoolError
@@ -80,17 +81,22 @@ def _fsck(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     spool = spool_of(options)
+    refused: list[PermissionError] = []
     if str(options.file) == "-":
-        number = archive.export(spool, sys.stdout.buffer)
+        number = archive.export(spool, sys.stdout.buffer, refused)
     else:
         try:
             file = options.file.open("xb")
         except FileExistsError:
             raise SpoolError(f"`file` must be a new one, but {options.file} exists") from None
-        with file:
-            number = archive.export(spool, file)
+        try:
+            with file:
+                number = archive.export(spool, file, refused)
+        except BaseException:
+            options.file.unlink()  # half of a queue must not look like one
+            raise
     tell(f"{jobs(number)} written")
-    return DONE
+    return tell_closed(refused)
 
 
 def _import(options: argparse.Namespace) -> int:
