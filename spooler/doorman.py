@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,7 @@ class Doorman:
         if now >= self._next_look:
             self._next_look = now + LOOK_S
             self._pending.look_again(now)
-            for name in self._pending.orphans(now, self._grace_s()):
-                self._remove_orphan(name)
+            self._remove_orphans(self._pending.orphans(now, self._grace_s()))
             self._tell_lying(now)
         end = time.perf_counter() + WORK_S
         self._left_over = False
@@ -208,9 +207,14 @@ class Doorman:
             except OSError as error:
                 log.error("cannot set %s aside: %s", ascii(overrides.name), error)
 
-    def _remove_orphan(self, name: str) -> None:
-        """Remove a side file whose job does not wait here, unless it is held: then it comes back."""
-        place = self._spool.find_by_name(name.removesuffix(PRIORITY))
-        if place is None or place.state not in ("pending", "held"):
-            with contextlib.suppress(OSError):
-                (self._spool.pending / name).unlink()
+    def _remove_orphans(self, names: Iterable[str]) -> None:
+        """Remove side files whose jobs do not wait here, unless they are held: then they come back."""
+        held: set[str] | None = None  # ids of those whose name is another, too, which takes a listing
+        for name in names:
+            job_id = name.removesuffix(PRIORITY)
+            place = self._spool.find_by_name(job_id)
+            if place is None or place.state not in ("pending", "held"):
+                held = {each.id for each in self._spool.walk("held")} if held is None else held
+                if job_id not in held:
+                    with contextlib.suppress(OSError):
+                        (self._spool.pending / name).unlink()

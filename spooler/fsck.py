@@ -28,7 +28,7 @@ from spooler.reader import MAX_RECORD_BYTES, PRIORITY, RESULT, folders, has_job,
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.spool import Spool
-from spooler.states import ENDS, FOLDERS
+from spooler.states import ENDS, FOLDERS, STATES
 
 #: What a finished folder has no more use for.
 LEFT_OVER = frozenset({"cancel", "progress.json", "preview.jpg", "hold"})
@@ -209,14 +209,19 @@ def _claimed(spool: Spool) -> Iterator[Finding]:
 
 
 def _waiting(spool: Spool) -> Iterator[Finding]:
+    ids: set[str] | None = None  # of all that wait, those whose name is another too, which takes a listing
     for state in ("pending", "held"):
         for entry in _walk(spool.root / state):
             kind = kind_of(entry.name, entry.is_dir)
             if kind is None:
                 yield Finding("P5", entry, "Nobody will ever take this: its name is that of no job, list of jobs or picture.")
             if kind == "side":
-                place = spool.find_by_name(entry.name.removesuffix(PRIORITY))
+                job_id = entry.name.removesuffix(PRIORITY)
+                place = spool.find_by_name(job_id)
                 if place is None or place.state not in ("pending", "held"):
+                    ids = {each.id for state in STATES[:2] for each in spool.walk(state)} if ids is None else ids
+                    if job_id in ids:
+                        continue
                     yield Finding("P5", entry, "A priority for a job that does not wait.", _remover(entry))
             if kind == "job" and entry.suffix == ".json" and is_id(entry.stem):
                 if has_job(entry.with_suffix("")):

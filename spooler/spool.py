@@ -28,10 +28,10 @@ from spooler.logs import event
 from spooler.marks import Marks
 from spooler.moves import forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, folders, mtime
+from spooler.reader import PRIORITY, RESULT, folders, has_job, mtime
 from spooler.record import Record
 from spooler.removal import remove
-from spooler.states import FOLDERS, End
+from spooler.states import ENDS, FOLDERS, End
 from spooler.status import Progress, SpoolerStatus
 from spooler.tally import TALLY, Tally
 
@@ -366,7 +366,13 @@ class Spool(Claims, Marks):
         record = self.read_record(place) or Record(id=place.id, queued=mtime(place.job_file))
         record = record.fail("cancelled", "Cancelled while it waited.")
         with self.claim_lock():
-            job_id = next(job_id for job_id in versions(place.id) if self._is_free_end("cancelled", job_id))
+            # Free everywhere, as at a claim: of two with one id everybody would find but one.
+            others = [f"{each}" for each in (*self.spooler_folders(), *(f"{self.root}/{state}" for state in ENDS))]
+            job_id = next(
+                job_id
+                for job_id in versions(place.id)
+                if self._is_free_end("cancelled", job_id) and not any(has_job(f"{each}/{job_id}") for each in others)
+            )
             target = self.root / "cancelled" / job_id
             encoded = record.published_as(job_id).encode()
             if place.is_folder:

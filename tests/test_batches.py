@@ -14,7 +14,7 @@ from house import drop
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from spooler import cli, durable
+from spooler import cli, durable, fsck
 from spooler.batches import ROWS_AT_ONCE, Batch, Batches
 from spooler.client import Client
 from spooler.doorman import Doorman
@@ -295,6 +295,19 @@ def test_a_batch_is_its_submitter_s_however_fast_a_spooler_is(spool: Spool, monk
         monkeypatch.setattr(durable, "link", seen_at_once)
         told = Batches(spool).submit([Job(prompt="a red circle"), Job(prompt="a blue star")], "two", "bob")
         assert told.owner == "bob" and took[0].result() is None and Batches(spool).ids() == ["two"]
+
+
+def test_a_side_file_is_kept_for_a_job_whose_file_has_another_name_than_its_id(spool: Spool) -> None:
+    drop(spool, "my cat.json", CIRCLE)
+    drop(spool, "his dog.json", CIRCLE)
+    (spool.pending / "his dog.json").rename(spool.held / "his dog.json")
+    for job_id in ("my-cat", "his-dog", "nobody"):
+        (spool.pending / f"{job_id}.priority").write_text("7")
+    assert [each.path.stem for each in fsck.examine(spool) if "priority" in each.sentence] == ["nobody"]
+    desk = Desk(spool)
+    for _ in range(3):
+        desk.turn(after_s=20.0)
+    assert {path.stem for path in spool.pending.glob("*.priority")} == {"my-cat", "his-dog"}
 
 
 @pytest.fixture

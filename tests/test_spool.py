@@ -17,7 +17,7 @@ import pytest
 from desk import Desk
 from house import ROOT, drop, listing, missing
 
-from spooler import messages
+from spooler import fsck, messages
 from spooler.dropped import Suspect
 from spooler.ids import ID, clean_id, new_id
 from spooler.job import Job, decode, encode
@@ -342,6 +342,19 @@ def test_cancel_of_a_waiting_job(spool: Spool) -> None:
     drop(spool, "cat.json", JOB)
     assert spool.cancel("cat").id == "cat-2"  # type: ignore[union-attr]
     assert spool.cancel("nobody") is None
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "claimed"])
+def test_a_cancelled_job_is_hidden_behind_no_other_of_its_name(spool: Spool, state: str) -> None:
+    place = claimed(spool)
+    if state != "claimed":
+        spool.publish(place, Record(id="cat", queued=utc_now()).fail("worker-died", "killed"), state)  # type: ignore[arg-type]
+    drop(spool, "cat.json", JOB)
+    cancelled = spool.cancel("cat")
+    assert cancelled and cancelled.id == "cat-2" and spool.find("cat-2") == cancelled
+    found = spool.find("cat")
+    assert found and found.state == state
+    assert not [each for each in fsck.examine(spool) if "too" in each.sentence]
 
 
 def test_cancel_of_a_running_job_leaves_a_note_and_of_a_finished_one_nothing(spool: Spool) -> None:
