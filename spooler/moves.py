@@ -17,7 +17,7 @@ from spooler.removal import remove
 
 log = logging.getLogger(__name__)
 
-CLAIM_LOCK_WAIT_S = 30.0
+CLAIM_LOCK, CLAIM_LOCK_WAIT_S = ".claim.lock", 30.0
 
 
 class Moves(Reader):
@@ -52,7 +52,8 @@ class Moves(Reader):
     def claim_lock(self) -> FileLock:
         """What is held while a job is claimed, or moved backward."""
         # A new object each time: one object may be acquired twice, even from two threads.
-        return FileLock(self.root / ".claim.lock", timeout=CLAIM_LOCK_WAIT_S, fallback_to_soft=False)
+        path = self.root / CLAIM_LOCK
+        return FileLock(path, timeout=CLAIM_LOCK_WAIT_S, mode=self._lock_mode, fallback_to_soft=False)
 
     def _discard(self, entry: Path) -> None:
         """Remove a stranger's file or folder, by way of tmp/: where it cannot be removed it is at least out of the way."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,10 @@ class Judged:
     key: str = ""
 
 
+class _UnfinishedError(Exception):
+    """A look at a job ended before it was known what it is: met by nobody else, the next look goes on."""
+
+
 class Pending:
     """The index of pending/. Not thread-safe."""
 
@@ -92,6 +96,7 @@ class Pending:
         self._odd: dict[str, Suspect | Source] = {}
         self._sides: dict[str, Side] = {}
         self._by_id: dict[str, str] = {}  # id -> name, of those whose name is not plainly <id>.json
+        self._sized: dict[str, dict[Signature, tuple[int, int]]] = {}  # by name, the pictures of a job that are decoded so far
         self._hints: dict[str, bool | None] = {}  # name -> whether it arrived whole, was written since, or neither is known
         self._opened: dict[
             str, tuple[Signature, float]
@@ -173,14 +178,18 @@ class Pending:
         `budget_s` bounds the work in seconds, `rescan_s` is the time between two looks at every single entry.
         """
         end = time.perf_counter() + budget_s
-        while self._hints and time.perf_counter() < end:
-            name = next(iter(self._hints))
-            self._look(name, now, self._hints.pop(name), hinted=True)
+        self._look_at_hints(now, end)
         self._list_if_changed(now, rescan_s)
         while self._backlog and time.perf_counter() < end:
             self._look(self._backlog.popleft(), now)
+        self._look_at_hints(now, end)  # those of which a look did not come to its end
         self._verify_some(now, end, rescan_s)
         return not self._backlog
+
+    def _look_at_hints(self, now: float, end: float) -> None:
+        while self._hints and time.perf_counter() < end:
+            name = next(iter(self._hints))
+            self._look(name, now, self._hints.pop(name), hinted=True)
 
     def _verify_some(self, now: float, end: float, rescan_s: float) -> None:
         """Look at every entry again, a slice at a time, and then rest so long that it takes little of all the time."""
@@ -207,6 +216,7 @@ class Pending:
     def forget(self, name: str) -> None:
         """Drop one that was claimed or set aside, without waiting until a look notices."""
         self._opened.pop(name, None)
+        self._sized.pop(name, None)
         if name in self._known:
             self._drop(name)
 
@@ -361,7 +371,7 @@ class Pending:
     ) -> tuple[Signature, Found]:
         is_folder = path.suffix != ".json"
         place = Place(clean_id(name), "pending", path, is_folder=is_folder)
-        signature = signature_of(place)
+        signature, looked = signature_of(place), now
         if known and known[0] == signature:
             if isinstance(known[1], Suspect):
                 if not hinted:
@@ -376,6 +386,10 @@ class Pending:
             if sizes := self._sizes(place, job):
                 judged = self._judge(job, sizes)
             found = self._waiting(place, name, job, judged)
+        except _UnfinishedError:
+            # Its time has not begun, and the next picture's turn comes at the next hint, which is this.
+            found = Suspect(path, "Its pictures are being looked at.", final=False, since=looked)
+            self._hints.setdefault(name, None)
         except pictures.InputError as error:
             # Perhaps still on its way: a copy of a folder brings the files one by one.
             found = Suspect(path, str(error), final=not is_folder, since=now)
@@ -421,13 +435,35 @@ class Pending:
             raise pictures.InputError(f"{rule}, but this is a file.")
         if place.is_folder and (odd := self._spool.odd_entry(place, job.inputs)):
             raise pictures.InputError(odd)
-        return {name: self._size(place, name) for name in job.inputs} if self._decode else {}
+        return self._decoded(place, job.inputs) if self._decode else {}
 
-    def _size(self, place: Place, name: str) -> tuple[int, int]:
-        try:
-            return pictures.check(self._spool.input_file(place, name))
-        except FileNotFoundError:
-            raise pictures.InputError(f"`{name}` must lie beside job.json, but is not there.") from None
+    def _decoded(self, place: Place, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The sizes of these pictures, each decoded to its end. A large one takes a second: so a look decodes one that no look
+        has decoded yet, and raises _UnfinishedError when there are more."""
+        entry, fresh = place.path.name, 0
+        before, sizes = self._sized.get(entry, {}), {}
+        kept: dict[Signature, tuple[int, int]] = {}
+        for name in names:
+            path = self._spool.input_file(place, name)
+            try:
+                info = path.lstat()
+                signature = (info.st_ino, info.st_size, info.st_mtime_ns)
+                if signature in before:
+                    kept[signature] = before[signature]
+                elif fresh:
+                    self._sized[entry] = before | kept
+                    raise _UnfinishedError
+                else:
+                    fresh += 1
+                    kept[signature] = pictures.check(path)
+            except FileNotFoundError:
+                raise pictures.InputError(f"`{name}` must lie beside job.json, but is not there.") from None
+            except pictures.InputError:
+                self._sized[entry] = kept
+                raise
+            sizes[name] = kept[signature]
+        self._sized.pop(entry, None)
+        return sizes
 
     # -- the books ---------------------------------------------------------------------------------------------------------
 
@@ -450,6 +486,7 @@ class Pending:
 
     def _leave(self, name: str, found: Found) -> None:
         """Drop one that was taken away, and remember its turn: it may come back."""
+        self._sized.pop(name, None)
         self._left[clean_id(name)] = found.arrival if isinstance(found, Waiting) else 0
         while len(self._left) > REMEMBERED:
             self._left.popitem(last=False)

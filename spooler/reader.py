@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -34,8 +35,12 @@ log = logging.getLogger(__name__)
 
 #: What a job's folder may have besides job.json and the pictures that it names, when it was claimed before.
 OURS = frozenset({"record.json", "submitted.json", "starred", "hold", "error.txt", "cancel", "progress.json", "preview.jpg"})
+#: Beside the jobs in a spooler's folder.
+LIFE_LOCK = ".lock"
 #: Names of results: of these, and no others, the web app opens files.
 RESULT = re.compile(r"\d{1,4}\.png|sheet\.png")
+#: What somebody's tools may leave beside a dropped job.
+MAX_HIDDEN = 100
 #: Of record.json, and of what a spooler tells: a sweep has many pictures, a catalogue many LoRAs.
 MAX_RECORD_BYTES = 16 << 20
 #: Of what a thousand mistakes of one file come to no more is read.
@@ -200,6 +205,7 @@ class Reader:
 
         A folder comes from a stranger: nothing in it is opened, followed or moved before it was looked at here.
         """
+        hidden = 0
         for folder, allowed in ((place.path, {"job.json", *OURS, *names}), (place.path / "inputs", set(names))):
             if folder != place.path and not durable.exists(folder):
                 continue
@@ -209,9 +215,14 @@ class Reader:
                 for entry in entries:
                     if entry.name == "inputs" and folder == place.path:
                         continue
-                    if entry.name not in allowed and not RESULT.fullmatch(entry.name) and not entry.name.startswith("."):
+                    if entry.name.startswith("."):
+                        hidden += 1
+                        if hidden > MAX_HIDDEN:  # each look goes over them, and nobody else needs as many
+                            return f"A job's folder must hold at most {MAX_HIDDEN} hidden entries, but holds more."
+                        continue
+                    if entry.name not in allowed and not RESULT.fullmatch(entry.name):
                         return f"A job's folder must hold what the job names, but {entry.name!a} is none of that."
-                    if not entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                    if not entry.is_file(follow_symlinks=False):
                         return f"A job's folder must hold ordinary files, but {entry.name!a} is none."
         return None
 
@@ -259,13 +270,19 @@ class Reader:
     def life_lock(self, spooler: str) -> FileLock:
         """The lock that a spooler holds for its life: a free one means dead, with no timeout and no pid."""
         # No soft fallback: a lock that cannot be had from the kernel must fail, not pretend.
-        return FileLock(self.claimed / spooler / ".lock", fallback_to_soft=False, thread_local=False)
+        path = self.claimed / spooler / LIFE_LOCK
+        return FileLock(path, mode=self._lock_mode, fallback_to_soft=False, thread_local=False)
+
+    @cached_property
+    def _lock_mode(self) -> int:
+        """Who may open the locks: whoever may write to the spool itself. Who may only read a file can hold it for ever."""
+        return 0o660 if self.root.stat().st_mode & stat.S_IWGRP else 0o600
 
     def alive(self, spooler: str) -> bool:
         """Whether the spooler of that name holds its life lock."""
         try:
             # Only a look, which each submit takes: a FileLock, made to be held, takes ten times as long.
-            fd = os.open(f"{self.claimed}/{spooler}/.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(f"{self.claimed}/{spooler}/{LIFE_LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # a disk that fails is no death certificate

@@ -26,9 +26,9 @@ from spooler.durable import StrPath
 from spooler.ids import new_id, versions
 from spooler.logs import event
 from spooler.marks import Marks
-from spooler.moves import forget
+from spooler.moves import CLAIM_LOCK, forget
 from spooler.place import Place
-from spooler.reader import PRIORITY, RESULT, folders, has_job, mtime
+from spooler.reader import LIFE_LOCK, PRIORITY, RESULT, folders, has_job, mtime
 from spooler.record import Record
 from spooler.removal import remove
 from spooler.states import ENDS, FOLDERS, End
@@ -71,10 +71,18 @@ class Spool(Claims, Marks):
             probe = self.tmp / durable.unique_name()
             durable.write_new(probe, b"")
             probe.unlink()
+            self._shut_locks()
         except OSError as error:
             raise SpoolError(f"The spool {self.root} cannot be used: {error}.") from error
         if len(devices) > 1:
             raise SpoolError(f"The folders of the spool {self.root} must be on one file system, but are on {len(devices)}.")
+
+    def _shut_locks(self) -> None:
+        """Take from others what an earlier version gave them: see `_lock_mode`."""
+        for lock in (self.root / CLAIM_LOCK, *(folder / LIFE_LOCK for folder in self.spooler_folders())):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # PermissionError: another user's
+                if (mode := stat.S_IMODE(lock.lstat().st_mode)) & ~self._lock_mode and not durable.is_odd(lock):
+                    lock.chmod(mode & self._lock_mode)
 
     # -- submit --------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from house import drop, listing
 
 from spooler import moves
 from spooler.batches import Batches
+from spooler.life import Life
 from spooler.record import Record, Timings
 from spooler.spool import Spool
 from tests.prove.operations import operations
@@ -28,6 +29,29 @@ BOTH = {"restart after a crash", "publish, name taken"}
 
 def is_free(name: str) -> bool:
     return name in FREE or name.startswith(("prepare", "publish"))
+
+
+def test_who_may_only_read_the_spool_cannot_hold_its_locks(tmp_path: Path) -> None:
+    """flock(2) asks for no right to write: whoever could open a lock to read it could stop every claim."""
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    locks = (spool.root / ".claim.lock", spool.claimed / "me" / ".lock")
+
+    def modes(spool: Spool) -> list[int]:
+        life = Life.begin(spool, "me")
+        with spool.claim_lock():
+            life.end()
+        return [lock.stat().st_mode & 0o777 for lock in locks]
+
+    assert modes(spool) == [0o600, 0o600]
+    for lock in locks:
+        lock.chmod(0o644)  # as earlier versions made them
+    spool.create()
+    assert modes(spool) == [0o600, 0o600]
+    for lock in locks:
+        lock.unlink()
+    spool.root.chmod(0o775)
+    assert modes(Spool(spool.root)) == [0o660, 0o660]
 
 
 @pytest.mark.parametrize("operation", [each for each in operations() if each.name not in BOTH], ids=lambda each: each.name)

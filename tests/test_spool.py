@@ -11,18 +11,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from desk import Desk
 from house import ROOT, drop, listing, missing
 
-from spooler import fsck, messages
+from spooler import fsck, messages, pictures
 from spooler.dropped import Suspect
 from spooler.ids import ID, clean_id, new_id
 from spooler.job import Job, decode, encode
-from spooler.pending import Pending
+from spooler.pending import Judged, Pending
 from spooler.place import Place
+from spooler.reader import MAX_HIDDEN
 from spooler.record import MAX_UNCOUNTED, Image, Record, Timings, utc_now
 from spooler.spool import Spool, SpoolError, TakenError
 from spooler.states import End
@@ -297,6 +300,71 @@ def test_p3_a_folder_that_was_taken_away_waits_no_more(spool: Spool) -> None:
     index.distrust()
     index.refresh(now=2.0)
     assert index.waiting == [] and index.get("cat") is None
+
+
+def folder_of(spool: Spool, name: str, pictures: int) -> Path:
+    """A job of so many pictures, a dropped folder."""
+    controls = [{"model": "canny", "image": f"{number}.png"} for number in range(pictures)]
+    folder = spool.tmp / name
+    folder.mkdir()
+    for number in range(pictures):
+        PIL.Image.new("RGB", (64 + number, 64)).save(folder / f"{number}.png")
+    (folder / "job.json").write_text(json.dumps({"prompt": "a cat", "controls": controls}))
+    return folder.rename(spool.pending / name)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_of_a_job_s_pictures_a_look_decodes_one_and_the_next_look_goes_on(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    decoded: list[str] = []
+    at = [0.0]
+
+    def check(path: Path) -> tuple[int, int]:
+        decoded.append(path.name)
+        at[0] += 1.0  # it is a large one
+        return real(path)
+
+    real = pictures.check
+    monkeypatch.setattr(pictures, "check", check)
+    monkeypatch.setattr("spooler.pending.time.perf_counter", lambda: at[0])
+    sizes: dict[str, tuple[int, int]] = {}
+    folder = folder_of(spool, "cat", 3)
+    if broken:
+        (folder / "2.png").write_bytes(b"no picture")
+
+    def judge(_: Job, given: Mapping[str, tuple[int, int]]) -> Judged:
+        sizes.update(given)
+        return Judged()
+
+    index = Pending(spool, judge)
+    for number in range(3):
+        assert index.waiting == [] and len(decoded) == number
+        index.refresh(now=1.0 + number, budget_s=0.5)
+    assert decoded == ["0.png", "1.png", "2.png"]
+    if not broken:
+        assert [each.id for each in index.waiting] == ["cat"]
+        assert sizes == {"0.png": (64, 64), "1.png": (65, 64), "2.png": (66, 64)}
+        return
+    (suspect,) = index.suspects
+    assert "2.png" in suspect.reason and index.confirm(suspect, 9.0), "and its time runs"
+    assert decoded[3:] == ["2.png"], "what was whole is not decoded again"
+    PIL.Image.new("RGB", (64, 64)).save(folder / "2.png")
+    index.look_again(10.0)
+    assert [each.id for each in index.waiting] == ["cat"] and decoded[4:] == ["2.png"]
+
+
+def test_the_hidden_entries_of_a_job_s_folder_are_bounded(spool: Spool) -> None:
+    folder = folder_of(spool, "cat", 0)
+    for number in range(MAX_HIDDEN):
+        (folder / f".{number}").touch()
+    index = Pending(spool)
+    index.refresh(now=1.0)
+    assert [each.id for each in index.waiting] == ["cat"]
+    (folder / ".more").touch()
+    index = Pending(spool)
+    index.refresh(now=1.0)
+    assert f"at most {MAX_HIDDEN} hidden" in index.suspects[0].reason
 
 
 def test_a_suspect_is_dated_by_its_last_change_and_may_become_a_job(spool: Spool) -> None:
