@@ -102,8 +102,9 @@ MOVES = (
         ("cancelled",),
         "web app, command line",
         True,
-        "waiting: mkdir `cancelled/<id>`, `record.json` in it · rename the file into it (a folder: one rename). Running: an "
-        "empty file `cancel` in the claimed folder, seen at the next step; then it is published to `cancelled/`",
+        "waiting: choose an id as at a claim · mkdir `cancelled/<id>`, `record.json` in it · rename the file into it (a folder:"
+        " one rename). Running: an empty file `cancel` in the claimed folder, seen at the next step; then it is published to "
+        "`cancelled/`",
         "a folder without a job, which no reader takes for one: removed when that id is cancelled or ends there, or by fsck",
     ),
     Move(
